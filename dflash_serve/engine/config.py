@@ -1,0 +1,31 @@
+"""Limits of one engine. Nothing else: no paths, no names, no policy state."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Bounds checked at construction.
+
+    max_batch: rows that decode together. max_queue: requests that may wait. max_context: tokens
+    of one request, prompt and completion. prefill_chunk: prompt tokens (rows x padded length)
+    processed between two rounds. block_size: tokens verified per row and round, the anchor
+    included; 1 is plain decoding. memory_limit: bytes of cache the slots may take, 0 for none.
+    """
+
+    max_batch: int = 8
+    max_queue: int = 128
+    max_context: int = 4096
+    prefill_chunk: int = 512
+    block_size: int = 1
+    memory_limit: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_context", "prefill_chunk", "block_size"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1")
+        for name in ("max_queue", "memory_limit"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"{name} is {value}, but must not be negative")
