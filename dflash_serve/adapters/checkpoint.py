@@ -1,0 +1,116 @@
+"""Directories in Hugging Face layout: names to paths, config.json, safetensors shards.
+
+Every failure is an `AdapterError` of one line. Knows nothing of model families.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from dflash_serve.adapters.base import AdapterError
+
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+def resolve(name: str) -> Path:
+    """A local directory as it is, or a hub id as its downloaded (or cached) snapshot.
+
+    Anything that looks like a path (absolute, or starting with ``.`` or ``~``) or exists on disk
+    never touches the network.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise AdapterError(f"{name} is a file, but a checkpoint is a directory")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise AdapterError(f"no directory {name} (a hub id would be OWNER/NAME)")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+    except LocalEntryNotFoundError as error:
+        raise AdapterError(f"{name} is not cached and the hub cannot be reached") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise AdapterError(f"cannot get {name} from the hub: {first_line}") from error
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """``config.json`` as a dictionary."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AdapterError(f"{directory} has no config.json") from error
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path} is not a JSON object")
+    return config
+
+
+def shard_paths(directory: Path) -> list[Path]:
+    """All safetensors files of a checkpoint; those its index names must exist."""
+    index = directory / "model.safetensors.index.json"
+    if not index.exists():
+        found = sorted(directory.glob("model*.safetensors"))
+        if not found:
+            raise AdapterError(f"{directory} has no model*.safetensors")
+        return found
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise AdapterError(f"{index} cannot be read: {error}") from error
+    missing = [name for name in names if not (directory / name).exists()]
+    if missing:
+        raise AdapterError(f"{directory} lacks {len(missing)} shard(s): {', '.join(missing)}")
+    return [directory / name for name in names]
+
+
+def read_weights(directory: Path) -> dict[str, mx.array]:
+    """All tensors of all shards, by name.
+
+    Raises:
+        AdapterError: a shard is damaged or incomplete; the message names the file.
+    """
+    weights: dict[str, mx.array] = {}
+    for path in shard_paths(directory):
+        weights.update(read_shard(path))
+    return weights
+
+
+def read_shard(path: Path) -> dict[str, mx.array]:
+    """The tensors of one safetensors file, evaluated, so that a short file is seen here."""
+    try:
+        tensors = mx.load(str(path))
+        mx.eval(tensors)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise AdapterError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(tensors, dict):
+        raise AdapterError(f"{path} is damaged: it holds no named tensors")
+    return tensors
+
+
+def check_names(
+    given: dict[str, mx.array], wanted: dict[str, mx.array], what: str
+) -> None:
+    """Exactly the wanted names, each in its wanted shape.
+
+    Raises:
+        AdapterError: naming the first missing, unexpected or misshapen tensor.
+    """
+    missing = sorted(wanted.keys() - given.keys())
+    extra = sorted(given.keys() - wanted.keys())
+    if missing:
+        raise AdapterError(f"{what} lacks {len(missing)} tensor(s), first {missing[0]}")
+    if extra:
+        raise AdapterError(f"{what} has {len(extra)} unexpected tensor(s), first {extra[0]}")
+    for name, tensor in wanted.items():
+        if given[name].shape != tensor.shape:
+            raise AdapterError(
+                f"{what}: {name} has shape {list(given[name].shape)}, "
+                f"but its config says {list(tensor.shape)}"
+            )

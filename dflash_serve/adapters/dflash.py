@@ -1,0 +1,184 @@
+"""The DFlash v1 draft network: a block of masks denoised in one pass over target features.
+
+Follows z-lab's published checkpoints (arXiv 2602.06036); parameter names are theirs. Knows no
+cache but the views it is given.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm.models.base import scaled_dot_product_attention
+from mlx_lm.models.rope_utils import initialize_rope
+
+from dflash_serve.adapters.base import CacheLayout, LayerCache, TargetAdapter
+from dflash_serve.adapters.dflash_config import DFlashConfig
+from dflash_serve.adapters.masks import block_mask
+
+
+class DraftAttention(nn.Module):
+    """Attention of block rows over [context; block]; both use the same projections."""
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = dim = config.head_dim
+        hidden = config.hidden_size
+        self.q_proj = nn.Linear(hidden, self.heads * dim, bias=False)
+        self.k_proj = nn.Linear(hidden, self.kv_heads * dim, bias=False)
+        self.v_proj = nn.Linear(hidden, self.kv_heads * dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * dim, hidden, bias=False)
+        self.q_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
+        self.k_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
+        self._rope = initialize_rope(
+            dim,
+            base=config.rope_theta,
+            traditional=False,
+            scaling_config=config.rope_scaling,
+            max_position_embeddings=config.max_position_embeddings,
+        )
+
+    def _split(self, x: mx.array, heads: int) -> mx.array:
+        return x.reshape(*x.shape[:2], heads, self.head_dim)  # [R, q, heads, hd]
+
+    def queries(self, x: mx.array, offset: mx.array) -> mx.array:
+        """[R, q, H] normed block rows -> [R, heads, q, hd], rotated from each row's offset."""
+        q = self.q_norm(self._split(self.q_proj(x), self.heads)).transpose(0, 2, 1, 3)
+        return self._rope(q, offset=offset)
+
+    def keys_values(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array]:
+        """[R, q, H] context features or normed block rows -> keys, values [R, kv, q, hd]."""
+        k = self.k_norm(self._split(self.k_proj(x), self.kv_heads)).transpose(0, 2, 1, 3)
+        v = self._split(self.v_proj(x), self.kv_heads).transpose(0, 2, 1, 3)
+        return self._rope(k, offset=offset), v
+
+    def attend(
+        self, queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array
+    ) -> mx.array:
+        """[R, heads, q, hd] over [R, kv, n, hd] -> [R, q, H]."""
+        out = scaled_dot_product_attention(
+            queries, keys, values, cache=None, scale=self.head_dim**-0.5, mask=mask
+        )
+        out = out.transpose(0, 2, 1, 3)
+        return self.o_proj(out.reshape(*out.shape[:2], -1))
+
+
+class DraftMLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(hidden, inner, bias=False)
+        self.up_proj = nn.Linear(hidden, inner, bias=False)
+        self.down_proj = nn.Linear(inner, hidden, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DraftLayer(nn.Module):
+    """Pre-norm attention and MLP over block rows; context rows enter keys and values only."""
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__()
+        self.self_attn = DraftAttention(config)
+        self.mlp = DraftMLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def __call__(self, x: mx.array, mask: mx.array, cache: LayerCache) -> mx.array:
+        normed = self.input_layernorm(x)
+        queries = self.self_attn.queries(normed, cache.offset)
+        keys, values = cache.update_and_fetch(*self.self_attn.keys_values(normed, cache.offset))
+        x = x + self.self_attn.attend(queries, keys, values, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class DFlashModel(nn.Module):
+    """The stored weights: 11 tensors per layer and fc, hidden_norm, norm."""
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__()
+        self.fc = nn.Linear(
+            len(config.target_layer_ids) * config.hidden_size, config.hidden_size, bias=False
+        )
+        self.hidden_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.layers = [DraftLayer(config) for _ in range(config.num_layers)]
+
+    def context(self, taps: mx.array) -> mx.array:
+        """[..., K * H] target features -> the context [..., H] that feeds every layer."""
+        return self.hidden_norm(self.fc(taps))
+
+
+class DFlashDrafter:
+    """A `DraftAdapter`: the draft network with its target's frozen embedding and head."""
+
+    def __init__(self, config: DFlashConfig, model: DFlashModel, target: TargetAdapter) -> None:
+        self.config = config
+        self.model = model
+        self._target = target
+
+    @property
+    def layout(self) -> CacheLayout:
+        config = self.config
+        dtype = self.model.norm.weight.dtype
+        return CacheLayout(config.num_layers, config.num_key_value_heads, config.head_dim, dtype)
+
+    @property
+    def block_size(self) -> int:
+        return self.config.block_size
+
+    @property
+    def target_layer_ids(self) -> tuple[int, ...]:
+        return self.config.target_layer_ids
+
+    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
+        context = self.model.context(taps.astype(self.layout.dtype))
+        for layer, cache in zip(self.model.layers, caches, strict=True):
+            cache.update_and_fetch(*layer.self_attn.keys_values(context, cache.offset))
+
+    def propose(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        return mx.argmax(
+            self.block_logits(anchors, block_lengths, width, caches), axis=-1
+        ).astype(mx.int32)
+
+    def block_logits(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        """Logits [R, width - 1, V] of the slots after the anchor."""
+        rows = anchors.shape[0]
+        masks = mx.full((rows, width - 1), self.config.mask_token_id, dtype=mx.int32)
+        x = self.embed_block(mx.concatenate([anchors[:, None], masks], axis=1))
+        for index, (layer, cache) in enumerate(zip(self.model.layers, caches, strict=True)):
+            x = layer(x, self._mask(index, cache, block_lengths, width), cache)
+        return self.head(x[:, 1:])
+
+    def _mask(
+        self, index: int, cache: LayerCache, block_lengths: mx.array, width: int
+    ) -> mx.array:
+        return block_mask(
+            cache.offset,
+            block_lengths,
+            width,
+            cache.attended,
+            window=self.config.layer_windows[index],
+            causal=self.config.layer_causal[index],
+        )
+
+    def embed_block(self, tokens: mx.array) -> mx.array:
+        """Token ids of a block -> the rows that enter the first layer, in the drafter's dtype."""
+        x = self._target.embed(tokens).astype(self.layout.dtype)
+        scale = self.config.input_embedding_scale
+        return x if scale == 1.0 else x * scale
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """[..., H] after the last layer -> logits [..., V] by the target's frozen head."""
+        logits = self._target.logits(self.model.norm(hidden))
+        if self.config.output_multiplier != 1.0:
+            logits = logits * self.config.output_multiplier
+        cap = self.config.final_logit_softcapping
+        return cap * mx.tanh(logits / cap) if cap > 0 else logits

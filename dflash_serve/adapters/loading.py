@@ -1,0 +1,97 @@
+"""Paths to adapters: loads a target, loads a drafter, checks that they fit each other.
+
+Runs on the thread that will own MLX. Every failure is an `AdapterError` of one line.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.utils import load_model
+
+from dflash_serve.adapters import registry
+from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.checkpoint import (
+    check_names,
+    read_config,
+    read_shard,
+    read_weights,
+    shard_paths,
+)
+from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
+from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
+
+_NOT_STORED = ("embed_tokens.", "lm_head.", "d2t", "t2d")
+
+
+def load_target(directory: Path) -> TargetAdapter:
+    """A target in Hugging Face or mlx-lm layout, quantised or not, sharded or not.
+
+    On a CPU the floating-point weights become float32: it is the only dtype that is fast there.
+    """
+    config = read_config(directory)
+    adapter = registry.find(registry.TARGETS, str(config.get("model_type")), "target model_type")
+    for path in shard_paths(directory):
+        read_shard(path)
+    try:
+        model, _ = load_model(directory, strict=True)
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AdapterError(f"target {directory} does not match its config: {reason}") from error
+    if on_cpu():
+        model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    target: TargetAdapter = adapter(model)
+    return target
+
+
+def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
+    """A drafter in z-lab's layout, strictly: every tensor of the config, nothing else.
+
+    Raises:
+        AdapterError: the checkpoint is damaged, or does not fit ``target``.
+    """
+    raw = read_config(directory)
+    name = (raw.get("architectures") or ["(none)"])[0]
+    registry.find(registry.DRAFTERS, name, "drafter architecture")
+    config = parse_dflash_config(raw)
+    check_pair(config, target)
+    model = DFlashModel(config)
+    weights = {
+        key.removeprefix("model."): value
+        for key, value in read_weights(directory).items()
+        if not key.removeprefix("model.").startswith(_NOT_STORED)
+    }
+    wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    check_names(weights, wanted, f"drafter {directory}")
+    dtype = target.layout.dtype
+    model.update(tree_unflatten([(key, value.astype(dtype)) for key, value in weights.items()]))
+    model.eval()
+    mx.eval(model.parameters())
+    return DFlashDrafter(config, model, target)
+
+
+def check_pair(config: DFlashConfig, target: TargetAdapter) -> None:
+    """Refuse a drafter that was made for another target, naming both values."""
+    pairs: list[tuple[str, Any, str, Any]] = [
+        ("hidden_size", config.hidden_size, "hidden_size", target.hidden_size),
+        ("num_target_layers", config.num_target_layers, "num_hidden_layers", target.num_layers),
+        ("vocab_size", config.vocab_size, "vocab_size", target.vocab_size),
+    ]
+    for draft_name, draft_value, target_name, target_value in pairs:
+        if draft_value != target_value:
+            raise AdapterError(
+                f"drafter and target do not fit: drafter {draft_name} is {draft_value}, "
+                f"target {target_name} is {target_value}"
+            )
+    if config.mask_token_id >= target.vocab_size:
+        raise AdapterError(
+            f"drafter and target do not fit: drafter mask_token_id is {config.mask_token_id}, "
+            f"target vocab_size is {target.vocab_size}"
+        )
+
+
+def on_cpu() -> bool:
+    """Whether this thread computes on the CPU back-end."""
+    return bool(mx.default_device() == mx.Device(mx.cpu))

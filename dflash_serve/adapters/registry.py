@@ -1,0 +1,28 @@
+"""Which class serves which checkpoint. A new family or drafter is one line here."""
+
+from importlib import import_module
+from typing import Any
+
+from dflash_serve.adapters.base import AdapterError
+
+TARGETS = {
+    "qwen3": "dflash_serve.adapters.qwen3:Qwen3Target",
+}
+"""``model_type`` of a target's config.json -> adapter."""
+
+DRAFTERS = {
+    "DFlashDraftModel": "dflash_serve.adapters.dflash:DFlashDrafter",
+}
+"""First entry of ``architectures`` in a drafter's config.json -> adapter."""
+
+
+def find(table: dict[str, str], key: str, what: str) -> Any:
+    """The class behind ``key``; imported on demand.
+
+    Raises:
+        AdapterError: nothing serves ``key``; the message lists what could be served.
+    """
+    if key not in table:
+        raise AdapterError(f"{what} {key!r} is not supported (supported: {', '.join(table)})")
+    module, name = table[key].split(":")
+    return getattr(import_module(module), name)
