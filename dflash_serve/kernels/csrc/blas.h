@@ -1,0 +1,64 @@
+/* What the parts of the library share: the normalised job, the table of one instruction set,
+ * scratch memory and the thread pool. Everything is row-major here. */
+#ifndef DFLASH_BLAS_H
+#define DFLASH_BLAS_H
+
+#include <stddef.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline, unused))
+
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* C[M,N] = alpha * A B + beta * C, with A(i,k) = a[i*a_row + k*a_col].
+ * dot: column n of B is the contiguous vector b + n*ldb (x W^T).
+ * seq: row k of B is the contiguous vector b + k*ldb (P V). */
+typedef struct {
+    int M, N, K;
+    const float *a;
+    ptrdiff_t a_row, a_col;
+    const float *b;
+    ptrdiff_t ldb;
+    float *c;
+    ptrdiff_t ldc;
+    float alpha, beta;
+} gemm_job;
+
+typedef void (*gemm_fn)(const gemm_job *job);
+
+typedef struct {
+    const char *name;
+    int (*runs_here)(void);
+    gemm_fn dot;
+    gemm_fn seq;
+} blas_isa;
+
+extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
+
+/* A 64-byte aligned buffer of this thread, valid until the next call on the same thread. */
+float *scratch_floats(size_t count);
+
+/* Runs part(context, 0..parts-1) on the pool and returns when all are done. Falls back to this
+ * thread alone while another caller holds the pool. */
+void pool_run(int parts, void (*part)(void *context, int index), void *context);
+
+/* The one rounding of the epilogue; beta == 0 must not read C, which may hold NaN. */
+INLINE float blend(float sum, float alpha, float beta, const float *c) {
+    return beta == 0.0f ? alpha * sum : alpha * sum + beta * *c;
+}
+
+INLINE ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t step) {
+    return (value + step - 1) / step * step;
+}
+
+/* Splits `rows` into tiles of at most `most` rows that differ by one row at the most. */
+INLINE int tile_count(int rows, int most) { return (rows + most - 1) / most; }
+INLINE int tile_start(int rows, int tiles, int index) {
+    return (int)((long long)rows * index / tiles);
+}
+
+#endif

@@ -1,0 +1,163 @@
+/* A B with rows of B contiguous: every output sums its products one after another in the order of k,
+ * lanes are columns. So zeros behind the end of a row of A (masked keys) change nothing.
+ * Included once per instruction set, which defines v16, its operations, SEQ_MR and SEQ_NV(mr). */
+
+#define SEQ_KC 256                 /* k per block: a packed panel of B stays in the second-level cache */
+#define SEQ_PACK_FLOATS (256 * 1024) /* packed rows of A */
+#define SEQ_PACKED_TILES 4         /* fewer row tiles do not repay the packing */
+#define SEQ_MAX_NV 4
+
+typedef struct {
+    const float *a;
+    ptrdiff_t a_row, a_col;
+    const float *b;
+    ptrdiff_t ldb;
+    int depth;
+    float *part; /* running sums between K blocks: a stored float32 is the same float32 */
+    int first, last;
+    float *c;
+    ptrdiff_t ldc;
+    int columns;
+    float alpha, beta;
+} seq_call;
+
+ISA_FN INLINE void seq_finish(int mr, int nv, const v16 *acc, const seq_call *t) {
+    UNROLL for (int r = 0; r < mr; r++) {
+        UNROLL for (int v = 0; v < nv; v++) {
+            float *c = t->c + r * t->ldc + 16 * v;
+            int count = t->columns - 16 * v;
+            v16 sum = v_mul(v_set1(t->alpha), acc[r * nv + v]);
+            if (t->beta != 0.0f) {
+                v16 old = count < 16 ? v_load_some(c, count) : v_load(c);
+                sum = v_add(sum, v_mul(v_set1(t->beta), old));
+            }
+            if (count < 16) v_store_some(c, sum, count);
+            else v_store(c, sum);
+        }
+    }
+}
+
+ISA_FN INLINE void seq_tile(int mr, int nv, const seq_call *t) {
+    v16 acc[SEQ_MR * SEQ_MAX_NV];
+    const float *a = t->a, *b = t->b;
+    UNROLL for (int i = 0; i < mr * nv; i++) acc[i] = t->first ? v_zero() : v_load(t->part + 16 * i);
+    for (int k = 0; k < t->depth; k++, a += t->a_col, b += t->ldb) {
+        v16 row[SEQ_MAX_NV];
+        UNROLL for (int v = 0; v < nv; v++) row[v] = v_load(b + 16 * v);
+        UNROLL for (int r = 0; r < mr; r++) {
+            v16 left = v_set1(a[r * t->a_row]);
+            UNROLL for (int v = 0; v < nv; v++) acc[r * nv + v] = v_fma(left, row[v], acc[r * nv + v]);
+        }
+    }
+    if (t->last) {
+        seq_finish(mr, nv, acc, t);
+        return;
+    }
+    UNROLL for (int i = 0; i < mr * nv; i++) v_store(t->part + 16 * i, acc[i]);
+}
+
+#define SEQ_KERNEL(mr, nv) \
+    ISA_FN static void seq_##mr##x##nv(const seq_call *t) { seq_tile(mr, nv, t); }
+#define SEQ_ROW(mr) SEQ_KERNEL(mr, 1) SEQ_KERNEL(mr, 2) SEQ_KERNEL(mr, 3) SEQ_KERNEL(mr, 4)
+#define SEQ_NAMES(mr) {seq_##mr##x1, seq_##mr##x2, seq_##mr##x3, seq_##mr##x4}
+SEQ_ROW(1)
+SEQ_ROW(2)
+#if SEQ_MR > 2
+SEQ_ROW(3)
+SEQ_ROW(4)
+SEQ_ROW(5)
+SEQ_ROW(6)
+#endif
+
+static void (*const seq_kernels[SEQ_MR][SEQ_MAX_NV])(const seq_call *) = {
+    SEQ_NAMES(1), SEQ_NAMES(2),
+#if SEQ_MR > 2
+    SEQ_NAMES(3), SEQ_NAMES(4), SEQ_NAMES(5), SEQ_NAMES(6),
+#endif
+};
+
+/* Packs rows [row, row + mr) of A as [K][mr]. */
+ISA_FN static void seq_pack_rows(const gemm_job *job, int row, int mr, float *out) {
+    const float *a = job->a + row * job->a_row;
+    for (int k = 0; k < job->K; k++, a += job->a_col)
+        for (int r = 0; r < mr; r++) *out++ = a[r * job->a_row];
+}
+
+/* Packs B[k : k + depth, n : n + columns] as [depth][width], zero-padded to whole vectors. */
+ISA_FN static void seq_pack_panel(const gemm_job *job, int k, int depth, int n, int columns,
+                                  float *out) {
+    int whole = columns / 16 * 16, rest = columns - whole;
+    for (int d = 0; d < depth; d++) {
+        const float *b = job->b + (k + d) * job->ldb + n;
+        for (int v = 0; v < whole; v += 16, out += 16) v_store(out, v_load(b + v));
+        if (rest) {
+            v_store(out, v_load_some(b + whole, rest));
+            out += 16;
+        }
+    }
+}
+
+typedef struct {
+    const gemm_job *job;
+    int row, rows, tiles;
+    const float *packed_a; /* NULL: read A in place */
+    float *panel, *parts;
+} seq_block;
+
+/* All row tiles of a block against columns [n, n + columns), K block by K block. */
+ISA_FN static void seq_columns(const seq_block *block, int n, int columns) {
+    const gemm_job *job = block->job;
+    int nv = (columns + 15) / 16, pack = block->packed_a != NULL || columns % 16 != 0;
+    int most = pack || block->tiles > 1 ? SEQ_KC : job->K;
+    for (int k = 0; k < job->K; k += most) {
+        int left = job->K - k, depth = left < most ? left : most;
+        seq_call t = {.b = job->b + k * job->ldb + n, .ldb = job->ldb, .depth = depth,
+                      .first = k == 0, .last = left <= most, .ldc = job->ldc, .columns = columns,
+                      .alpha = job->alpha, .beta = job->beta};
+        if (pack) {
+            seq_pack_panel(job, k, depth, n, columns, block->panel);
+            t.b = block->panel;
+            t.ldb = 16 * nv;
+        }
+        for (int i = 0; i < block->tiles; i++) {
+            int top = tile_start(block->rows, block->tiles, i);
+            int mr = tile_start(block->rows, block->tiles, i + 1) - top;
+            t.a = job->a + (block->row + top) * job->a_row + k * job->a_col;
+            t.a_row = job->a_row;
+            t.a_col = job->a_col;
+            if (block->packed_a) {
+                t.a = block->packed_a + (ptrdiff_t)top * job->K + (ptrdiff_t)k * mr;
+                t.a_row = 1;
+                t.a_col = mr;
+            }
+            t.part = block->parts + 16 * SEQ_MR * SEQ_MAX_NV * (ptrdiff_t)i;
+            t.c = job->c + (block->row + top) * job->ldc + n;
+            seq_kernels[mr - 1][nv - 1](&t);
+        }
+    }
+}
+
+ISA_FN static void seq_gemm(const gemm_job *job) {
+    int most = SEQ_PACK_FLOATS / job->K < SEQ_MR ? SEQ_MR : SEQ_PACK_FLOATS / job->K;
+    int step = job->M < most ? job->M : most, tiles = tile_count(step, SEQ_MR);
+    int pack = tile_count(job->M, SEQ_MR) >= SEQ_PACKED_TILES;
+    size_t panel_floats = 16u * SEQ_MAX_NV * SEQ_KC;
+    size_t part_floats = 16u * SEQ_MR * SEQ_MAX_NV * (size_t)tiles;
+    float *scratch = scratch_floats(panel_floats + part_floats + (pack ? (size_t)step * job->K : 0));
+    float *packed = pack ? scratch + panel_floats + part_floats : NULL;
+    for (int row = 0; row < job->M; row += step) {
+        seq_block block = {.job = job, .row = row, .packed_a = packed, .panel = scratch,
+                           .parts = scratch + panel_floats};
+        block.rows = job->M - row < step ? job->M - row : step;
+        block.tiles = tile_count(block.rows, SEQ_MR);
+        for (int i = 0; pack && i < block.tiles; i++) {
+            int top = tile_start(block.rows, block.tiles, i);
+            int mr = tile_start(block.rows, block.tiles, i + 1) - top;
+            seq_pack_rows(job, row + top, mr, packed + (ptrdiff_t)top * job->K);
+        }
+        int width = 16 * SEQ_NV(tile_start(block.rows, block.tiles, block.tiles) -
+                                tile_start(block.rows, block.tiles, block.tiles - 1));
+        for (int n = 0; n < job->N; n += width)
+            seq_columns(&block, n, job->N - n < width ? job->N - n : width);
+    }
+}
