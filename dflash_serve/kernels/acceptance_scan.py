@@ -1,0 +1,160 @@
+"""Acceptance scan: drafts and the target's choices -> committed tokens and their count per row.
+
+The Metal and the CUDA source have been executed only by the simulators in tests/kernels; neither
+has been compiled by Metal or NVCC, nor run on a GPU.
+"""
+
+from functools import cache
+from typing import Protocol, cast
+
+import mlx.core as mx
+
+from dflash_serve.kernels.dispatch import Backend, default_backend
+
+SIMD_WIDTH = 32
+INPUTS = ("drafts", "choices", "block_lengths")
+OUTPUTS = ("committed",)
+
+# One simdgroup per row. Lane l looks for the first mismatch among slots l, l + 32, ..., and the
+# minimum over the lanes is the row's. A mismatch at slot i commits i + 1 tokens: d1..d_i equal
+# choices [0, i), and choices[i] is the bonus. Without a mismatch the block's length is the limit.
+# Inputs are indexed, never held in a pointer: MLX passes arrays of fewer than 8 elements in another
+# address space.
+METAL_SOURCE = """
+    const int lane = int(thread_index_in_simdgroup);
+    const int row = int(threadgroup_position_in_grid.y);
+    const int width = choices_shape[1];
+    const int limit = metal::min(int(block_lengths[row]), width);
+    const int draft = row * (width - 1);
+    const int choice = row * width;
+
+    int count = limit;
+    for (int i = lane; i + 1 < limit; i += 32) {
+        if (drafts[draft + i] != choices[choice + i]) {
+            count = i + 1;
+            break;
+        }
+    }
+    count = metal::simd_min(count);
+
+    const int out = row * (width + 1);
+    if (lane == 0) {
+        committed[out] = count;
+    }
+    for (int i = lane; i < width; i += 32) {
+        committed[out + 1 + i] = i < count ? choices[choice + i] : -1;
+    }
+"""
+
+# The same walk. Five shuffles stand for simd_min: __reduce_min_sync is missing before sm_80.
+CUDA_SOURCE = """
+    const int lane = int(threadIdx.x);
+    const int row = int(blockIdx.y);
+    const int width = choices_shape[1];
+    const int limit = min(int(block_lengths[row]), width);
+    const int draft = row * (width - 1);
+    const int choice = row * width;
+
+    int count = limit;
+    for (int i = lane; i + 1 < limit; i += 32) {
+        if (drafts[draft + i] != choices[choice + i]) {
+            count = i + 1;
+            break;
+        }
+    }
+    for (int step = 16; step > 0; step /= 2) {
+        count = min(count, __shfl_xor_sync(0xffffffffu, count, step));
+    }
+
+    const int out = row * (width + 1);
+    if (lane == 0) {
+        committed[out] = count;
+    }
+    for (int i = lane; i < width; i += 32) {
+        committed[out + 1 + i] = i < count ? choices[choice + i] : -1;
+    }
+"""
+
+
+class Kernel(Protocol):
+    """What ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel`` return."""
+
+    def __call__(
+        self,
+        *,
+        inputs: list[mx.array],
+        output_shapes: list[tuple[int, ...]],
+        output_dtypes: list[mx.Dtype],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+    ) -> list[mx.array]: ...
+
+
+def acceptance_scan(
+    drafts: mx.array,
+    choices: mx.array,
+    block_lengths: mx.array,
+    backend: Backend | None = None,
+) -> mx.array:
+    """Keep each row's longest prefix of drafts that equals the target's choices, and the bonus.
+
+    ``drafts`` int32 [R, b-1], ``choices`` int32 [R, b], ``block_lengths`` int32 [R] with
+    1 <= length <= b; slots at and beyond a row's length are padding. Returns int32 [R, b+1]: column
+    0 is a+1 with a <= length-1 accepted drafts, then d1..d_a, the bonus choices[r, a], and -1 up to
+    the end. ``backend`` overrides the back end of the default device.
+    """
+    rows, width = choices.shape
+    assert drafts.shape == (rows, width - 1)
+    assert block_lengths.shape == (rows,)
+    assert drafts.dtype == choices.dtype == block_lengths.dtype == mx.int32
+    backend = backend or default_backend()
+    # Without drafts there is nothing to scan, and a kernel would get an empty buffer.
+    if backend is Backend.PLAIN or width == 1:
+        return acceptance_scan_reference(drafts, choices, block_lengths)
+    kernel = metal_kernel() if backend is Backend.METAL else cuda_kernel()
+    (committed,) = kernel(
+        inputs=[drafts, choices, block_lengths],
+        output_shapes=[(rows, width + 1)],
+        output_dtypes=[mx.int32],
+        grid=(SIMD_WIDTH, rows, 1),
+        threadgroup=(SIMD_WIDTH, 1, 1),
+    )
+    return committed
+
+
+def acceptance_scan_reference(
+    drafts: mx.array, choices: mx.array, block_lengths: mx.array
+) -> mx.array:
+    """``acceptance_scan`` in MLX's own operations, on any device."""
+    width = choices.shape[1]
+    slot = mx.arange(width, dtype=mx.int32)
+    # A mismatch at slot i commits i + 1 tokens, the block's length is the limit: [R, b]
+    ends = mx.where(drafts == choices[:, : width - 1], width, slot[1:])
+    count = mx.concatenate([ends, block_lengths[:, None]], axis=1).min(axis=1, keepdims=True)
+    # Accepted drafts equal the choices, so choices[:, :count] is d1..d_a and the bonus.
+    committed = mx.where(slot < count, choices, -1)
+    return mx.concatenate([count, committed], axis=1)
+
+
+@cache
+def metal_kernel() -> Kernel:
+    """The Metal kernel. Building it works everywhere, calling it only where Metal is."""
+    kernel = mx.fast.metal_kernel(
+        name="dflash_acceptance_scan",
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+        source=METAL_SOURCE,
+    )
+    return cast(Kernel, kernel)
+
+
+@cache
+def cuda_kernel() -> Kernel:
+    """The CUDA twin. Building it works everywhere, calling it only where CUDA is."""
+    kernel = mx.fast.cuda_kernel(
+        name="dflash_acceptance_scan",
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+        source=CUDA_SOURCE,
+    )
+    return cast(Kernel, kernel)
