@@ -1,0 +1,103 @@
+"""New drafters for a target, and drafters on disk in z-lab's Hugging Face layout.
+
+What is written here loads with `adapters.loading.load_drafter`.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from dflash_serve.adapters.base import TargetAdapter
+from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
+from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterShape:
+    """What is free in a drafter; everything else follows its target.
+
+    ``target_layer_ids`` None is the published spread for as many taps as layers.
+    ``intermediate_size`` None is the target's. ``sliding_window`` W makes all layers sliding.
+    """
+
+    mask_token_id: int
+    layers: int = 5
+    block_size: int = 16
+    target_layer_ids: tuple[int, ...] | None = None
+    intermediate_size: int | None = None
+    sliding_window: int | None = None
+
+
+def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any]:
+    """config.json of a new drafter from its target's config.json."""
+    depth = int(target["num_hidden_layers"])
+    rope = target.get("rope_parameters") or {}
+    heads = int(target["num_attention_heads"])
+    kind = "full_attention" if shape.sliding_window is None else "sliding_attention"
+    config: dict[str, Any] = {
+        "architectures": ["DFlashDraftModel"],
+        "model_type": "qwen3",
+        "auto_map": {"AutoModel": "dflash.DFlashDraftModel"},
+        "block_size": shape.block_size,
+        "dflash_config": {
+            "mask_token_id": shape.mask_token_id,
+            "target_layer_ids": list(
+                shape.target_layer_ids or default_layer_ids(depth, shape.layers)
+            ),
+        },
+        "num_target_layers": depth,
+        "num_hidden_layers": shape.layers,
+        "hidden_size": int(target["hidden_size"]),
+        "intermediate_size": int(shape.intermediate_size or target["intermediate_size"]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(target["num_key_value_heads"]),
+        "head_dim": int(target.get("head_dim") or int(target["hidden_size"]) // heads),
+        "vocab_size": int(target["vocab_size"]),
+        "max_position_embeddings": int(target["max_position_embeddings"]),
+        "rms_norm_eps": float(target.get("rms_norm_eps", 1e-6)),
+        "rope_theta": float(target.get("rope_theta") or rope["rope_theta"]),
+        "rope_scaling": target.get("rope_scaling"),
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": False,
+        "layer_types": [kind] * shape.layers,
+        "max_window_layers": shape.layers,
+        "sliding_window": shape.sliding_window,
+        "use_sliding_window": shape.sliding_window is not None,
+        "bos_token_id": target.get("bos_token_id"),
+        "eos_token_id": target.get("eos_token_id"),
+    }
+    return config
+
+
+def new_drafter(config: dict[str, Any], target: TargetAdapter, seed: int) -> DFlashDrafter:
+    """A drafter with random float32 weights. Seeds MLX's random state."""
+    mx.random.seed(seed)
+    parsed = parse_dflash_config(config)
+    model = DFlashModel(parsed)
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return DFlashDrafter(parsed, model, target)
+
+
+def export_drafter(
+    directory: Path, config: dict[str, Any], model: DFlashModel, dtype: mx.Dtype
+) -> None:
+    """Write config.json and model.safetensors; each file is replaced whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    names = {mx.float16: "float16", mx.bfloat16: "bfloat16", mx.float32: "float32"}
+    text = json.dumps({**config, "dtype": names[dtype]}, indent=2) + "\n"
+    scratch = directory / "config.json.part"
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, directory / "config.json")
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    weights = {name: value.astype(dtype) for name, value in parameters.items()}
+    scratch = directory / "part.safetensors"  # mx insists on the suffix
+    mx.save_safetensors(str(scratch), weights, metadata={"format": "pt"})
+    os.replace(scratch, directory / "model.safetensors")

@@ -1,0 +1,229 @@
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.training.attention import block_hidden, block_logits, context_keys_values
+from dflash_serve.training.blocks import Blocks, Example, make_blocks
+from dflash_serve.training.features import pad_tokens, target_taps
+from dflash_serve.training.loss import block_loss
+from dflash_serve.training.trainer import forward_logits
+
+MakeDrafter = Callable[..., DFlashDrafter]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "full causal": {"config": {"is_causal": True}},
+    "sliding causal": {"sliding_window": 5},
+    "sliding bidirectional": {"sliding_window": 5, "config": {"is_causal": False}},
+    "mixed": {
+        "sliding_window": 5,
+        "config": {"layer_types": ["sliding_attention", "full_attention"]},
+    },
+}
+
+
+def blocks_of(examples: list[Example], drafter: DFlashDrafter, count: int = 5) -> Blocks:
+    rngs = [np.random.default_rng(row) for row in range(len(examples))]
+    return make_blocks(examples, rngs, count=count, block_size=drafter.block_size, gamma=4.0)
+
+
+def logits_at(drafter: DFlashDrafter, taps: mx.array, blocks: Blocks) -> np.ndarray:
+    return np.array(
+        forward_logits(drafter, taps, mx.array(blocks.anchors), mx.array(blocks.labels))
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_and_gradients_equal_the_dense_reference(
+    variant: str, make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
+) -> None:
+    drafter = make_drafter(**VARIANTS[variant])
+    blocks = blocks_of(examples, drafter)
+    taps = target_taps(target, mx.array(pad_tokens(examples, 32)), drafter.target_layer_ids)
+    arrays = [mx.array(part) for part in (blocks.anchors, blocks.labels, blocks.weights)]
+
+    def batched(*given: mx.array) -> mx.array:
+        return block_loss(forward_logits(drafter, taps, *given[:2]), *given[1:])
+
+    def dense() -> mx.array:
+        return dense_loss(drafter, taps, blocks.anchors, blocks.labels, blocks.weights)
+
+    loss, gradients = nn.value_and_grad(drafter.model, batched)(*arrays)
+    reference, expected = nn.value_and_grad(drafter.model, dense)()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
+    wanted = dict(tree_flatten(expected))
+    for name, gradient in tree_flatten(gradients):
+        distance = mx.linalg.norm(gradient - wanted[name]) / mx.linalg.norm(wanted[name])
+        assert distance.item() < 1e-5, name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_block_equals_itself_alone(
+    variant: str, make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
+) -> None:
+    drafter = make_drafter(**VARIANTS[variant])
+    blocks = blocks_of(examples, drafter)
+    taps = target_taps(target, mx.array(pad_tokens(examples, 32)), drafter.target_layer_ids)
+    logits = logits_at(drafter, taps, blocks)
+    for s, n in np.argwhere(blocks.keep):
+        alone = dense_block_logits(
+            drafter, taps[s], int(blocks.anchors[s, n]), int(blocks.labels[s, n, 0]), 6
+        )
+        np.testing.assert_allclose(logits[s, n], np.array(alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_at_or_after_the_anchor_leaks_into_its_block(
+    variant: str, make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
+) -> None:
+    """The anchor's own token enters by its embedding; its feature, and all later ones, do not."""
+    drafter = make_drafter(**VARIANTS[variant])
+    example, anchor = examples[0], 15
+    tokens = example.tokens.copy()
+    tokens[anchor + 1 :] = 7
+    layers = drafter.target_layer_ids
+    clean = target_taps(target, mx.array(example.tokens)[None], layers)
+    other = target_taps(target, mx.array(tokens)[None], layers)
+    other[:, anchor] = 100.0
+    at, token = mx.array([[anchor]]), mx.array([[int(example.tokens[anchor])]])
+
+    def outputs(taps: mx.array) -> np.ndarray:
+        context = context_keys_values(drafter, taps)
+        return np.array(block_hidden(drafter, context, at, token, drafter.block_size))
+
+    np.testing.assert_array_equal(outputs(clean), outputs(other))
+    other[:, anchor - 1] = 100.0
+    assert not np.array_equal(outputs(clean), outputs(other))
+
+
+def test_blocks_do_not_see_each_other(
+    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
+) -> None:
+    drafter = make_drafter()
+    taps = target_taps(target, mx.array(examples[0].tokens)[None], drafter.target_layer_ids)
+    context = context_keys_values(drafter, taps)
+
+    def outputs(second: int) -> np.ndarray:
+        at = mx.array([[12, second, 20]])
+        hidden = block_hidden(drafter, context, at, mx.array([[3, second, 4]]), 6)
+        return np.array(hidden)
+
+    one, two = outputs(13), outputs(17)
+    np.testing.assert_array_equal(one[:, [0, 2]], two[:, [0, 2]])
+    assert not np.array_equal(one[:, 1], two[:, 1])
+
+
+@pytest.mark.parametrize(("variant", "reaches"), [("full", True), ("sliding causal", False)])
+def test_a_later_slot_reaches_an_earlier_one_only_without_causality(
+    variant: str, reaches: bool, make_drafter: MakeDrafter, target: Qwen3Target
+) -> None:
+    """A longer block has more mask rows; slot 1 notices them exactly if it is bidirectional."""
+    drafter = make_drafter(**VARIANTS[variant])
+    taps = target_taps(target, mx.arange(20)[None], drafter.target_layer_ids)
+    context = context_keys_values(drafter, taps)
+
+    def slot_1(width: int) -> np.ndarray:
+        hidden = block_hidden(drafter, context, mx.array([[9]]), mx.array([[9]]), width)
+        return np.array(block_logits(drafter, hidden))[0, 0, 0]
+
+    same = np.allclose(slot_1(3), slot_1(4), rtol=1e-5, atol=1e-6)
+    assert same is not reaches
+
+
+def test_a_filled_up_block_has_finite_outputs_and_no_gradient(
+    make_drafter: MakeDrafter, target: Qwen3Target
+) -> None:
+    drafter = make_drafter()
+    example = Example(np.arange(8, dtype=np.int32), np.zeros(8, dtype=bool))
+    blocks = blocks_of([example], drafter)
+    taps = target_taps(target, mx.array(example.tokens)[None], drafter.target_layer_ids)
+    assert np.isfinite(logits_at(drafter, taps, blocks)).all()
+
+    def loss() -> mx.array:
+        logits = forward_logits(drafter, taps, mx.array(blocks.anchors), mx.array(blocks.labels))
+        return block_loss(logits, mx.array(blocks.labels), mx.array(blocks.weights))
+
+    value, gradients = nn.value_and_grad(drafter.model, loss)()
+    assert value.item() == 0.0
+    assert all(not np.array(gradient).any() for _, gradient in tree_flatten(gradients))
+
+
+# An independent reference: one block at a time, attention written out, no batching, no cache.
+
+
+def dense_block_logits(
+    drafter: DFlashDrafter, taps: mx.array, anchor: int, anchor_token: int, width: int
+) -> mx.array:
+    """One block over features [T, K * H] of its sequence -> logits [width - 1, V]."""
+    config, model = drafter.config, drafter.model
+    context = model.hidden_norm(taps[:anchor] @ model.fc.weight.T)
+    x = drafter.embed_block(mx.array([anchor_token] + [config.mask_token_id] * (width - 1)))
+    query = mx.arange(anchor, anchor + width)
+    key = mx.arange(anchor + width)
+    for index, layer in enumerate(model.layers):
+        window, causal = config.layer_windows[index], config.layer_causal[index]
+        distance = query[:, None] - key[None]
+        visible = distance >= 0 if causal else distance > -width
+        visible = visible | (key[None] < anchor)
+        if window is not None:
+            visible = visible & (distance < window)
+        x = x + _attention(layer, layer.input_layernorm(x), context, visible, drafter)
+        inner = layer.post_attention_layernorm(x)
+        gate, up = inner @ layer.mlp.gate_proj.weight.T, inner @ layer.mlp.up_proj.weight.T
+        x = x + (gate * mx.sigmoid(gate) * up) @ layer.mlp.down_proj.weight.T
+    return drafter.head(x[1:])
+
+
+def _attention(
+    layer: Any, rows: mx.array, context: mx.array, visible: mx.array, drafter: DFlashDrafter
+) -> mx.array:
+    config, attention = drafter.config, layer.self_attn
+    dim, total = config.head_dim, context.shape[0] + rows.shape[0]
+    both = mx.concatenate([context, rows])
+    group = config.num_attention_heads // config.num_key_value_heads
+    outs = []
+    for head in range(config.num_attention_heads):
+        kv = head // group
+        q = rows @ attention.q_proj.weight[head * dim : (head + 1) * dim].T
+        k = both @ attention.k_proj.weight[kv * dim : (kv + 1) * dim].T
+        v = both @ attention.v_proj.weight[kv * dim : (kv + 1) * dim].T
+        q = _rotate(attention.q_norm(q), total - rows.shape[0], config.rope_theta)
+        k = _rotate(attention.k_norm(k), 0, config.rope_theta)
+        scores = mx.where(visible, q @ k.T * dim**-0.5, -1e30)
+        outs.append(mx.softmax(scores, axis=-1) @ v)
+    return mx.concatenate(outs, axis=-1) @ attention.o_proj.weight.T
+
+
+def _rotate(x: mx.array, start: int, theta: float) -> mx.array:
+    """Rotate split halves of [n, hd] by position."""
+    half = x.shape[1] // 2
+    angle = mx.arange(start, start + x.shape[0])[:, None] * theta ** (-mx.arange(half) / half)
+    a, b = x[:, :half], x[:, half:]
+    cos, sin = mx.cos(angle), mx.sin(angle)
+    return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)
+
+
+def dense_loss(
+    drafter: DFlashDrafter, taps: mx.array, anchors: Any, labels: Any, weights: Any
+) -> mx.array:
+    """sum(w * CE) / sum(w), one block and one slot at a time."""
+    total, weight = mx.array(0.0), 0.0
+    for s in range(anchors.shape[0]):
+        for n in range(anchors.shape[1]):
+            if not weights[s, n].any():
+                continue
+            logits = dense_block_logits(
+                drafter, taps[s], int(anchors[s, n]), int(labels[s, n, 0]), labels.shape[2]
+            )
+            log_p = nn.log_softmax(logits, axis=-1)
+            for slot in range(1, labels.shape[2]):
+                w = float(weights[s, n, slot])
+                total = total - w * log_p[slot - 1, int(labels[s, n, slot])]
+                weight += w
+    return total / weight
