@@ -35,8 +35,10 @@ class LayerCache(Protocol):
     ``attended`` is n, the number of key rows that ``update_and_fetch`` returns.
     """
 
-    offset: mx.array
-    attended: int
+    @property
+    def offset(self) -> mx.array: ...
+    @property
+    def attended(self) -> int: ...
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write [R, kv_heads, q, head_dim] at each row's offset; return all attended rows.

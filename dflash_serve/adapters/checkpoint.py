@@ -94,9 +94,7 @@ def read_shard(path: Path) -> dict[str, mx.array]:
     return tensors
 
 
-def check_names(
-    given: dict[str, mx.array], wanted: dict[str, mx.array], what: str
-) -> None:
+def check_names(given: dict[str, mx.array], wanted: dict[str, mx.array], what: str) -> None:
     """Exactly the wanted names, each in its wanted shape.
 
     Raises:

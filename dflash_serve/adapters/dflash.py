@@ -7,7 +7,7 @@ cache but the views it is given.
 from collections.abc import Sequence
 
 import mlx.core as mx
-from mlx import nn
+import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.rope_utils import initialize_rope
 
@@ -142,9 +142,9 @@ class DFlashDrafter:
     def propose(
         self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
     ) -> mx.array:
-        return mx.argmax(
-            self.block_logits(anchors, block_lengths, width, caches), axis=-1
-        ).astype(mx.int32)
+        return mx.argmax(self.block_logits(anchors, block_lengths, width, caches), axis=-1).astype(
+            mx.int32
+        )
 
     def block_logits(
         self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
@@ -157,9 +157,7 @@ class DFlashDrafter:
             x = layer(x, self._mask(index, cache, block_lengths, width), cache)
         return self.head(x[:, 1:])
 
-    def _mask(
-        self, index: int, cache: LayerCache, block_lengths: mx.array, width: int
-    ) -> mx.array:
+    def _mask(self, index: int, cache: LayerCache, block_lengths: mx.array, width: int) -> mx.array:
         return block_mask(
             cache.offset,
             block_lengths,

@@ -135,9 +135,7 @@ def _block_size(config: dict[str, Any], inner: dict[str, Any]) -> int:
     return block
 
 
-def _scaling(
-    inner: dict[str, Any], config: dict[str, Any], key: str, default: float
-) -> float:
+def _scaling(inner: dict[str, Any], config: dict[str, Any], key: str, default: float) -> float:
     value = inner.get(key, config.get(key))
     return default if value is None else float(value)
 

@@ -11,9 +11,7 @@ def _positions(offsets: mx.array, queries: int, keys: int) -> tuple[mx.array, mx
     return query, mx.arange(keys, dtype=mx.int32)  # [R, 1, q, 1], [n]
 
 
-def causal_mask(
-    offsets: mx.array, queries: int, keys: int, window: int | None = None
-) -> mx.array:
+def causal_mask(offsets: mx.array, queries: int, keys: int, window: int | None = None) -> mx.array:
     """[R] offsets -> [R, 1, q, n]: key j <= query; with ``window`` W also query - j < W."""
     query, key = _positions(offsets, queries, keys)
     visible = key <= query

@@ -1,0 +1,82 @@
+"""The mutable state of one request inside the engine. Owned by the scheduler."""
+
+from dataclasses import dataclass, field
+
+from dflash_serve.engine.types import EngineRequest, FinishReason, Usage
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A request on its way: prompt tokens prefilled so far, tokens emitted, counters, clocks.
+
+    ``limit`` is the number of tokens it may generate: max_tokens, cut at the context's end.
+    Clock readings are seconds; 0.0 means not yet.
+    """
+
+    request: EngineRequest
+    limit: int
+    submitted_at: float
+    prefilled: int = 0
+    generated: list[int] = field(default_factory=list)
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    admitted_at: float = 0.0
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
+    finish: FinishReason | None = None
+
+    @property
+    def prompt_remaining(self) -> int:
+        return len(self.request.prompt) - self.prefilled
+
+    @property
+    def prefilling(self) -> bool:
+        return self.prompt_remaining > 0
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be generated."""
+        return self.limit - len(self.generated)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the caches: all but the last generated one, which is the next anchor."""
+        return self.prefilled + max(0, len(self.generated) - 1)
+
+    @property
+    def reserved(self) -> int:
+        """Tokens that its caches may come to hold."""
+        return len(self.request.prompt) + self.limit
+
+    def commit(self, tokens: tuple[int, ...], now: float) -> tuple[int, ...]:
+        """Take chosen tokens up to the first stop token or the limit; return those to emit.
+
+        Sets ``finish`` when the sequence ends. A stop token is counted but not emitted.
+        """
+        if not self.generated:
+            self.first_token_at = now
+        self.last_token_at = now
+        for count, token in enumerate(tokens):
+            self.generated.append(token)
+            if token in self.request.stop_tokens:
+                self.finish = FinishReason.STOP
+                return tokens[:count]
+            if self.remaining == 0:
+                self.finish = FinishReason.LENGTH
+                return tokens[: count + 1]
+        return tokens
+
+    def usage(self) -> Usage:
+        """Counters so far."""
+        started = self.first_token_at
+        return Usage(
+            prompt_tokens=len(self.request.prompt),
+            completion_tokens=len(self.generated),
+            rounds=self.rounds,
+            drafted=self.drafted,
+            accepted=self.accepted,
+            queue_time=max(0.0, self.admitted_at - self.submitted_at),
+            time_to_first_token=started - self.submitted_at if started else 0.0,
+            decode_time=self.last_token_at - started if started else 0.0,
+        )
