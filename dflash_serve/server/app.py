@@ -1,0 +1,79 @@
+"""``create_app``: routes, middleware and error answers around an engine client."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from dflash_serve.engine.client import EngineClient
+from dflash_serve.engine.errors import EngineError
+from dflash_serve.server import errors
+from dflash_serve.server.context import ModelCard, ServerContext
+from dflash_serve.server.errors import ApiError, TemplateError
+from dflash_serve.server.middleware import LimitBody, RequireApiKey
+from dflash_serve.server.routes import chat, health, models
+from dflash_serve.server.settings import Settings
+from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.version import __version__
+
+_log = logging.getLogger("dflash_serve.server")
+
+
+def create_app(
+    client: EngineClient, tokenizer: ChatTokenizer, settings: Settings, model: ModelCard
+) -> FastAPI:
+    """The HTTP server. It neither starts nor closes ``client``."""
+    app = FastAPI(
+        title="dflash-serve", version=__version__, openapi_url=None, redirect_slashes=False
+    )
+    context = ServerContext(client, tokenizer, settings, model)
+    for module in (chat, models, health):
+        app.include_router(module.router(context))
+    _add_error_answers(app)
+    # the last one added is the first to see a request
+    app.add_middleware(LimitBody, limit=settings.max_body_bytes)
+    if settings.api_key is not None:
+        app.add_middleware(RequireApiKey, key=settings.api_key)
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origin),
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+    return app
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(EngineError)
+    async def engine_error(request: Request, error: EngineError) -> Response:
+        return errors.from_engine(error).response()
+
+    @app.exception_handler(TemplateError)
+    async def template_error(request: Request, error: TemplateError) -> Response:
+        return ApiError(400, str(error), param="messages", code="template_error").response()
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        texts = {404: "Unknown request URL", 405: "This URL does not take this method"}
+        text = texts.get(error.status_code, str(error.detail))
+        message = f"{text}: {request.method} {request.url.path}"
+        headers = error.headers
+        return ApiError(error.status_code, message, code="not_found", headers=headers).response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def disconnect(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> Response:
+        # the traceback is logged by the web server, to which starlette passes it on
+        message = "The server had an error while processing the request"
+        return ApiError(500, message, kind="server_error", code="internal_error").response()

@@ -1,0 +1,113 @@
+"""``dflash-serve``: arguments -> Settings -> the server. Heavy imports wait for the command."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from dflash_serve.server import settings
+from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.version import __version__
+
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""Base of everything typer raises for a bad command line; it has no public name of its own."""
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Console entry point. A bad option is one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except (_UsageError, SettingsError) as error:
+        text = error.format_message() if isinstance(error, _UsageError) else str(error)
+        print(f"dflash-serve: error: {' '.join(text.split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"dflash-serve {__version__}")
+        raise typer.Exit
+
+
+_D = Settings()
+
+
+@app.command()
+def serve(
+    *,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Model: a directory or hub id. Without it, the embedded demo pair."),
+    ] = None,
+    drafter: Annotated[
+        str, typer.Option(help="auto (look up the target's published one), none, directory or id.")
+    ] = _D.drafter,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = _D.host,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = _D.port,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="Name that requests give as model.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help=f"Key that requests must carry; also {settings.API_KEY_VARIABLE}."),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Requests decoded together.")] = _D.max_batch,
+    max_queue: Annotated[int, typer.Option(help="Requests that may wait.")] = _D.max_queue,
+    max_context: Annotated[
+        int, typer.Option(help="Tokens of prompt and completion; 0 is the model's own limit.")
+    ] = _D.max_context,
+    block_size: Annotated[
+        str, typer.Option(help="Tokens verified per round: auto (as trained) or a number.")
+    ] = "auto",
+    speculation: Annotated[str, typer.Option(help="always or off.")] = _D.speculation,
+    prefill_chunk: Annotated[
+        int, typer.Option(help="Prompt tokens processed between two rounds.")
+    ] = _D.prefill_chunk,
+    memory_limit: Annotated[
+        str, typer.Option(help="Bytes of cache, like 8GB or 512MB; 0 is no limit.")
+    ] = "0",
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of requests without one; without it, a random one.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Browser origin to allow, or *; repeatable.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help=", ".join(settings.LOG_LEVELS))] = _D.log_level,
+    keep_alive: Annotated[
+        float, typer.Option(help="Seconds between comments on a silent stream; 0 is never.")
+    ] = _D.keep_alive,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that running requests get at shutdown.")
+    ] = _D.drain_timeout,
+    max_body_bytes: Annotated[str, typer.Option(help="Largest request body, like 8MiB.")] = str(
+        _D.max_body_bytes
+    ),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> int:
+    """Serve a model over OpenAI's HTTP interface, with DFlash speculative decoding."""
+    options: dict[str, Any] = dict(locals())
+    del options["version"]
+    chosen = Settings(
+        **options
+        | {
+            "api_key": settings.api_key(api_key),
+            "block_size": settings.parse_block_size(block_size),
+            "memory_limit": settings.parse_bytes("memory_limit", memory_limit),
+            "max_body_bytes": settings.parse_bytes("max_body_bytes", max_body_bytes),
+            "cors_origin": tuple(cors_origin or ()),
+        }
+    )
+    from dflash_serve.server.build import serve as run
+
+    return run(chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Messages -> prompt token ids by the model's chat template. Text never becomes a control token.
+
+Knows nothing of HTTP or engines. Safe to call from several threads.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError as JinjaError
+from tokenizers import Encoding, Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from dflash_serve.server.errors import TemplateError
+
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+"""Supplementary private-use characters: no normaliser, template or vocabulary touches them."""
+
+
+class ChatTokenizer:
+    """A tokenizer with its chat template.
+
+    ``<|im_end|>`` and its like, typed by a user, stay text: each occurrence in a message becomes
+    one private-use character before rendering. Control tokens in the rendered text are then the
+    template's own, and the stretches between them that hold such characters get the text back and
+    are encoded by a twin of the tokenizer that knows no control tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._templates = tokenizer
+        self.backend: Tokenizer = tokenizer.backend_tokenizer
+        # runs of spaces and line ends that some vocabularies add are ordinary text
+        controls = {
+            token: entry
+            for token, entry in self.backend.get_added_tokens_decoder().items()
+            if not entry.content.isspace()
+        }
+        self._controls = frozenset(controls)
+        self._special = frozenset(token for token, entry in controls.items() if entry.special)
+        self._names = _any_of(entry.content for entry in controls.values())
+        self._normalized_names = _any_of(e.content for e in controls.values() if e.normalized)
+        self._plain = _without(self._controls, self.backend)
+        self._reserved = frozenset(
+            [*inspect.signature(tokenizer.apply_chat_template).parameters, "messages"]
+        ).union(tokenizer.special_tokens_map)
+
+    @classmethod
+    def load(cls, directory: Path) -> "ChatTokenizer":
+        """Read a local directory in Hugging Face layout; never the network, never foreign code.
+
+        Raises:
+            ValueError: no fast tokenizer can be read from there.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError, LookupError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ValueError(f"{directory} has no readable tokenizer: {reason}") from error
+        if not tokenizer.is_fast:
+            raise ValueError(f"{directory} has no fast tokenizer (tokenizer.json)")
+        return cls(tokenizer)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
+    ) -> tuple[int, ...]:
+        """The prompt, up to where the assistant's answer begins.
+
+        Raises:
+            TemplateError: the template refuses the messages or the keyword arguments.
+        """
+        taken = sorted(self._reserved.intersection(template_kwargs))
+        if taken:
+            raise TemplateError(f"chat_template_kwargs cannot set {', '.join(taken)}")
+        masks = _Masks(json.dumps([messages, template_kwargs], ensure_ascii=False))
+        masked = [self._mask_message(message, masks) for message in messages]
+        text = self._render(masked, self._mask(template_kwargs, self._controls, masks))
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return tuple(self._replace_masked(text, encoding, masks) if masks else encoding.ids)
+
+    def _mask_message(self, message: Mapping[str, str], masks: "_Masks") -> Mapping[str, str]:
+        # an assistant's own markup (<think>, <tool_call>) is for the template to read
+        controls = self._special if message["role"] == "assistant" else self._controls
+        masked: Mapping[str, str] = self._mask(message, controls, masks)
+        return masked
+
+    def _mask(self, value: Any, controls: frozenset[int], masks: "_Masks") -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._mask(item, controls, masks) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._mask(item, controls, masks) for item in value]
+        if not isinstance(value, str):
+            return value
+        while spans := self._spans(value, controls):
+            value = masks.replace(value, spans)
+        return value
+
+    def _spans(self, text: str, controls: frozenset[int]) -> list[tuple[int, int]]:
+        """Where the tokenizer would see control tokens in ``text``."""
+        if not self._suspicious(text):
+            return []
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [span for token, span in pairs if token in controls]
+
+    def _suspicious(self, text: str) -> bool:
+        if self._names.search(text):
+            return True
+        normalizer = self.backend.normalizer
+        if normalizer is None or not self._normalized_names.pattern:
+            return False
+        return self._normalized_names.search(normalizer.normalize_str(text)) is not None
+
+    def _render(self, messages: list[Mapping[str, str]], kwargs: Mapping[str, Any]) -> str:
+        try:
+            text = self._templates.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **kwargs
+            )
+        except (JinjaError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise TemplateError(f"the chat template refuses the messages: {error}") from error
+        return str(text)
+
+    def _replace_masked(self, text: str, encoding: Encoding, masks: "_Masks") -> Iterator[int]:
+        ids, offsets = encoding.ids, encoding.offsets
+        controls = [at for at, token in enumerate(ids) if token in self._controls]
+        token, char = 0, 0  # ids[token:at] and text[char:end] lie between two control tokens
+        for at in [*controls, len(ids)]:
+            last = at == len(ids)
+            stretch = text[char : len(text) if last else offsets[at][0]]
+            if masks.inside(stretch):
+                yield from self._encode_plain(masks.restore(stretch))
+            else:
+                yield from ids[token:at]
+            if not last:
+                yield ids[at]
+                token, char = at + 1, offsets[at][1]
+
+    def _encode_plain(self, text: str) -> list[int]:
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        if self._controls.isdisjoint(ids):
+            return ids
+        # a vocabulary that spells a control token out as one piece: take it apart
+        pieces = (self._plain.encode(char, add_special_tokens=False).ids for char in text)
+        return [token for piece in pieces for token in piece]
+
+
+class _Masks:
+    """Private-use characters that stand for pieces of one conversation's text."""
+
+    def __init__(self, conversation: str) -> None:
+        self._conversation = conversation
+        self._chars: dict[str, str] = {}  # original piece -> its character
+
+    def __bool__(self) -> bool:
+        return bool(self._chars)
+
+    def replace(self, text: str, spans: Iterable[tuple[int, int]]) -> str:
+        out, begin = [], 0
+        for start, end in spans:
+            out += [text[begin:start], self._char(text[start:end])]
+            begin = end
+        return "".join([*out, text[begin:]])
+
+    def inside(self, text: str) -> bool:
+        return any(char in text for char in self._chars.values())
+
+    def restore(self, text: str) -> str:
+        return text.translate({ord(char): piece for piece, char in self._chars.items()})
+
+    def _char(self, piece: str) -> str:
+        if piece not in self._chars:
+            taken = {*self._chars.values()}
+            free = (chr(code) for code in _PRIVATE_USE)
+            self._chars[piece] = next(
+                char for char in free if char not in taken and char not in self._conversation
+            )
+        return self._chars[piece]
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(name) for name in names) or "(?!)")
+
+
+def _without(controls: frozenset[int], backend: Tokenizer) -> Tokenizer:
+    """A copy of ``backend`` to which the names of ``controls`` are ordinary text."""
+    spec = json.loads(backend.to_str())
+    spec["added_tokens"] = [entry for entry in spec["added_tokens"] if entry["id"] not in controls]
+    spec["post_processor"] = None
+    return Tokenizer.from_str(json.dumps(spec))

@@ -1,0 +1,205 @@
+"""A scripted engine, a small real chat tokenizer and a real socket for the server's tests."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from dflash_serve.engine.client import EngineState
+from dflash_serve.engine.errors import EngineError
+from dflash_serve.engine.types import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    TokenChunk,
+    Usage,
+)
+from dflash_serve.server.app import create_app
+from dflash_serve.server.context import ModelCard
+from dflash_serve.server.settings import Settings
+from dflash_serve.server.tokenizer import ChatTokenizer
+
+CHATML = (
+    "{%- for message in messages %}"
+    "{%- if message.role not in ('system', 'user', 'assistant', 'tool') %}"
+    "{{- raise_exception('no such role: ' + message.role) }}{%- endif %}"
+    "{%- if message.role == 'system' and not loop.first %}"
+    "{{- raise_exception('System message must be at the beginning') }}{%- endif %}"
+    "{{- '<|im_start|>' + message.role + '\\n' }}"
+    "{%- if message.name %}{{- '[' + message.name + '] ' }}{%- endif %}"
+    "{%- set content = message.content.split('</think>')[-1] if message.role == 'assistant' "
+    "else message.content %}"
+    "{{- content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}"
+    "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{%- if style is defined %}{{- '(' + style + ')' }}{%- endif %}{%- endif %}"
+)
+_CORPUS = ["The quick brown fox jumps over the lazy dog, again and again.", "hello world " * 5]
+
+
+def save_tokenizer(directory: Path, template: str | None = CHATML) -> Path:
+    """A byte-level BPE tokenizer with ChatML control tokens, in Hugging Face layout."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_CORPUS * 10, trainer)
+    backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    backend.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.chat_template = template
+    fast.save_pretrained(directory)
+    return directory
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What the engine answers: blocks of tokens, then an end, or silence until aborted."""
+
+    blocks: tuple[tuple[int, ...], ...] = ()
+    finish: FinishReason = FinishReason.STOP
+    error: str | None = None
+    hang: bool = False
+    pause: float = 0.0
+
+
+@dataclass
+class FakeEngine:
+    """An EngineClient that plays scripts and keeps a record of what it was asked."""
+
+    script: Callable[[EngineRequest], Script]
+    state: EngineState = EngineState.READY
+    max_context: int = 512
+    refuse: EngineError | None = None
+    refuse_after: int = 0
+    requests: list[EngineRequest] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    played: list[str] = field(default_factory=list)
+    _live: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    @property
+    def live(self) -> int:
+        return len(self._live)
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
+        if self.refuse is not None and len(self.requests) >= self.refuse_after:
+            raise self.refuse
+        self.requests.append(request)
+        self._live[request.id] = asyncio.Event()
+        return self._play(request, self._live[request.id])
+
+    def abort(self, request_id: str) -> None:
+        gone = self._live.pop(request_id, None)
+        if gone is not None:
+            self.aborted.append(request_id)
+            gone.set()
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=self.live, slots=8, free_slots=8 - self.live)
+
+    async def close(self, grace: float) -> None:
+        self.state = EngineState.STOPPED
+        for request_id in list(self._live):
+            self.abort(request_id)
+
+    async def _play(self, request: EngineRequest, gone: asyncio.Event) -> AsyncIterator[TokenChunk]:
+        script, sent, rounds = self.script(request), 0, 0
+        finish = script.finish
+        try:
+            for block in script.blocks:
+                await asyncio.sleep(script.pause)
+                tokens = block[: request.max_tokens - sent]
+                if gone.is_set():
+                    break
+                sent, rounds = sent + len(tokens), rounds + 1
+                if sent == request.max_tokens:
+                    finish = FinishReason.LENGTH
+                yield TokenChunk(request.id, tokens)
+                if finish is FinishReason.LENGTH:
+                    break
+            if script.hang:
+                await gone.wait()
+            finish = FinishReason.ABORTED if gone.is_set() else finish
+            yield self._last(request, finish, sent, rounds, script.error)
+        finally:
+            self._live.pop(request.id, None)
+            self.played.append(request.id)
+
+    def _last(
+        self,
+        request: EngineRequest,
+        finish: FinishReason,
+        sent: int,
+        rounds: int,
+        error: str | None,
+    ) -> TokenChunk:
+        total = sent + (finish is FinishReason.STOP)  # the stop token is counted, never emitted
+        usage = Usage(
+            prompt_tokens=len(request.prompt),
+            completion_tokens=total,
+            rounds=rounds,
+            drafted=7 * rounds,
+            accepted=max(0, total - 1 - rounds),
+            time_to_first_token=0.01,
+            decode_time=0.1,
+        )
+        return TokenChunk(request.id, (), finish, usage, error)
+
+
+def blocks(ids: list[int], size: int = 4) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(ids[at : at + size]) for at in range(0, len(ids), size))
+
+
+def saying(tokenizer: ChatTokenizer, text: str, **options: object) -> Callable[..., Script]:
+    """A script that answers every request with ``text``, four tokens at a time."""
+    ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    script = Script(blocks(ids), **options)  # type: ignore[arg-type]
+    return lambda request: script
+
+
+def model_card(**changes: object) -> ModelCard:
+    facts: dict[str, object] = {"id": "fake/model", "created": 1, "max_context": 512}
+    return ModelCard(**(facts | changes))  # type: ignore[arg-type]
+
+
+def make_app(engine: FakeEngine, tokenizer: ChatTokenizer, **options: object) -> FastAPI:
+    return create_app(engine, tokenizer, Settings(**options), model_card())  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """``app`` behind a real socket; gives its base URL."""
+    config = uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+
+
+def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Wait until ``condition`` holds; fail if it never does."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        time.sleep(0.005)

@@ -1,0 +1,18 @@
+"""The small real tokenizer that all server tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from dflash_serve.server.tokenizer import ChatTokenizer
+from tests.fakes import save_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_dir: Path) -> ChatTokenizer:
+    return ChatTokenizer.load(tokenizer_dir)
