@@ -1,0 +1,107 @@
+"""dflash-train: self-answers of a target, and the training of a drafter on them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train DFlash drafters for the targets that dflash-serve serves.",
+)
+
+Target = Annotated[str, typer.Option(help="Target: a directory or a hub id.")]
+
+
+@app.command()
+def data(
+    *,
+    target: Target,
+    prompts: Annotated[Path, typer.Option(help='JSON lines {"messages": [...]}.')],
+    out: Annotated[Path, typer.Option(help="Answer file; continued if it exists.")],
+    drafter: Annotated[str | None, typer.Option(help="Drafter: same answers, sooner.")] = None,
+    max_new: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts answered together.")] = 16,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts.")] = None,
+) -> None:
+    """Let the target answer prompts, greedily: what a drafter learns from."""
+    from dflash_serve.training import commands
+
+    _guarded(
+        lambda: commands.make_data(
+            commands.DataJob(target, prompts, out, drafter, max_new, batch, limit)
+        )
+    )
+
+
+@app.command()
+def run(
+    *,
+    target: Target,
+    data: Annotated[Path, typer.Option(help="Answer file of `dflash-train data`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the best drafter, log and plot.")],
+    heldout: Annotated[Path | None, typer.Option(help="Answer file to measure on.")] = None,
+    start: Annotated[str | None, typer.Option(help="Drafter to start from.")] = None,
+    layers: Annotated[int, typer.Option(min=1)] = 5,
+    block_size: Annotated[int, typer.Option(min=2)] = 16,
+    target_layers: Annotated[
+        str | None, typer.Option(help="Tapped layers, as in 1,3,5; default: the published spread.")
+    ] = None,
+    intermediate: Annotated[int | None, typer.Option(help="Default: the target's.")] = None,
+    window: Annotated[int | None, typer.Option(help="Sliding window of all layers.")] = None,
+    mask_token: Annotated[int | None, typer.Option(help="Id of the mask token.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Instead of --steps.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 8,
+    anchors: Annotated[int, typer.Option(min=1, help="Blocks per sequence.")] = 16,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 6e-4,
+    gamma: Annotated[float, typer.Option(help="Decay of slot weights; 7 at 16, 4 at 8.")] = 7.0,
+    measure_every: Annotated[int, typer.Option(min=1)] = 250,
+    measure_block: Annotated[int | None, typer.Option(help="Default: the block size.")] = None,
+    dtype: Annotated[str, typer.Option(help="On disk: float16, bfloat16, float32.")] = "float16",
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train a drafter; the best one by tokens per round is kept in --out."""
+    from dflash_serve.training import commands
+    from dflash_serve.training.export import DrafterShape
+    from dflash_serve.training.schedule import Horizon
+    from dflash_serve.training.trainer import TrainOptions
+
+    def job() -> None:
+        taps = tuple(int(part) for part in target_layers.split(",")) if target_layers else None
+        mask = commands.mask_token_id(target, mask_token)
+        shape = DrafterShape(mask, layers, block_size, taps, intermediate, window)
+        options = TrainOptions(
+            Horizon(steps, minutes),
+            batch=batch,
+            anchors=anchors,
+            gamma=gamma,
+            peak_rate=lr,
+            measure_every=measure_every,
+            seed=seed,
+        )
+        commands.train(
+            commands.TrainJob(
+                target, data, out, shape, options, heldout, start, measure_block, dtype
+            )
+        )
+
+    _guarded(job)
+
+
+def _guarded(job: Any) -> None:
+    """Mistakes of the caller are one line and exit code 2."""
+    from dflash_serve.adapters.base import AdapterError
+    from dflash_serve.training.data import DataError
+
+    try:
+        job()
+    except (AdapterError, DataError, ValueError, FloatingPointError) as error:
+        typer.echo(f"dflash-train: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def main() -> None:
+    app()

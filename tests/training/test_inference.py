@@ -1,0 +1,152 @@
+"""What was trained is what runs: training's forward against the drafter's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dflash_serve.adapters.base import LayerCache
+from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.loading import load_drafter
+from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.training.attention import block_hidden, block_logits, context_keys_values
+from dflash_serve.training.blocks import Example
+from dflash_serve.training.export import DrafterShape, drafter_config, export_drafter, new_drafter
+from dflash_serve.training.features import FeatureStore, pad_tokens, target_taps
+from dflash_serve.training.measure import pooled, walk_answers
+
+MakeDrafter = Callable[..., DFlashDrafter]
+
+
+class GrowingCache:
+    """Rows of one length; what a forward appends stays only if ``commit`` is called."""
+
+    def __init__(self) -> None:
+        self.offset = mx.array([0])
+        self.attended = 0
+        self._kept: tuple[mx.array, mx.array] | None = None
+        self._last: tuple[mx.array, mx.array] | None = None
+
+    def expect(self, rows: int) -> None:
+        self.attended = int(self.offset.item()) + rows
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        if self._kept is not None:
+            keys = mx.concatenate([self._kept[0], keys], axis=2)
+            values = mx.concatenate([self._kept[1], values], axis=2)
+        self._last = keys, values
+        return keys, values
+
+    def commit(self) -> None:
+        assert self._last is not None
+        self._kept = self._last
+        self.offset = mx.array([self._kept[0].shape[2]])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{}, {"sliding_window": 4}, {"sliding_window": 4, "config": {"is_causal": False}}],
+    ids=["full", "sliding", "sliding bidirectional"],
+)
+def test_a_trained_block_is_the_drafted_block(
+    shape: dict[str, Any], make_drafter: MakeDrafter, target: Qwen3Target
+) -> None:
+    """Context arrives round by round, as in serving; blocks may be shorter than in training."""
+    drafter = make_drafter(**shape)
+    tokens = mx.array(np.random.default_rng(0).integers(0, 50, (1, 24)))
+    taps = target_taps(target, tokens, drafter.target_layer_ids)
+    context = context_keys_values(drafter, taps)
+    caches = [GrowingCache() for _ in range(drafter.config.num_layers)]
+    views: list[LayerCache] = list(caches)
+    start = 0
+    for anchor, width in ((5, 6), (6, 4), (11, 6), (18, 2)):
+        drafter.append_context(taps[:, start:anchor], views)
+        for cache in caches:
+            cache.commit()
+            cache.expect(width)
+        drafted = drafter.block_logits(tokens[:, anchor], mx.array([width]), width, views)
+        hidden = block_hidden(
+            drafter, context, mx.array([[anchor]]), tokens[:, anchor : anchor + 1], width
+        )
+        trained = block_logits(drafter, hidden)[:, 0]
+        np.testing.assert_allclose(np.array(trained), np.array(drafted), rtol=1e-5, atol=1e-5)
+        start = anchor
+
+
+def test_features_are_causal_and_do_not_depend_on_padding(
+    target: Qwen3Target, examples: list[Example]
+) -> None:
+    together = target_taps(target, mx.array(pad_tokens(examples, 40)), (0, 3))
+    for row, example in enumerate(examples):
+        alone = target_taps(target, mx.array(example.tokens)[None], (0, 3))
+        assert alone.shape == (1, example.length, 64)
+        np.testing.assert_allclose(
+            np.array(together[row, : example.length]), np.array(alone[0]), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("room", [0, 1 << 30])
+def test_the_feature_store_pads_with_zeros_and_repeats_itself(
+    room: int, target: Qwen3Target, examples: list[Example]
+) -> None:
+    store = FeatureStore(target, (1, 2), examples, room)
+    first = np.array(store.batch([2, 0, 2], 32))
+    assert not first[0, examples[2].length :].any()
+    np.testing.assert_array_equal(first[0], first[2])
+    exact = np.array(target_taps(target, mx.array(examples[0].tokens)[None], (1, 2))[0])
+    np.testing.assert_allclose(first[1, : examples[0].length], exact, rtol=2e-3, atol=1e-3)
+    np.testing.assert_array_equal(np.array(store.batch([2, 0, 2], 32)), first)
+
+
+def test_an_export_loads_into_the_same_drafter(
+    tmp_path: Path, target: Qwen3Target, examples: list[Example]
+) -> None:
+    config = drafter_config(
+        {**TARGET, "rope_theta": None, "rope_parameters": {"rope_theta": 10000.0}},
+        DrafterShape(60, layers=2, block_size=4, sliding_window=9),
+    )
+    drafter = new_drafter(config, target, seed=5)
+    export_drafter(tmp_path, config, drafter.model, mx.float32)
+    export_drafter(tmp_path, config, drafter.model, mx.float32)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    loaded = load_drafter(tmp_path, target)
+    assert isinstance(loaded, DFlashDrafter)
+    assert loaded.config == drafter.config
+    taps = target_taps(target, mx.array(examples[0].tokens)[None], drafter.target_layer_ids)
+
+    def logits(of: DFlashDrafter) -> np.ndarray:
+        context = context_keys_values(of, taps)
+        hidden = block_hidden(of, context, mx.array([[7, 20]]), mx.array([[1, 2]]), 4)
+        return np.array(block_logits(of, hidden))
+
+    np.testing.assert_array_equal(logits(loaded), logits(drafter))
+
+
+def test_walks_count_rounds_as_serving_does(make_drafter: MakeDrafter, target: Qwen3Target) -> None:
+    """A drafter that is never right needs a round per token; one that always is, one per block."""
+    drafter = make_drafter()
+    prompt, answer = 4, 13
+    tokens = np.full(prompt + answer, 50, dtype=np.int32)
+    wrong = Example(tokens, np.arange(tokens.size) >= prompt)
+    drafter.head = lambda hidden: mx.zeros((*hidden.shape[:-1], 61))  # type: ignore[method-assign]
+    right = Example(np.zeros_like(tokens), wrong.loss_mask)
+    store = FeatureStore(target, drafter.target_layer_ids, [wrong, right], 0)
+    walks = walk_answers(drafter, store, [wrong, right], 6)
+    assert [(walk.tokens, walk.rounds) for walk in walks] == [(12, 12), (12, 2)]
+    assert pooled(walks) == pytest.approx(24 / 14)
+    assert pooled([]) == 0.0
+
+
+TARGET = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 61,
+    "max_position_embeddings": 512,
+}
