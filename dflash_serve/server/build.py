@@ -1,0 +1,198 @@
+"""Composition root: the only module that sees all rooms. Settings in, a running server out."""
+
+import json
+import logging
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+import dflash_serve
+from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.checkpoint import read_config, resolve
+from dflash_serve.adapters.dflash_config import parse_dflash_config
+from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.adapters.pairs import find_pair
+from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.loop import Loaded
+from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import SamplingParams
+from dflash_serve.kernels import cpu_blas
+from dflash_serve.server.app import create_app
+from dflash_serve.server.context import ModelCard
+from dflash_serve.server.lifecycle import bind, run
+from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.server.tokenizer import ChatTokenizer
+
+_log = logging.getLogger("dflash_serve")
+_DEMO = Path(dflash_serve.__file__).parent / "demo"
+DEMO_NAME = "dflash-demo"
+
+
+def serve(settings: Settings) -> int:
+    """Run the server until it is told to stop. Exit code: 0 drained, 2 could not start."""
+    _start_logging(settings.log_level)
+    try:
+        target, drafter = checkpoints(settings)
+        card = model_card(settings, target, drafter)
+        tokenizer = ChatTokenizer.load(target)
+        listener = bind(settings)
+    except (AdapterError, SettingsError, ValueError, OSError) as error:
+        print(f"dflash-serve: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        return 2
+    engine = AsyncEngine(lambda: load(settings, target, drafter))
+    app = create_app(engine, tokenizer, settings, card)
+    return run(app, engine, settings, listener, _banner(card, listener.getsockname()))
+
+
+def checkpoints(settings: Settings) -> tuple[Path, Path | None]:
+    """Directories of target and drafter; None without speculation.
+
+    Raises:
+        AdapterError: a name that leads nowhere, or no published drafter for the target.
+    """
+    pair = None if settings.target is None else find_pair(settings.target)
+    if settings.target is None:
+        target = _DEMO / "target"
+    elif pair is not None and "/" not in settings.target and not Path(settings.target).exists():
+        target = resolve(pair.target)
+    else:
+        target = resolve(settings.target)
+    if settings.drafter == "none" or settings.speculation == "off":
+        return target, None
+    if settings.drafter != "auto":
+        return target, resolve(settings.drafter)
+    if settings.target is None:
+        return target, _DEMO / "drafter"
+    if pair is None:
+        raise AdapterError(
+            f"no published drafter is known for {settings.target}: give --drafter PATH-or-ID, "
+            "or --drafter none for plain decoding"
+        )
+    return target, resolve(pair.drafter)
+
+
+def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelCard:
+    """What clients are told of the model, from the checkpoints' small files alone."""
+    config = read_config(target)
+    generation = _generation_config(target)
+    own_context = int(config.get("max_position_embeddings", 0))
+    if own_context and settings.max_context > own_context:
+        raise SettingsError(
+            f"--max-context is {settings.max_context}, but the model's context is {own_context}"
+        )
+    stops = generation.get("eos_token_id", config.get("eos_token_id"))
+    default_name = DEMO_NAME if settings.target is None else settings.target
+    return ModelCard(
+        id=settings.served_model_name or default_name,
+        created=int(time.time()),
+        max_context=settings.max_context or own_context,
+        drafter=None if drafter is None else _drafter_name(settings, drafter),
+        block_size=block_size(settings, drafter),
+        sampling=_default_sampling(generation),
+        stop_tokens=frozenset([stops] if isinstance(stops, int) else stops or ()),
+    )
+
+
+def block_size(settings: Settings, drafter: Path | None) -> int:
+    """Tokens verified per row and round: 1 without a drafter, else as asked or as trained."""
+    if drafter is None:
+        return 1
+    trained = parse_dflash_config(read_config(drafter)).block_size
+    if settings.block_size > trained:
+        raise SettingsError(
+            f"--block-size is {settings.block_size}, but the drafter was trained with {trained}"
+        )
+    return settings.block_size or trained
+
+
+def load(settings: Settings, target_path: Path, drafter_path: Path | None) -> Loaded:
+    """Weights onto the device, and a first round so that its graph is compiled.
+
+    Runs on the thread that will own MLX.
+    """
+    target = load_target(target_path)
+    drafter = None if drafter_path is None else load_drafter(drafter_path, target)
+    config = EngineConfig(
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_context=settings.max_context or target.max_context,
+        prefill_chunk=settings.prefill_chunk,
+        block_size=block_size(settings, drafter_path),
+        memory_limit=settings.memory_limit,
+    )
+    _report_matmul()
+    runner = warm_runner(target, drafter, config)
+    return Loaded(runner, config, runner.bytes_per_token)
+
+
+def warm_runner(
+    target: TargetAdapter, drafter: DraftAdapter | None, config: EngineConfig
+) -> DeviceRunner:
+    """A runner that has compiled the rounds of one and of two rows."""
+    runner = DeviceRunner(target, drafter, config.block_size)
+    greedy = SamplingParams()
+    room = config.max_context > config.block_size
+    for rows in range(1, min(config.max_batch, 2) + 1 if room else 1):
+        slots = range(rows)
+        prefill = tuple(PrefillRow(slot, 0, (0,), True, greedy) for slot in slots)
+        decode = tuple(DecodeRow(slot, 1, 0, config.block_size, greedy) for slot in slots)
+        runner.run(StepPlan(prefill=prefill))
+        runner.run(StepPlan(decode=decode))
+    return runner
+
+
+def _start_logging(level: str) -> None:
+    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("dflash_serve").setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+def _report_matmul() -> None:
+    status = cpu_blas.status()
+    if status.state is cpu_blas.CpuBlasState.LOADED:
+        _log.info("CPU matmul: %s, %d thread(s), row-invariant", status.isa, status.threads)
+
+
+def _generation_config(target: Path) -> dict[str, Any]:
+    path = target / "generation_config.json"
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _default_sampling(generation: dict[str, Any]) -> SamplingParams:
+    """The checkpoint's own defaults; OpenAI's (temperature 1) where it has none."""
+    if generation.get("do_sample") is False:
+        return SamplingParams(temperature=0.0)
+    defaults = SamplingParams(temperature=1.0)
+    known = {
+        name: type(getattr(defaults, name))(generation[name])
+        for name in ("temperature", "top_p", "top_k", "min_p")
+        if generation.get(name) is not None
+    }
+    return replace(defaults, **known)
+
+
+def _drafter_name(settings: Settings, drafter: Path) -> str:
+    if settings.drafter != "auto":
+        return settings.drafter
+    return f"{DEMO_NAME}-drafter" if settings.target is None else drafter.name
+
+
+def _banner(card: ModelCard, address: tuple[Any, ...]) -> str:
+    host, port = address[:2]
+    speculation = f"drafter {card.drafter}, block {card.block_size}" if card.drafter else "plain"
+    where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"serving {card.id} ({speculation}) on {where}/v1"

@@ -1,0 +1,109 @@
+"""Running the HTTP server: bind, load beside it, drain on a signal, exit code.
+
+Knows the engine only as something that loads, fails and closes.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.server.settings import Settings, SettingsError
+
+_log = logging.getLogger("dflash_serve")
+_LINGER = 5.0
+"""Seconds that connections get after the last request has ended."""
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A bound socket, taken before anything slow starts.
+
+    Raises:
+        SettingsError: the address is in use or not ours.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {reason}"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, draining the engine while it waits for connections to end."""
+
+    def __init__(self, config: uvicorn.Config, engine: AsyncEngine, grace: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._grace = grace
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.create_task(self._engine.close(self._grace))
+        await super().shutdown(sockets)
+        await draining
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM without raising them again: a drained exit is exit 0."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def run(
+    app: Any, engine: AsyncEngine, settings: Settings, listener: socket.socket, banner: str
+) -> int:
+    """Serve until a signal or a failure; the process's exit code."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout + _LINGER),
+        backlog=1024,
+        server_header=False,
+        ws="none",
+    )
+    server = _Server(config, engine, settings.drain_timeout)
+
+    async def main() -> int:
+        failures: list[str] = []
+        engine.start()
+        watcher = asyncio.create_task(_watch(engine, banner, failures.append, server))
+        await server.serve(sockets=[listener])
+        watcher.cancel()
+        for failure in failures:
+            _log.error("%s", failure)
+        return 2 if failures else 0
+
+    return asyncio.run(main())
+
+
+async def _watch(
+    engine: AsyncEngine, banner: str, fail: Callable[[str], None], server: uvicorn.Server
+) -> None:
+    """Announce readiness; on a failed load stop the server."""
+    try:
+        await engine.loaded()
+    except Exception as error:  # noqa: BLE001 - whatever the loader raised ends the server
+        fail(" ".join(str(error).split()) or type(error).__name__)
+        server.should_exit = True
+        return
+    _log.info("%s", banner)
