@@ -4,11 +4,12 @@
 
 #include <string.h>
 
-enum { COLUMN_MAJOR = 102, NO_TRANSPOSE = 111 };
+enum { ROW_MAJOR = 101, COLUMN_MAJOR = 102, NO_TRANSPOSE = 111 };
 
-#define COLUMN_STEP 64             /* columns go to threads in whole panels */
-#define WORK_PER_THREAD (1 << 21)  /* multiply-adds below which waking a thread costs more */
+#define COLUMN_STEP 64            /* columns go to threads in whole panels */
+#define WORK_PER_PART (1 << 19)   /* multiply-adds below which waking a thread costs more */
 #define MOST_THREADS 64
+#define PARTS_PER_THREAD 4 /* whoever is free takes the next one: a busy core holds up less */
 
 static const blas_isa *const known[] = {
 #if defined(__x86_64__)
@@ -72,9 +73,9 @@ static void run_job(const gemm_job *job, gemm_fn run, int by_rows_of_b) {
         run(job);
         return;
     }
-    long long work = (long long)job->M * job->N * job->K / WORK_PER_THREAD;
+    long long work = (long long)job->M * job->N * job->K / WORK_PER_PART;
     int panels = (int)(round_up(job->N, COLUMN_STEP) / COLUMN_STEP);
-    int parts = work < threads ? (int)work : threads;
+    int parts = work < threads * PARTS_PER_THREAD ? (int)work : threads * PARTS_PER_THREAD;
     split s = {job, run, parts < panels ? parts : panels, by_rows_of_b};
     if (s.parts > 1) pool_run(s.parts, run_part, &s);
     else run(job);
@@ -88,7 +89,7 @@ static void scale(int M, int N, float beta, float *c, ptrdiff_t ldc) {
 EXPORT void cblas_sgemm(int order, int ta, int tb, int M, int N, int K, float alpha, const float *a,
                         int lda, const float *b, int ldb, float beta, float *c, int ldc) {
     if (order == COLUMN_MAJOR) { /* C^T = B^T A^T, and a column-major matrix is its transpose */
-        cblas_sgemm(101, tb, ta, N, M, K, alpha, b, ldb, a, lda, beta, c, ldc);
+        cblas_sgemm(ROW_MAJOR, tb, ta, N, M, K, alpha, b, ldb, a, lda, beta, c, ldc);
         return;
     }
     if (M <= 0 || N <= 0) return;

@@ -1,8 +1,10 @@
 /* x W^T: lane l of an output's accumulator sums the products with k mod 16 == l, in the order of k;
  * one fixed tree adds the 16 lanes. Nothing in that order depends on M, N, tiles or blocks.
- * Included once per instruction set, which defines v16, its operations, DOT_MR and DOT_NR. */
+ * Included once per instruction set, which defines DOT_MR (3 or 6) and v_reduce, the tree:
+ * s[l] = x[l] + x[l+8]; p[j] = s[2j] + s[2j+1]; (p[0] + p[1]) + (p[2] + p[3]). */
 
-#define DOT_KC 512               /* k per block: a W quad and an A tile stay in the first-level cache */
+#define DOT_NR 4
+#define DOT_KC 512 /* k per block: four rows of W and a tile of x stay in the first-level cache */
 #define DOT_PACK_FLOATS (96 * 1024) /* packed rows of x that stay in the second-level cache */
 
 typedef struct {
@@ -17,11 +19,34 @@ typedef struct {
     float alpha, beta;
 } dot_call;
 
-ISA_FN INLINE void dot_step(int mr, int nr, v16 *acc, const float *a, const v16 *w) {
+ISA_FN INLINE void dot_step(int mr, int nr, vec *sum, const float *a, const vec *column) {
     UNROLL for (int r = 0; r < mr; r++) {
-        v16 row = v_load(a + 16 * r);
-        UNROLL for (int s = 0; s < nr; s++) acc[r * DOT_NR + s] = v_fma(row, w[s], acc[r * DOT_NR + s]);
+        vec row = vec_load(a + 16 * r);
+        UNROLL for (int s = 0; s < nr; s++)
+            sum[r * DOT_NR + s] = vec_fma(row, column[s], sum[r * DOT_NR + s]);
     }
+}
+
+/* The lanes of one part over all of k: the sums of a whole tile then fit the registers. */
+ISA_FN INLINE void dot_part(int mr, int nr, const dot_call *t, int part, v16 *acc) {
+    vec sum[DOT_MR * DOT_NR], column[DOT_NR];
+    const float *a = t->a + LANES * part, *w = t->w + LANES * part;
+    UNROLL for (int r = 0; r < mr; r++)
+        UNROLL for (int s = 0; s < nr; s++) {
+            int i = r * DOT_NR + s;
+            sum[i] = t->first ? vec_set1(0.0f) : vec_load(t->part + 16 * i + LANES * part);
+        }
+    for (int step = 0; step < t->steps; step++, a += 16 * mr, w += 16) {
+        UNROLL for (int s = 0; s < nr; s++) column[s] = vec_load(w + s * t->ldw);
+        dot_step(mr, nr, sum, a, column);
+    }
+    if (t->tail) {
+        int count = lanes_in_part(t->tail, part);
+        UNROLL for (int s = 0; s < nr; s++) column[s] = vec_load_some(w + s * t->ldw, count);
+        dot_step(mr, nr, sum, a, column);
+    }
+    UNROLL for (int r = 0; r < mr; r++)
+        UNROLL for (int s = 0; s < nr; s++) acc[r * DOT_NR + s].part[part] = sum[r * DOT_NR + s];
 }
 
 ISA_FN INLINE void dot_finish(int mr, int nr, const v16 *acc, const dot_call *t) {
@@ -34,19 +59,8 @@ ISA_FN INLINE void dot_finish(int mr, int nr, const v16 *acc, const dot_call *t)
 }
 
 ISA_FN INLINE void dot_tile(int mr, int nr, const dot_call *t) {
-    v16 acc[DOT_MR * DOT_NR], w[DOT_NR];
-    const float *a = t->a, *b = t->w;
-    UNROLL for (int r = 0; r < mr; r++)
-        UNROLL for (int s = 0; s < nr; s++)
-            acc[r * DOT_NR + s] = t->first ? v_zero() : v_load(t->part + 16 * (r * DOT_NR + s));
-    for (int step = 0; step < t->steps; step++, a += 16 * mr, b += 16) {
-        UNROLL for (int s = 0; s < nr; s++) w[s] = v_load(b + s * t->ldw);
-        dot_step(mr, nr, acc, a, w);
-    }
-    if (t->tail) {
-        UNROLL for (int s = 0; s < nr; s++) w[s] = v_load_some(b + s * t->ldw, t->tail);
-        dot_step(mr, nr, acc, a, w);
-    }
+    v16 acc[DOT_MR * DOT_NR];
+    for (int part = 0; part < PARTS; part++) dot_part(mr, nr, t, part, acc);
     if (t->last) {
         dot_finish(mr, nr, acc, t);
         return;
@@ -58,20 +72,11 @@ ISA_FN INLINE void dot_tile(int mr, int nr, const dot_call *t) {
 
 #define DOT_KERNEL(mr, nr) \
     ISA_FN static void dot_##mr##x##nr(const dot_call *t) { dot_tile(mr, nr, t); }
-#define DOT_ROW2(mr) DOT_KERNEL(mr, 1) DOT_KERNEL(mr, 2)
-#define DOT_ROW4(mr) DOT_ROW2(mr) DOT_KERNEL(mr, 3) DOT_KERNEL(mr, 4)
-#if DOT_NR == 4
-#define DOT_ROW(mr) DOT_ROW4(mr)
+#define DOT_ROW(mr) DOT_KERNEL(mr, 1) DOT_KERNEL(mr, 2) DOT_KERNEL(mr, 3) DOT_KERNEL(mr, 4)
 #define DOT_NAMES(mr) {dot_##mr##x1, dot_##mr##x2, dot_##mr##x3, dot_##mr##x4}
-#else
-#define DOT_ROW(mr) DOT_ROW2(mr)
-#define DOT_NAMES(mr) {dot_##mr##x1, dot_##mr##x2}
-#endif
 DOT_ROW(1)
 DOT_ROW(2)
-#if DOT_MR > 2
 DOT_ROW(3)
-#endif
 #if DOT_MR > 3
 DOT_ROW(4)
 DOT_ROW(5)
@@ -79,10 +84,7 @@ DOT_ROW(6)
 #endif
 
 static void (*const dot_kernels[DOT_MR][DOT_NR])(const dot_call *) = {
-    DOT_NAMES(1), DOT_NAMES(2),
-#if DOT_MR > 2
-    DOT_NAMES(3),
-#endif
+    DOT_NAMES(1), DOT_NAMES(2), DOT_NAMES(3),
 #if DOT_MR > 3
     DOT_NAMES(4), DOT_NAMES(5), DOT_NAMES(6),
 #endif
@@ -106,7 +108,7 @@ ISA_FN static void dot_pack(const gemm_job *job, int row, int mr, float *out) {
 ISA_FN static void dot_columns(const gemm_job *job, int row, int rows, int n, int nr,
                                const float *packed, float *parts) {
     int tiles = tile_count(rows, DOT_MR), kpad = (int)round_up(job->K, 16);
-    int block = tiles > 1 ? DOT_KC : kpad;
+    int block = tiles > 1 || PARTS > 1 ? DOT_KC : kpad;
     for (int k = 0; k < job->K; k += block) {
         int left = job->K - k, count = left < block ? left : block;
         dot_call t = {.w = job->b + n * job->ldb + k, .ldw = job->ldb, .ldc = job->ldc,

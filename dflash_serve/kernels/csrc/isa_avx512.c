@@ -5,46 +5,45 @@
 #include <immintrin.h>
 
 #define ISA_FN __attribute__((target("avx512f,avx2,fma")))
+#define LANES 16
 #define DOT_MR 6
-#define DOT_NR 4
 #define SEQ_MR 6
 #define SEQ_NV(mr) 4
 
-typedef __m512 v16;
+typedef __m512 vec;
 
 ISA_FN INLINE __mmask16 first_lanes(int count) { return (__mmask16)((1u << count) - 1u); }
-ISA_FN INLINE v16 v_zero(void) { return _mm512_setzero_ps(); }
-ISA_FN INLINE v16 v_set1(float x) { return _mm512_set1_ps(x); }
-ISA_FN INLINE v16 v_load(const float *p) { return _mm512_loadu_ps(p); }
-ISA_FN INLINE v16 v_load_some(const float *p, int n) {
+ISA_FN INLINE vec vec_set1(float x) { return _mm512_set1_ps(x); }
+ISA_FN INLINE vec vec_load(const float *p) { return _mm512_loadu_ps(p); }
+ISA_FN INLINE vec vec_load_some(const float *p, int n) {
     return _mm512_maskz_loadu_ps(first_lanes(n), p);
 }
-ISA_FN INLINE void v_store(float *p, v16 x) { _mm512_storeu_ps(p, x); }
-ISA_FN INLINE void v_store_some(float *p, v16 x, int n) {
+ISA_FN INLINE void vec_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
+ISA_FN INLINE void vec_store_some(float *p, vec x, int n) {
     _mm512_mask_storeu_ps(p, first_lanes(n), x);
 }
-ISA_FN INLINE v16 v_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
-ISA_FN INLINE v16 v_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
-ISA_FN INLINE v16 v_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
+ISA_FN INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+ISA_FN INLINE vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+ISA_FN INLINE vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
+
+#include "v16.inc.h"
 
 /* [a[l] + a[l+8] | b[l] + b[l+8]], l < 8 */
-ISA_FN INLINE v16 fold_two(v16 a, v16 b) {
-    return v_add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+ISA_FN INLINE vec fold_two(v16 a, v16 b) {
+    return vec_add(_mm512_shuffle_f32x4(a.part[0], b.part[0], 0x44),
+                   _mm512_shuffle_f32x4(a.part[0], b.part[0], 0xEE));
 }
 
-/* The tree of the whole library: s[l] = x[l] + x[l+8]; p[j] = s[2j] + s[2j+1];
- * (p[0] + p[1]) + (p[2] + p[3]). */
 ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
     v16 zero = v_zero();
-    v16 ab = fold_two(x[0], count > 1 ? x[1] : zero);
-    v16 cd = count > 2 ? fold_two(x[2], count > 3 ? x[3] : zero) : zero;
-    v16 pairs = v_add(_mm512_shuffle_ps(ab, cd, 0x88), _mm512_shuffle_ps(ab, cd, 0xDD));
-    v16 fours = v_add(pairs, _mm512_permute_ps(pairs, 0xB1));
-    v16 all = v_add(fours, _mm512_shuffle_f32x4(fours, fours, 0xB1));
-    v16 packed = _mm512_permutexvar_ps(
-        _mm512_setr_epi32(0, 8, 2, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), all);
+    vec ab = fold_two(x[0], count > 1 ? x[1] : zero);
+    vec cd = count > 2 ? fold_two(x[2], count > 3 ? x[3] : zero) : zero.part[0];
+    vec pairs = vec_add(_mm512_shuffle_ps(ab, cd, 0x88), _mm512_shuffle_ps(ab, cd, 0xDD));
+    vec fours = vec_add(pairs, _mm512_permute_ps(pairs, 0xB1));
+    vec all = vec_add(fours, _mm512_shuffle_f32x4(fours, fours, 0xB1));
+    __m512i picks = _mm512_setr_epi32(0, 8, 2, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     float sums[4];
-    _mm_storeu_ps(sums, _mm512_castps512_ps128(packed));
+    _mm_storeu_ps(sums, _mm512_castps512_ps128(_mm512_permutexvar_ps(picks, all)));
     UNROLL for (int s = 0; s < count; s++) out[s] = sums[s];
 }
 

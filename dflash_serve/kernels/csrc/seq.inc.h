@@ -1,10 +1,10 @@
-/* A B with rows of B contiguous: every output sums its products one after another in the order of k,
- * lanes are columns. So zeros behind the end of a row of A (masked keys) change nothing.
- * Included once per instruction set, which defines v16, its operations, SEQ_MR and SEQ_NV(mr). */
+/* A B with rows of B contiguous: every output sums its products one by one in the order of k, lanes
+ * are columns. So zeros behind the end of a row of A (masked keys) change nothing.
+ * Included once per instruction set, which defines SEQ_MR and SEQ_NV(mr). */
 
-#define SEQ_KC 256                 /* k per block: a packed panel of B stays in the second-level cache */
-#define SEQ_PACK_FLOATS (256 * 1024) /* packed rows of A */
-#define SEQ_PACKED_TILES 4         /* fewer row tiles do not repay the packing */
+#define SEQ_KC 256 /* k per block: a packed panel of B stays in the second-level cache */
+#define SEQ_PACK_FLOATS (256 * 1024) /* packed rows of A; a tile of them is read slowly */
+#define SEQ_PACKED_TILES 4 /* fewer tiles of rows do not repay the packing */
 #define SEQ_MAX_NV 4
 
 typedef struct {
@@ -40,13 +40,15 @@ ISA_FN INLINE void seq_finish(int mr, int nv, const v16 *acc, const seq_call *t)
 ISA_FN INLINE void seq_tile(int mr, int nv, const seq_call *t) {
     v16 acc[SEQ_MR * SEQ_MAX_NV];
     const float *a = t->a, *b = t->b;
-    UNROLL for (int i = 0; i < mr * nv; i++) acc[i] = t->first ? v_zero() : v_load(t->part + 16 * i);
+    UNROLL for (int i = 0; i < mr * nv; i++)
+        acc[i] = t->first ? v_zero() : v_load(t->part + 16 * i);
     for (int k = 0; k < t->depth; k++, a += t->a_col, b += t->ldb) {
         v16 row[SEQ_MAX_NV];
         UNROLL for (int v = 0; v < nv; v++) row[v] = v_load(b + 16 * v);
         UNROLL for (int r = 0; r < mr; r++) {
             v16 left = v_set1(a[r * t->a_row]);
-            UNROLL for (int v = 0; v < nv; v++) acc[r * nv + v] = v_fma(left, row[v], acc[r * nv + v]);
+            UNROLL for (int v = 0; v < nv; v++)
+                acc[r * nv + v] = v_fma(left, row[v], acc[r * nv + v]);
         }
     }
     if (t->last) {
@@ -143,7 +145,8 @@ ISA_FN static void seq_gemm(const gemm_job *job) {
     int pack = tile_count(job->M, SEQ_MR) >= SEQ_PACKED_TILES;
     size_t panel_floats = 16u * SEQ_MAX_NV * SEQ_KC;
     size_t part_floats = 16u * SEQ_MR * SEQ_MAX_NV * (size_t)tiles;
-    float *scratch = scratch_floats(panel_floats + part_floats + (pack ? (size_t)step * job->K : 0));
+    size_t packed_floats = pack ? (size_t)step * job->K : 0;
+    float *scratch = scratch_floats(panel_floats + part_floats + packed_floats);
     float *packed = pack ? scratch + panel_floats + part_floats : NULL;
     for (int row = 0; row < job->M; row += step) {
         seq_block block = {.job = job, .row = row, .packed_a = packed, .panel = scratch,

@@ -96,7 +96,8 @@ EXPORT void cblas_cgemm(int order, int ta, int tb, int M, int N, int K, const vo
         return;
     }
     complex_job job = {.M = M, .N = N, .K = K, .a = a, .b = b, .c = c, .ldc = ldc,
-                       .alpha = *(const complex_float *)alpha, .beta = *(const complex_float *)beta};
+                       .alpha = *(const complex_float *)alpha,
+                       .beta = *(const complex_float *)beta};
     job.a_row = ta == NO_TRANSPOSE ? lda : 1;
     job.a_col = ta == NO_TRANSPOSE ? 1 : lda;
     job.b_row = tb == NO_TRANSPOSE ? ldb : 1;
