@@ -64,14 +64,15 @@ class SlotCache:
         self._arrays, self._slots, self._capacity = grown, slots, capacity
 
     def apply(self, moves: Sequence[Move]) -> None:
-        """Copy or swap whole slots."""
+        """Copy or swap whole slots. A slot that was never written has nothing to bring along."""
         for move in moves:
-            for index, array in enumerate(self._arrays):
-                moved = array[move.source : move.source + 1]
+            if move.source >= self._slots:
+                continue
+            for array in self._arrays:
+                moved = array[move.source]
                 if move.swap:
                     array[move.source] = array[move.target]
-                array[move.target : move.target + 1] = moved
-                self._arrays[index] = array
+                array[move.target] = moved
 
     def take(self) -> list[mx.array]:
         """Hand out the arrays; the store is empty until `put`."""

@@ -8,9 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.logging import RichHandler
-
 import dflash_serve
 from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config, resolve
@@ -149,8 +146,7 @@ def warm_runner(
 
 
 def _start_logging(level: str) -> None:
-    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("dflash_serve").setLevel(level.upper())
     logging.captureWarnings(True)
 

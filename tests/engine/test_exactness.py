@@ -1,0 +1,192 @@
+"""Speculative output equals plain decoding token for token, whatever the batch does."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from dflash_serve.adapters.base import DraftAdapter, LayerCache, TargetAdapter
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.scheduler import Scheduler
+from dflash_serve.engine.types import EngineRequest, EngineStats, SamplingParams
+from tests.tiny import tiny_pair
+
+Pair = tuple[TargetAdapter, DraftAdapter]
+CONTEXT = 192
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+def requests(count: int, seed: int) -> list[EngineRequest]:
+    """Greedy and sampled requests with stop tokens; some run into the context's end."""
+    rng = random.Random(seed)
+    made = []
+    for number in range(count):
+        sampling = SamplingParams(
+            temperature=rng.choice([0.0, 0.0, 0.7, 1.3]),
+            top_p=rng.choice([1.0, 0.9]),
+            top_k=rng.choice([0, 12]),
+            min_p=rng.choice([0.0, 0.05]),
+            seed=rng.randrange(-(2**63), 2**63),
+        )
+        prompt = tuple(rng.randrange(96) for _ in range(rng.choice([1, 5, 17, 60, 170])))
+        stops = frozenset(rng.sample(range(96), rng.choice([0, 2])))
+        made.append(EngineRequest(str(number), prompt, rng.randint(1, 40), sampling, stops))
+    return made
+
+
+def generate(
+    pair: tuple[TargetAdapter, DraftAdapter | None],
+    work: Sequence[EngineRequest],
+    *,
+    block: int,
+    batch: int,
+    compiled: bool = True,
+    chunk: int = 32,
+    late: int = 0,
+    cancel: float = 0.0,
+) -> tuple[dict[str, list[int]], set[str], EngineStats]:
+    """Run requests to the end; ``late`` of them join one by one, ``cancel`` of them are aborted.
+
+    Returns texts, names of aborted requests, and the engine's totals.
+    """
+    rng = random.Random(5)
+    runner = DeviceRunner(pair[0], pair[1], block, compiled=compiled)
+    config = EngineConfig(
+        max_batch=batch, max_context=CONTEXT, prefill_chunk=chunk, block_size=block
+    )
+    scheduler = Scheduler(config, lambda: 0.0)
+    texts: dict[str, list[int]] = {request.id: [] for request in work}
+    aborted: set[str] = set()
+    waiting = list(work)
+    while waiting or not scheduler.idle:
+        while waiting and (len(waiting) > late or rng.random() < 0.3):
+            scheduler.add(waiting.pop(0))
+        if rng.random() < cancel:
+            scheduler.abort(name := rng.choice(list(texts)))
+            aborted.add(name)
+        plan = scheduler.plan()
+        if plan is None:
+            continue
+        for chunk_ in scheduler.commit(plan, runner.run(plan)):
+            texts[chunk_.request_id].extend(chunk_.tokens)
+    return texts, aborted, scheduler.stats()
+
+
+@pytest.fixture(scope="module")
+def oracle(pair: Pair) -> dict[str, list[int]]:
+    return generate((pair[0], None), requests(16, 3), block=1, batch=1, compiled=False)[0]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("block", [2, 8, 16])
+def test_tokens_are_those_of_plain_decoding(
+    pair: Pair, oracle: dict[str, list[int]], block: int, batch: int, compiled: bool
+) -> None:
+    work = requests(16, 3)
+    texts, _, stats = generate(pair, work, block=block, batch=batch, compiled=compiled)
+    assert texts == oracle
+    assert stats.drafted > 0
+    assert stats.free_slots == batch
+
+
+@pytest.mark.parametrize("block", [1, 8])
+def test_cancels_and_late_joins_leave_the_neighbours_alone(
+    pair: Pair, oracle: dict[str, list[int]], block: int
+) -> None:
+    texts, aborted, _ = generate(
+        pair, requests(16, 3), block=block, batch=4, late=12, cancel=0.1, chunk=16
+    )
+    assert aborted
+    for name, tokens in texts.items():
+        expected = oracle[name]
+        assert tokens == (expected[: len(tokens)] if name in aborted else expected)
+
+
+class ScriptedDrafter:
+    """Wraps a real drafter: same compute and context, proposals by ``script``."""
+
+    def __init__(self, drafter: DraftAdapter, script: Callable[[mx.array, mx.array], mx.array]):
+        self._drafter = drafter
+        self._script = script
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._drafter, name)
+
+    def propose(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        drafts = self._drafter.propose(anchors, block_lengths, width, caches)
+        positions = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
+        return self._script(drafts, positions)
+
+
+def test_an_oracle_drafter_fills_every_block_and_an_adversary_none(pair: Pair) -> None:
+    prompt, limit = tuple(range(10)), 65
+    request = EngineRequest("a", prompt, limit)
+    plain = generate((pair[0], None), [request], block=1, batch=1)[0]["a"]
+    table = mx.array([*prompt, *plain, *[0] * 32], dtype=mx.int32)
+
+    right = ScriptedDrafter(pair[1], lambda drafts, positions: table[positions])
+    texts, _, stats = generate((pair[0], right), [request], block=8, batch=1)  # type: ignore[arg-type]
+    assert texts["a"] == plain
+    assert stats.rounds == 8  # 64 tokens after the first, 8 a round
+    assert stats.accepted == stats.drafted == 56
+
+    wrong = ScriptedDrafter(pair[1], lambda drafts, positions: (table[positions] + 1) % 96)
+    texts, _, stats = generate((pair[0], wrong), [request], block=8, batch=1)  # type: ignore[arg-type]
+    assert texts["a"] == plain
+    assert (stats.rounds, stats.accepted) == (64, 0)
+
+
+def test_acceptance_does_not_depend_on_the_neighbours(pair: Pair) -> None:
+    """Rows alone and in a batch take the same rounds: no clamp to the slowest row."""
+    table = mx.array(random.Random(1).choices(range(96), k=CONTEXT + 16), dtype=mx.int32)
+    drafter = ScriptedDrafter(
+        pair[1], lambda drafts, positions: mx.where(positions % 3 == 0, table[positions], drafts)
+    )
+    work = [request for request in requests(12, 8) if not request.stop_tokens]
+    both = (pair[0], drafter)
+    alone = [generate(both, [request], block=8, batch=1)[2] for request in work]  # type: ignore[arg-type]
+    together = generate(both, work, block=8, batch=8)[2]  # type: ignore[arg-type]
+    assert together.rounds == sum(stats.rounds for stats in alone)
+    assert together.accepted == sum(stats.accepted for stats in alone)
+
+
+@pytest.mark.parametrize(
+    "drafter",
+    [
+        {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 9},
+        {"layer_types": ["sliding_attention"] * 2, "sliding_window": 4, "is_causal": False},
+        {"dflash_config": {"mask_token_id": 95, "target_layer_ids": [3], "causal_head": True}},
+    ],
+)
+def test_every_kind_of_drafter_is_exact(
+    tmp_path: Path, oracle: dict[str, list[int]], drafter: dict[str, object]
+) -> None:
+    texts, _, _ = generate(tiny_pair(tmp_path, None, drafter), requests(16, 3), block=8, batch=3)
+    assert texts == oracle
+
+
+def test_the_chunk_size_of_prefill_changes_nothing(
+    pair: Pair, oracle: dict[str, list[int]]
+) -> None:
+    for chunk in (1, 7, 512):
+        assert generate(pair, requests(16, 3), block=4, batch=5, chunk=chunk)[0] == oracle
+
+
+def test_sampled_text_depends_on_the_seed_alone(pair: Pair) -> None:
+    def sample(seed: int, block: int) -> list[int]:
+        params = SamplingParams(temperature=1.5, seed=seed)
+        request = EngineRequest("a", (1, 2, 3), 30, params)
+        return generate(pair, [request], block=block, batch=1)[0]["a"]
+
+    assert sample(11, 8) == sample(11, 1) == sample(11, 4)
+    assert sample(11, 8) != sample(12, 8)

@@ -1,0 +1,217 @@
+"""The scheduler against hand-made and random results: no device, no threads."""
+
+import random
+
+import pytest
+
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.errors import RequestError
+from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.scheduler import Scheduler, check_request
+from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
+
+STOP = 9
+
+
+def config(**changes: int) -> EngineConfig:
+    defaults = {
+        "max_batch": 4,
+        "max_queue": 8,
+        "max_context": 64,
+        "prefill_chunk": 8,
+        "block_size": 4,
+    }
+    return EngineConfig(**defaults | changes)
+
+
+def scheduler(bytes_per_token: int = 0, **changes: int) -> Scheduler:
+    ticks = iter(range(1_000_000))
+    return Scheduler(config(**changes), lambda: float(next(ticks)), bytes_per_token)
+
+
+def request(name: str, prompt: int = 3, max_tokens: int = 10) -> EngineRequest:
+    return EngineRequest(name, tuple(range(prompt)), max_tokens, stop_tokens=frozenset({STOP}))
+
+
+def step(made: Scheduler, committed: dict[str, tuple[int, ...]]) -> list[TokenChunk]:
+    """One step: every first token is 1; decode rows commit what their request's name says."""
+    plan = made.plan()
+    assert plan is not None
+    names = {row.slot: name for row, name in zip(plan.decode, committed, strict=True)}
+    return made.commit(
+        plan,
+        StepResult(
+            tuple(1 for _ in plan.prefill), tuple(committed[names[r.slot]] for r in plan.decode)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("drafted_block", "committed", "emitted", "accepted", "finish"),
+    [
+        (4, (5, 6, 7, 8), (5, 6, 7, 8), 3, None),
+        (4, (5,), (5,), 0, None),
+        (4, (5, STOP, 7, 8), (5,), 2, FinishReason.STOP),
+        (4, (STOP, 6), (), 1, FinishReason.STOP),
+        (4, (5, 6, STOP), (5, 6), 2, FinishReason.STOP),
+    ],
+)
+def test_a_round_commits_counts_and_clips(
+    drafted_block: int,
+    committed: tuple[int, ...],
+    emitted: tuple[int, ...],
+    accepted: int,
+    finish: FinishReason | None,
+) -> None:
+    made = scheduler()
+    made.add(request("a"))
+    step(made, {})
+    (chunk,) = step(made, {"a": committed})
+    assert (chunk.tokens, chunk.finish) == (emitted, finish)
+    stats = made.stats()
+    assert (stats.rounds, stats.drafted, stats.accepted) == (1, drafted_block - 1, accepted)
+    assert stats.free_slots == (4 if finish else 3)
+
+
+def test_max_tokens_bounds_the_block_and_ends_the_request() -> None:
+    made = scheduler()
+    made.add(request("a", max_tokens=3))
+    step(made, {})
+    plan = made.plan()
+    assert plan is not None
+    assert [row.block for row in plan.decode] == [2]
+    (chunk,) = made.commit(plan, StepResult((), ((5, 6),)))
+    assert chunk.finish is FinishReason.LENGTH
+    assert chunk.tokens == (5, 6)
+    assert chunk.usage is not None
+    assert chunk.usage.completion_tokens == 3
+
+
+def test_the_context_end_is_a_length_finish() -> None:
+    made = scheduler(max_context=5)
+    made.add(request("a", prompt=3, max_tokens=50))
+    step(made, {})
+    (chunk,) = step(made, {"a": (5,)})
+    assert chunk.finish is FinishReason.LENGTH
+
+
+def test_a_first_token_that_stops_never_decodes() -> None:
+    made = scheduler()
+    made.add(request("a"))
+    plan = made.plan()
+    assert plan is not None
+    (chunk,) = made.commit(plan, StepResult((STOP,), ()))
+    assert (chunk.tokens, chunk.finish) == ((), FinishReason.STOP)
+    assert made.idle
+
+
+def test_a_long_prompt_is_prefilled_in_chunks_between_rounds() -> None:
+    made = scheduler()
+    made.add(request("short", prompt=2))
+    step(made, {})
+    made.add(request("long", prompt=20))
+    widths = []
+    for _ in range(3):
+        plan = made.plan()
+        assert plan is not None
+        assert len(plan.decode) == 1, "a running row decodes in every step"
+        widths += [(row.start, len(row.tokens), row.last) for row in plan.prefill]
+        made.commit(plan, StepResult(tuple(1 for _ in plan.prefill), ((2,),)))
+    assert widths == [(0, 8, False), (8, 8, False), (16, 4, True)]
+
+
+def test_short_prompts_share_a_prefill_chunk_within_its_budget() -> None:
+    made = scheduler()
+    for name, prompt in (("a", 3), ("b", 4), ("c", 4)):
+        made.add(request(name, prompt=prompt))
+    plan = made.plan()
+    assert plan is not None
+    assert [(row.slot, len(row.tokens)) for row in plan.prefill] == [(0, 3), (1, 4)]
+
+
+def test_memory_bounds_what_runs_together() -> None:
+    made = scheduler(bytes_per_token=1, memory_limit=30)
+    for name in "abc":
+        made.add(request(name, prompt=4, max_tokens=10))
+    step(made, {})
+    assert (made.stats().running, made.stats().waiting) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "limits", "words"),
+    [
+        (0, 5, {}, "no tokens"),
+        (64, 5, {}, "64"),
+        (3, 0, {}, "max_tokens is 0"),
+        (3, 50, {"memory_limit": 20}, "20"),
+    ],
+)
+def test_what_can_never_run_is_refused(
+    prompt: int, max_tokens: int, limits: dict[str, int], words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        check_request(request("a", prompt, max_tokens), config(**limits), 1)
+
+
+class SlotModel:
+    """What each slot's cache would hold. ``texts`` maps a prompt's first token to all tokens."""
+
+    def __init__(self, texts: dict[int, list[int]]) -> None:
+        self.slots: dict[int, list[int]] = {}
+        self._texts = texts
+
+    def run(self, plan: StepPlan, rng: random.Random) -> StepResult:
+        for move in plan.moves:
+            source, target = self.slots.get(move.source, []), self.slots.get(move.target, [])
+            self.slots[move.target] = source
+            if move.swap:
+                self.slots[move.source] = target
+        for row in plan.prefill:
+            if row.start == 0:
+                self.slots[row.slot] = []
+            assert len(self.slots[row.slot]) == row.start
+            self.slots[row.slot] = self.slots[row.slot] + list(row.tokens)
+        committed = []
+        for decode in plan.decode:
+            held = self.slots[decode.slot]
+            assert len(held) == decode.length, "cache length == committed length"
+            assert [*held, decode.anchor] == self._texts[held[0]], "the row's own tokens"
+            tokens = tuple(rng.randrange(12) for _ in range(rng.randint(1, decode.block)))
+            self.slots[decode.slot] = [*held, decode.anchor, *tokens[:-1]]
+            committed.append(tokens)
+        return StepResult(tuple(rng.randrange(12) for _ in plan.prefill), tuple(committed))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_random_walk_loses_nothing(seed: int) -> None:
+    """Random joins, aborts and results: one terminal chunk each, slots stay true and end free."""
+    rng = random.Random(seed)
+    texts: dict[int, list[int]] = {}
+    made, device = scheduler(), SlotModel(texts)
+    terminal: list[int] = []
+
+    def take(chunks: list[TokenChunk]) -> None:
+        for chunk in chunks:
+            first = int(chunk.request_id)
+            assert first not in terminal
+            texts[first].extend(chunk.tokens)
+            if chunk.finish is not None:
+                terminal.append(first)
+                assert chunk.usage is not None
+
+    for first in range(1000, 1120):
+        if first < 1060 and rng.random() < 0.6:
+            prompt = (first, *(rng.randrange(100, 200) for _ in range(rng.randint(0, 29))))
+            texts[first] = list(prompt)
+            limit = rng.randint(1, 25)
+            made.add(EngineRequest(str(first), prompt, limit, stop_tokens=frozenset({STOP})))
+        if texts and rng.random() < 0.2:
+            take(made.abort(str(rng.choice(list(texts)))))
+        plan = made.plan()
+        if plan is not None:
+            take(made.commit(plan, device.run(plan, rng)))
+    while (plan := made.plan()) is not None:
+        take(made.commit(plan, device.run(plan, rng)))
+    assert sorted(terminal) == sorted(texts)
+    assert made.idle
+    assert made.stats().free_slots == 4
