@@ -9,9 +9,10 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull
 from dflash_serve.engine.loop import EngineLoop, Loaded, StepTimes
 from dflash_serve.engine.scheduler import check_request
-from dflash_serve.engine.types import EngineRequest, EngineStats, TokenChunk
+from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, TokenChunk, Usage
 
 _RETRY_AFTER = 2
+_ENDED = {EngineState.FAILED: FinishReason.ERROR, EngineState.STOPPED: FinishReason.ABORTED}
 
 
 class AsyncEngine:
@@ -132,6 +133,12 @@ class AsyncEngine:
             self._state = state
         self._failure = failure or self._failure
         self._settled.set()
+        if state in _ENDED:
+            # Requests whose command the loop no longer read: nobody waits forever.
+            finish, error = _ENDED[state], f"the engine {state.value}"
+            self._deliver(
+                [TokenChunk(name, (), finish, Usage(), error) for name in list(self._queues)]
+            )
 
 
 class _Chunks:

@@ -1,0 +1,222 @@
+"""The engine's asyncio side over a scripted runner: delivery, cancels, bounds, ends."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.client import EngineState
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
+from dflash_serve.engine.loop import Loaded
+from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
+
+
+class CountingRunner:
+    """Row by row the numbers after the anchor; ``gate`` holds every step until it is set."""
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.steps = 0
+        self.waiting = False
+        self._fail_at = fail_at
+
+    def run(self, plan: StepPlan) -> StepResult:
+        self.waiting = True
+        assert self.gate.wait(10)
+        self.steps += 1
+        if self.steps == self._fail_at:
+            raise RuntimeError("the device is gone")
+        return StepResult(
+            tuple(0 for _ in plan.prefill),
+            tuple(tuple(r.anchor + 1 + i for i in range(r.block)) for r in plan.decode),
+        )
+
+
+CONFIG = EngineConfig(max_batch=2, max_queue=2, max_context=1000, block_size=4)
+
+
+def engine(runner: CountingRunner) -> AsyncEngine:
+    return AsyncEngine(lambda: Loaded(runner, CONFIG))
+
+
+async def ready(runner: CountingRunner) -> AsyncEngine:
+    made = engine(runner)
+    assert made.state is EngineState.LOADING
+    made.start()
+    await asyncio.wait_for(made.loaded(), 5)
+    return made
+
+
+def request(name: str, max_tokens: int = 10) -> EngineRequest:
+    return EngineRequest(name, (1, 2, 3), max_tokens)
+
+
+async def drain(chunks: AsyncIterator[TokenChunk]) -> list[TokenChunk]:
+    async def collect() -> list[TokenChunk]:
+        return [chunk async for chunk in chunks]
+
+    return await asyncio.wait_for(collect(), 5)
+
+
+def run(test: Callable[[], object]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+
+
+def test_chunks_arrive_in_order_and_end_once() -> None:
+    async def test() -> None:
+        made = await ready(CountingRunner())
+        many = await asyncio.gather(*(drain(made.submit(request(n, 25))) for n in "abcd"))
+        for chunks in many:
+            tokens = [token for chunk in chunks for token in chunk.tokens]
+            assert tokens == list(range(25))
+            assert [chunk.finish for chunk in chunks if chunk.finish] == [FinishReason.LENGTH]
+        await made.close(1)
+        assert made.state is EngineState.STOPPED
+
+    run(test)
+
+
+def test_closing_the_iterator_frees_the_row() -> None:
+    async def test() -> None:
+        runner = CountingRunner()
+        made = await ready(runner)
+        chunks = made.submit(request("a", 900))
+        await anext(chunks)
+        await chunks.aclose()  # type: ignore[attr-defined]
+        other = await drain(made.submit(request("b", 5)))
+        assert other[-1].finish is FinishReason.LENGTH
+        while made.stats().running:
+            await asyncio.sleep(0.001)
+        assert made.stats().free_slots == 2
+        await made.close(1)
+
+    run(test)
+
+
+def test_an_abort_ends_the_stream_with_its_usage() -> None:
+    async def test() -> None:
+        made = await ready(CountingRunner())
+        chunks = made.submit(request("a", 900))
+        await anext(chunks)
+        made.abort("a")
+        made.abort("a")
+        made.abort("never seen")
+        last = (await drain(chunks))[-1]
+        assert last.finish is FinishReason.ABORTED
+        assert last.usage is not None
+        await made.close(1)
+
+    run(test)
+
+
+def test_the_queue_is_bounded() -> None:
+    async def test() -> None:
+        runner = CountingRunner()
+        made = await ready(runner)
+        runner.gate.clear()
+        streams = [made.submit(request(name)) for name in "abcd"]
+        with pytest.raises(QueueFull, match="limit is 4") as caught:
+            made.submit(request("e"))
+        assert caught.value.retry_after > 0
+        runner.gate.set()
+        await asyncio.gather(*(drain(stream) for stream in streams))
+        await drain(made.submit(request("e")))
+        await made.close(1)
+
+    run(test)
+
+
+def test_a_request_that_cannot_run_is_refused_at_once() -> None:
+    async def test() -> None:
+        made = await ready(CountingRunner())
+        with pytest.raises(RequestError, match="1000"):
+            made.submit(EngineRequest("a", tuple(range(1000)), 5))
+        await made.close(1)
+        with pytest.raises(EngineUnavailable, match="stopped"):
+            made.submit(request("b"))
+
+    run(test)
+
+
+def test_close_lets_running_requests_finish() -> None:
+    async def test() -> None:
+        made = await ready(CountingRunner())
+        stream = made.submit(request("a", 200))
+        closing = asyncio.create_task(made.close(5))
+        chunks = await drain(stream)
+        assert chunks[-1].finish is FinishReason.LENGTH
+        await closing
+
+    run(test)
+
+
+def test_close_aborts_what_outlasts_the_grace() -> None:
+    async def test() -> None:
+        runner = CountingRunner()
+        made = await ready(runner)
+        runner.gate.clear()
+        stream = made.submit(request("a", 200))
+        closing = asyncio.create_task(made.close(0.05))
+        await asyncio.sleep(0.2)
+        with pytest.raises(EngineUnavailable, match="draining"):
+            made.submit(request("b"))
+        runner.gate.set()
+        assert (await drain(stream))[-1].finish is FinishReason.ABORTED
+        await closing
+
+    run(test)
+
+
+def test_a_failing_device_tells_every_client_and_takes_no_more() -> None:
+    async def test() -> None:
+        made = await ready(CountingRunner(fail_at=3))
+        streams = [made.submit(request(name, 500)) for name in "abc"]
+        for chunks in await asyncio.gather(*(drain(stream) for stream in streams)):
+            assert chunks[-1].finish is FinishReason.ERROR
+            assert "the device is gone" in (chunks[-1].error or "")
+        while made.state is not EngineState.FAILED:
+            await asyncio.sleep(0.001)
+        with pytest.raises(EngineUnavailable, match="failed"):
+            made.submit(request("d"))
+        await made.close(1)
+
+    run(test)
+
+
+def test_a_request_that_arrives_as_the_device_fails_is_told_too() -> None:
+    """Its command is still unread when the loop ends: it must not wait forever."""
+
+    async def test() -> None:
+        runner = CountingRunner(fail_at=1)
+        made = await ready(runner)
+        runner.gate.clear()
+        first = made.submit(request("a"))
+        while not runner.waiting:
+            await asyncio.sleep(0.001)
+        late = made.submit(request("b"))
+        runner.gate.set()
+        for stream in (first, late):
+            assert (await drain(stream))[-1].finish is FinishReason.ERROR
+        await made.close(1)
+
+    run(test)
+
+
+def test_a_failing_load_is_raised_to_whoever_waits() -> None:
+    async def test() -> None:
+        def load() -> Loaded:
+            raise OSError("the shard is damaged")
+
+        made = AsyncEngine(load)
+        made.start()
+        with pytest.raises(OSError, match="damaged"):
+            await asyncio.wait_for(made.loaded(), 5)
+        assert made.state is EngineState.FAILED
+        await made.close(1)
+
+    run(test)

@@ -1,0 +1,109 @@
+"""The law of the sampler: filters against plain Python, draws against exact probabilities."""
+
+import math
+import random
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dflash_serve.engine.sampler import choose, gather, position_key, process
+from dflash_serve.engine.types import SamplingParams
+
+
+def expected(logits: list[float], params: SamplingParams) -> list[float]:
+    """Probabilities after temperature, top-k, top-p and min-p, one token at a time."""
+    scores = [value / params.temperature for value in logits]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    kept = order[: params.top_k] if params.top_k else order
+    weights = {i: math.exp(scores[i] - scores[order[0]]) for i in kept}
+    total = sum(weights.values())
+    nucleus, mass = [], 0.0
+    for i in kept:
+        if params.top_p < 1.0 and mass >= params.top_p:
+            break
+        nucleus.append(i)
+        mass += weights[i] / total
+    floor = params.min_p * weights[order[0]]
+    nucleus = [i for i in nucleus if weights[i] >= floor]
+    total = sum(weights[i] for i in nucleus)
+    return [weights[i] / total if i in nucleus else 0.0 for i in range(len(scores))]
+
+
+CASES = [
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=0.5),
+    SamplingParams(temperature=1.0, top_k=3),
+    SamplingParams(temperature=1.3, top_p=0.6),
+    SamplingParams(temperature=1.0, min_p=0.3),
+    SamplingParams(temperature=0.8, top_k=5, top_p=0.8, min_p=0.1),
+    SamplingParams(temperature=2.0, top_k=1),
+    SamplingParams(temperature=1.0, top_p=1e-6),
+]
+
+
+@pytest.mark.parametrize("params", CASES)
+def test_filters_keep_the_tokens_and_weights_they_should(params: SamplingParams) -> None:
+    rng = random.Random(4)
+    logits = [rng.gauss(0, 2) for _ in range(9)]
+    sampled = gather([(params, 0)], 1)
+    assert sampled is not None
+    scores = process(mx.array([[logits]]), sampled.settings, True)
+    assert np.allclose(mx.softmax(scores, axis=-1)[0, 0], expected(logits, params), atol=1e-6)
+
+
+@pytest.mark.parametrize("params", CASES)
+def test_rows_that_filter_nothing_are_the_same_beside_rows_that_do(params: SamplingParams) -> None:
+    logits = mx.random.normal((2, 1, 50), key=mx.random.key(1))
+    plain = SamplingParams(temperature=1.1, seed=5)
+    alone = choose(logits[:1], gather([(plain, 7)], 1))
+    beside = choose(logits, gather([(plain, 7), (params, 3)], 1))
+    assert alone[0, 0].item() == beside[0, 0].item()
+
+
+@pytest.mark.parametrize("params", CASES[:6])
+def test_draws_follow_the_filtered_distribution(params: SamplingParams) -> None:
+    """Chi-square over 6000 positions of one seed, 0.1 % tail."""
+    rng = random.Random(9)
+    logits = [rng.gauss(0, 1.5) for _ in range(8)]
+    width = 6000
+    rows = mx.broadcast_to(mx.array(logits), (1, width, 8))
+    tokens = np.array(choose(rows, gather([(params, 0)], width)))[0]
+    wanted = np.array(expected(logits, params)) * width
+    seen = np.bincount(tokens, minlength=8)
+    live = wanted > 0
+    assert seen[~live].sum() == 0
+    statistic = ((seen[live] - wanted[live]) ** 2 / wanted[live]).sum()
+    limit = {7: 24.3, 6: 22.5, 5: 20.5, 4: 18.5, 3: 16.3, 2: 13.8, 1: 10.8}
+    assert statistic < limit[int(live.sum()) - 1]
+
+
+def test_two_positions_are_independent() -> None:
+    """Chi-square of the joint law of neighbouring positions over many seeds."""
+    logits = mx.broadcast_to(mx.log(mx.array([0.5, 0.3, 0.2])), (2000, 2, 3))
+    rows = [(SamplingParams(temperature=1.0, seed=seed), 11) for seed in range(2000)]
+    pairs = np.array(choose(logits, gather(rows, 2)))
+    seen = np.bincount(pairs[:, 0] * 3 + pairs[:, 1], minlength=9)
+    wanted = np.outer([0.5, 0.3, 0.2], [0.5, 0.3, 0.2]).ravel() * 2000
+    assert ((seen - wanted) ** 2 / wanted).sum() < 26.1
+
+
+def test_greedy_rows_are_untouched_by_sampled_neighbours() -> None:
+    logits = mx.random.normal((3, 4, 40), key=mx.random.key(2))
+    hot = SamplingParams(temperature=3.0, seed=1)
+    mixed = choose(logits, gather([(SamplingParams(), 0), (hot, 0), (SamplingParams(), 0)], 4))
+    greedy = mx.argmax(logits, axis=-1)
+    assert mx.array_equal(mixed[0], greedy[0])
+    assert mx.array_equal(mixed[2], greedy[2])
+    assert not mx.array_equal(mixed[1], greedy[1])
+
+
+def test_a_batch_of_greedy_rows_samples_nothing() -> None:
+    assert gather([(SamplingParams(), 0)], 4) is None
+
+
+def test_keys_differ_between_seeds_and_positions() -> None:
+    seeds = (-1, 0, 1, 2, 2**63 - 1, -(2**63))
+    keys = {position_key(seed, position) for seed in seeds for position in range(500)}
+    assert len(keys) == len(seeds) * 500
+    assert all(0 <= word < 2**32 for key in keys for word in key)
