@@ -13,7 +13,7 @@ from tests.kernels.gpu_sim import simulator
 
 PAD = -1
 needs_gxx = pytest.mark.skipif(
-    simulator.compiler() is None, reason="the simulator compiles kernels with g++, which is missing"
+    simulator.compiler() is None, reason="the GPU simulator needs g++ on Linux"
 )
 
 

@@ -20,7 +20,7 @@ inline int __clz(int a) { return a ? __builtin_clz(unsigned(a)) : 32; }
 inline int __popc(unsigned a) { return __builtin_popcount(a); }
 
 inline void __syncthreads(int line = __builtin_LINE()) {
-  gpu_sim::wait(gpu_sim::State::kInGroup, "__syncthreads", line, 0);
+  gpu_sim::meet_group("__syncthreads", line);
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) {
   gpu_sim::meet("__syncwarp", line, mask, 0);

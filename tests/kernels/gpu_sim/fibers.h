@@ -1,44 +1,18 @@
-// One GPU thread is one fiber; simdgroup operations and barriers are meeting points.
-// Fibers of a threadgroup take turns in an order drawn anew from a seed at every turn, so that a
-// result that leans on some order of the threads rarely survives a few seeds. Threadgroups run one
-// after another, also in drawn order. Misuse throws Failure, which launch() hands to the caller.
+// GPU threads on a CPU: what a kernel body sees. See fibers.cpp for how the threads take turns.
+// Few standard headers, and no inline scheduler: each kernel of a test is compiled against this.
 #pragma once
-
-#include <ucontext.h>
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <stdexcept>
-#include <string>
-#include <utility>
-#include <vector>
 
 namespace gpu_sim {
 
 constexpr int kSimdWidth = 32;
-constexpr size_t kStackBytes = 128 * 1024;
 constexpr uint32_t kUnfinishedLanes = 0;  // a mask that stands for whoever has not returned yet
 
-struct Failure : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// Small on purpose: the standard library's generators double the time to compile a kernel.
-struct Random {
-  uint64_t state;
-  explicit Random(unsigned seed) : state(seed * 0x9e3779b97f4a7c15u + 1) {}
-  unsigned below(unsigned bound) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return unsigned(state >> 32) % bound;
-  }
-  template <typename T>
-  void shuffle(std::vector<T>& items) {
-    for (unsigned i = items.size(); i > 1; --i) std::swap(items[i - 1], items[below(i)]);
-  }
-};
+// Ends the launch with this reason.
+[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
 
 struct Extent {
   unsigned x, y, z;
@@ -46,6 +20,14 @@ struct Extent {
   Extent operator+(Extent o) const { return {x + o.x, y + o.y, z + o.z}; }
   Extent at(unsigned index) const { return {index % x, index / x % y, index / (x * y)}; }
 };
+
+// Where a thread is, in Metal's words for it.
+struct Place {
+  unsigned index;  // in the threadgroup
+  Extent position, group, group_extent, grid_extent, groups_extent, origin;
+  unsigned lane() const { return index % kSimdWidth; }
+};
+const Place& self();
 
 // What the lanes of a simdgroup brought to one operation; each lane gets its own copy, since the
 // others may be at their next operation before it reads.
@@ -63,173 +45,25 @@ struct Arguments {
 };
 using Body = void (*)(const Arguments&);
 
-enum class State { kReady, kInSimd, kInGroup, kDone };
 
-struct Thread {
-  ucontext_t context;
-  char* stack = new char[kStackBytes];
-  State state = State::kReady;
-  unsigned index;  // in the threadgroup
-  Extent position, group, group_extent, grid_extent, groups_extent, origin;
-  // The meeting point it waits at:
-  const char* operation = "";
-  int line = 0;
-  uint32_t mask = 0;
-  uint64_t bits = 0;
-  Exchange met;
+// Runs body once per thread of the grid; a null result is success, else the reason of the failure.
+const char* launch(const unsigned* grid_size, const unsigned* group_size, bool whole_groups,
+                   unsigned seed, Body body, const Arguments& arguments);
 
-  Thread() = default;
-  Thread(const Thread&) = delete;
-  ~Thread() { delete[] stack; }
-  unsigned lane() const { return index % kSimdWidth; }
-  bool waits_like(const Thread& o) const {
-    return state == o.state && !strcmp(operation, o.operation) && line == o.line && mask == o.mask;
-  }
-};
-
-struct Scheduler {
-  ucontext_t home;
-  std::vector<Thread> threads;
-  Thread* running = nullptr;
-  Body body;
-  const Arguments& arguments;
-  std::string failure;
-
-  Scheduler(Body body, const Arguments& arguments, unsigned count)
-      : threads(count), body(body), arguments(arguments) {}
-
-  void run(Random& random);
-  void resume(Thread& thread);
-  bool release_simd(unsigned first);
-  bool release_group();
-  std::string stuck() const;
-  unsigned count(State state) const {
-    unsigned found = 0;
-    for (const Thread& thread : threads) found += thread.state == state;
-    return found;
-  }
-};
-
-inline Scheduler* scheduler = nullptr;
-inline Thread& self() { return *scheduler->running; }
-
-inline void fiber_entry() {
-  try {
-    scheduler->body(scheduler->arguments);
-  } catch (const Failure& error) {
-    scheduler->failure = error.what();
-  }
-  self().state = State::kDone;
-}
-
-inline void Scheduler::resume(Thread& thread) {
-  running = &thread;
-  swapcontext(&home, &thread.context);
-  if (!failure.empty()) throw Failure(failure);
-}
-
-inline void Scheduler::run(Random& random) {
-  scheduler = this;
-  std::vector<Thread*> order;
-  for (auto& thread : threads) {
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack;
-    thread.context.uc_stack.ss_size = kStackBytes;
-    thread.context.uc_link = &home;
-    makecontext(&thread.context, fiber_entry, 0);
-    order.push_back(&thread);
-  }
-  while (count(State::kDone) < threads.size()) {
-    random.shuffle(order);
-    bool moved = false;
-    for (Thread* thread : order) {
-      if (thread->state != State::kReady) continue;
-      resume(*thread);
-      moved = true;
-    }
-    for (unsigned first = 0; first < threads.size(); first += kSimdWidth) {
-      moved |= release_simd(first);
-    }
-    moved |= release_group();
-    if (!moved) throw Failure(stuck());
-  }
-}
-
-// Lets go every set of lanes of one simdgroup that has fully met at one operation.
-inline bool Scheduler::release_simd(unsigned first) {
-  const unsigned full = first + kSimdWidth, size = threads.size(), end = full < size ? full : size;
-  bool released = false;
-  for (unsigned i = first; i < end; ++i) {
-    const Thread& waiting = threads[i];
-    if (waiting.state != State::kInSimd) continue;
-    Exchange met;
-    bool complete = true;
-    for (unsigned j = first; j < full; ++j) {
-      const bool named = waiting.mask >> (j - first) & 1;
-      const bool alive = j < end && threads[j].state != State::kDone;
-      if (waiting.mask == kUnfinishedLanes ? !alive : !named) continue;
-      complete = complete && alive && threads[j].waits_like(waiting);
-      if (!complete) break;
-      met.bits[j - first] = threads[j].bits;
-      met.present |= 1u << (j - first);
-    }
-    if (!complete) continue;
-    for (unsigned j = first; j < end; ++j) {
-      if (!met.has(j - first)) continue;
-      threads[j].state = State::kReady;
-      threads[j].met = met;
-    }
-    released = true;
-  }
-  return released;
-}
-
-inline bool Scheduler::release_group() {
-  for (const auto& thread : threads) {
-    if (thread.state != State::kInGroup || !thread.waits_like(threads[0])) return false;
-  }
-  for (auto& thread : threads) thread.state = State::kReady;
-  return true;
-}
-
-inline std::string Scheduler::stuck() const {
-  const Thread* first = nullptr;
-  unsigned same = 0;
-  for (const Thread& thread : threads) {
-    if (thread.state == State::kDone) continue;
-    if (!first) first = &thread;
-    same += thread.waits_like(*first);
-  }
-  return std::string(first->operation) + " at line " + std::to_string(first->line) +
-         " reached by only " + std::to_string(same) + " of " + std::to_string(threads.size()) +
-         " threads";
-}
-
-inline void wait(State state, const char* operation, int line, uint32_t mask) {
-  Thread& thread = self();
-  thread.state = state;
-  thread.operation = operation;
-  thread.line = line;
-  thread.mask = mask;
-  swapcontext(&thread.context, &scheduler->home);
-}
+void meet_group(const char* operation, int line);
+Exchange meet_simd(const char* operation, int line, uint32_t mask, uint64_t bits);
 
 template <typename T>
 Exchange meet(const char* operation, int line, uint32_t mask, T value) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
-  self().bits = 0;
-  memcpy(&self().bits, &value, sizeof(T));
-  if (mask != kUnfinishedLanes && !(mask >> self().lane() & 1)) {
-    throw Failure(std::string(operation) + " at line " + std::to_string(line) +
-                  " called by a lane outside its mask");
-  }
-  wait(State::kInSimd, operation, line, mask);
-  return self().met;
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  return meet_simd(operation, line, mask, bits);
 }
 
 template <typename T>
 T value_of(const Exchange& met, int lane) {
-  if (!met.has(lane)) throw Failure("value of inactive lane " + std::to_string(lane) + " is used");
+  if (!met.has(lane)) fail("the value of inactive lane %d is used", lane);
   T value;
   memcpy(&value, &met.bits[lane], sizeof(T));
   return value;
@@ -253,74 +87,35 @@ T fold(const Exchange& met, Op op) {
   return values[0];
 }
 
-// A kernel argument in GPU memory: indexing is checked. Device memory also decays to a pointer,
-// which is not; constant memory does not, as Metal has no conversion between address spaces.
+// A kernel argument in GPU memory: a pointer that checks its range. Device memory also decays to a
+// plain pointer, which does not; constant memory has none, as Metal keeps the address spaces apart.
 template <typename T, bool kIsDevice>
 struct View {
   T* start;
-  size_t size;
+  long size;
+  long at = 0;
 
   template <typename Index>
-  T& operator[](Index index) const {
-    if (index < Index(0) || size_t(index) >= size) {
-      throw Failure("index " + std::to_string(index) + " of " + std::to_string(size));
-    }
+  T& operator[](Index offset) const {
+    const long index = at + long(offset);
+    if (index < 0 || index >= size) fail("index %ld of %ld", index, size);
     return start[index];
   }
+  T& operator*() const { return (*this)[0]; }
   template <typename Index>
-  auto operator+(Index offset) const {
-    static_assert(kIsDevice, "a small input is in constant memory: no device pointer to it");
-    return start + offset;
+  View& operator+=(Index offset) {
+    at += long(offset);
+    return *this;
+  }
+  template <typename Index>
+  View operator+(Index offset) const {
+    return View{start, size, at + long(offset)};
   }
   operator T*() const
     requires kIsDevice
   {
-    return start;
+    return start + at;
   }
 };
-
-// The part of a full threadgroup that lies inside the grid; Metal cuts the last one, CUDA does not.
-inline unsigned inside(unsigned grid, unsigned group, unsigned full) {
-  const unsigned left = grid - group * full;
-  return left < full ? left : full;
-}
-
-// Runs body once per thread of the grid; a null result is success, else the reason of the failure.
-inline const char* launch(const unsigned* grid_size, const unsigned* group_size, bool whole_groups,
-                          unsigned seed, Body body, const Arguments& arguments) {
-  static std::string message;
-  const Extent grid{grid_size[0], grid_size[1], grid_size[2]};
-  const Extent full{group_size[0], group_size[1], group_size[2]};
-  auto ceil_div = [](unsigned a, unsigned b) { return (a + b - 1) / b; };
-  const Extent groups{ceil_div(grid.x, full.x), ceil_div(grid.y, full.y), ceil_div(grid.z, full.z)};
-  std::vector<unsigned> order(groups.count());
-  for (unsigned i = 0; i < order.size(); ++i) order[i] = i;
-  Random random(seed);
-  random.shuffle(order);
-  try {
-    for (unsigned i : order) {
-      const Extent group = groups.at(i);
-      const Extent cut{inside(grid.x, group.x, full.x), inside(grid.y, group.y, full.y),
-                       inside(grid.z, group.z, full.z)};
-      const Extent actual = whole_groups ? full : cut;
-      Scheduler threadgroup(body, arguments, actual.count());
-      for (unsigned j = 0; j < actual.count(); ++j) {
-        Thread& thread = threadgroup.threads[j];
-        thread.index = j;
-        thread.position = actual.at(j);
-        thread.group = group;
-        thread.group_extent = actual;
-        thread.grid_extent = grid;
-        thread.groups_extent = groups;
-        thread.origin = {group.x * full.x, group.y * full.y, group.z * full.z};
-      }
-      threadgroup.run(random);
-    }
-  } catch (const Failure& error) {
-    message = error.what();
-    return message.c_str();
-  }
-  return nullptr;
-}
 
 }  // namespace gpu_sim

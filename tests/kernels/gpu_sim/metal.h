@@ -9,8 +9,12 @@ using uint = unsigned;
 using ushort = unsigned short;
 using uchar = unsigned char;
 using ulong = uint64_t;
+#if defined(__x86_64__) || __GNUC__ >= 13
 using half = _Float16;
-using float16_t = _Float16;
+#else
+using half = __fp16;
+#endif
+using float16_t = half;
 using uint3 = gpu_sim::Extent;
 
 // The upper half of a float32, rounded to nearest even.
@@ -41,7 +45,7 @@ namespace metal {
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 
 inline void threadgroup_barrier(mem_flags, int line = __builtin_LINE()) {
-  gpu_sim::wait(gpu_sim::State::kInGroup, "threadgroup_barrier", line, 0);
+  gpu_sim::meet_group("threadgroup_barrier", line);
 }
 
 // Metal takes the active lanes: those that have not returned. Lanes parted by a branch, which

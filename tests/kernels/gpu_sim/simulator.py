@@ -1,4 +1,4 @@
-"""Runs Metal and CUDA kernel bodies on the CPU, each GPU thread as a fiber; needs only g++.
+"""Runs Metal and CUDA kernel bodies on the CPU, each GPU thread as a fiber; needs g++ and Linux.
 
 Drop-ins for ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel``. It executes a kernel's logic; it
 is no Metal or CUDA compiler, so a body that passes here can still be refused there.
@@ -9,6 +9,7 @@ import functools
 import hashlib
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class SimulationError(Exception):
 
 
 def compiler() -> str | None:
-    """Path of g++, or None where the simulator cannot run."""
-    return shutil.which("g++")
+    """Path of g++, or None where the simulator cannot run: its fibers are those of Linux."""
+    return shutil.which("g++") if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,8 @@ def cuda_kernel(
 
 def _bind_view(i: int, name: str, kind: str, in_device: str) -> str:
     return (
-        f"const gpu_sim::View<{kind}, {in_device}> "
-        f"{name}{{static_cast<{kind}*>(call.data[{i}]), call.sizes[{i}]}};"
+        f"[[maybe_unused]] gpu_sim::View<{kind}, {in_device}> "
+        f"{name}{{static_cast<{kind}*>(call.data[{i}]), long(call.sizes[{i}])}};"
     )
 
 
@@ -227,18 +228,27 @@ def _build_directory() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
+def _scheduler_object() -> Path:
+    built = Path(_build_directory().name) / "fibers.o"
+    _run_compiler("-c", str(HERE / "fibers.cpp"), "-o", str(built))
+    return built
+
+
+@functools.cache
 def _compile(program: str) -> ctypes.CDLL:
-    gxx = compiler()
-    assert gxx is not None, "the simulator needs g++"
     stem = Path(_build_directory().name) / hashlib.sha256(program.encode()).hexdigest()
     source, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
     source.write_text(program)
-    flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-I", str(HERE)]
-    built = subprocess.run(
-        [gxx, *flags, str(source), "-o", str(library)], capture_output=True, text=True, check=False
-    )
-    if built.returncode:
-        raise SimulationError(built.stderr)
+    _run_compiler("-shared", str(source), str(_scheduler_object()), "-o", str(library))
     loaded = ctypes.CDLL(str(library))
     loaded.launch.restype = ctypes.c_char_p
     return loaded
+
+
+def _run_compiler(*arguments: str) -> None:
+    gxx = compiler()
+    assert gxx is not None, "the simulator needs g++ on Linux"
+    command = [gxx, "-std=c++20", "-O1", "-fPIC", "-I", str(HERE), *arguments]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise SimulationError(built.stderr)
