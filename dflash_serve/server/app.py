@@ -1,7 +1,5 @@
 """``create_app``: routes, middleware and error answers around an engine client."""
 
-import logging
-
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -19,7 +17,10 @@ from dflash_serve.server.settings import Settings
 from dflash_serve.server.tokenizer import ChatTokenizer
 from dflash_serve.version import __version__
 
-_log = logging.getLogger("dflash_serve.server")
+_ROUTING_ERRORS = {
+    404: ("Unknown request URL", "unknown_url"),
+    405: ("This URL does not take this method", "method_not_allowed"),
+}
 
 
 def create_app(
@@ -58,15 +59,13 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(TemplateError)
     async def template_error(request: Request, error: TemplateError) -> Response:
-        return ApiError(400, str(error), param="messages", code="template_error").response()
+        return ApiError(400, str(error), param=error.param, code="template_error").response()
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        texts = {404: "Unknown request URL", 405: "This URL does not take this method"}
-        text = texts.get(error.status_code, str(error.detail))
+        text, code = _ROUTING_ERRORS.get(error.status_code, (str(error.detail), None))
         message = f"{text}: {request.method} {request.url.path}"
-        headers = error.headers
-        return ApiError(error.status_code, message, code="not_found", headers=headers).response()
+        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
 
     @app.exception_handler(ClientDisconnect)
     async def disconnect(request: Request, error: ClientDisconnect) -> Response:

@@ -30,6 +30,7 @@ _VALIDATION_CODES = {
 
 _SHOWN = 60
 """Characters of an offending value that a message repeats."""
+_SHOWN_ITEMS = 8
 
 
 class ApiError(Exception):
@@ -72,7 +73,11 @@ class ApiError(Exception):
 
 
 class TemplateError(Exception):
-    """The chat template refuses these messages. The text is the template's own."""
+    """The chat template refuses these messages; the text is the template's own."""
+
+    def __init__(self, message: str, param: str = "messages") -> None:
+        super().__init__(message)
+        self.param = param
 
 
 def from_engine(error: EngineError) -> ApiError:
@@ -90,6 +95,8 @@ def from_validation(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False)[0]
     kind, value = first["type"], first["input"]
     param = dotted(first["loc"])
+    if param and value is None and kind.endswith("_type"):
+        kind = "missing"  # null is absent
     message = _sentence(kind, first["msg"], param, value)
     code = _VALIDATION_CODES.get(kind, "invalid_value")
     return ApiError(400, message, param=param, code=code)
@@ -101,14 +108,13 @@ def dotted(location: Sequence[str | int]) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """``value`` as JSON, shortened; arrays and objects by their size only."""
-    if isinstance(value, dict):
-        return f"an object of {len(value)} entries"
-    if isinstance(value, list):
-        return f"an array of {len(value)} items"
+    """``value`` as JSON, shortened."""
+    if isinstance(value, dict | list) and len(value) > _SHOWN_ITEMS:
+        return f"an {'object' if isinstance(value, dict) else 'array'} of {len(value)} items"
     if isinstance(value, str) and len(value) > _SHOWN:
-        value = value[:_SHOWN] + "..."
-    return json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(value[:_SHOWN] + "...", ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN + 5 else text[:_SHOWN] + "..."
 
 
 def _sentence(kind: str, text: str, param: str | None, value: Any) -> str:
@@ -120,6 +126,8 @@ def _sentence(kind: str, text: str, param: str | None, value: Any) -> str:
         return f"Missing required parameter: '{param}'"
     if param is None:
         return f"The request body is refused: {text}, but it is {shown(value)}"
+    if kind in ("too_long", "too_short"):
+        return f"Invalid '{param}': {text.replace(' after validation', '')}"
     if kind == "unsupported_parameter":
         return f"'{param}' with the value {shown(value)} is not supported: {text}"
     return f"Invalid '{param}': {text}, but it is {shown(value)}"

@@ -55,7 +55,8 @@ class Generation:
             for index, (request, text) in enumerate(zip(requests, texts, strict=True))
         ]
         self._tasks: list[asyncio.Task[None]] = []
-        self._queue: asyncio.Queue[ChoiceDelta | BaseException | None] = asyncio.Queue()
+        self._running = len(self._choices)  # tasks whose end was not yet seen
+        self._queue: asyncio.Queue[ChoiceDelta | EngineError | None] = asyncio.Queue()
 
     def start(self) -> None:
         """Submit every choice, or none.
@@ -85,7 +86,7 @@ class Generation:
             running = len(self._tasks)
             while running:
                 item = await self._queue.get()
-                if isinstance(item, BaseException):
+                if isinstance(item, EngineError):
                     raise item
                 if item is None:
                     running -= 1
@@ -101,11 +102,9 @@ class Generation:
                 self._client.abort(choice.request.id)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            self._queue.put_nowait(EngineUnavailable("the server is shutting down"))
-        else:
-            self._queue.put_nowait(task.exception())
-        if all(task.done() for task in self._tasks):
+        self._queue.put_nowait(_error_of(task))
+        self._running -= 1
+        if not self._running:
             self._log_end()
 
     def _log_end(self) -> None:
@@ -125,6 +124,16 @@ class Generation:
         )
 
 
+def _error_of(task: asyncio.Task[None]) -> EngineError | None:
+    if task.cancelled():
+        return EngineUnavailable("the server is shutting down")
+    error = task.exception()
+    if error is None or isinstance(error, EngineError):
+        return error
+    _log.error("a request failed", exc_info=error)
+    return EngineError("the server had an error while processing the request")
+
+
 class _Choice:
     """One choice while it runs. Owned by its task; read by others when that is done."""
 
@@ -139,23 +148,23 @@ class _Choice:
         self,
         source: AsyncIterator[TokenChunk],
         client: EngineClient,
-        out: asyncio.Queue[ChoiceDelta | BaseException | None],
+        out: asyncio.Queue[ChoiceDelta | EngineError | None],
     ) -> None:
         """Read ``source`` to its end, putting deltas on ``out``.
 
         Raises:
             EngineError: the choice ended by a failure or an abort that was not its stop string's.
         """
-        async for chunk in source:
-            text = self._take(chunk)
+        last: TokenChunk | None = None
+        async for last in source:
+            text = self._take(last)
             if text:
                 out.put_nowait(ChoiceDelta(self._index, text))
-            if chunk.finish is not None:
-                out.put_nowait(self._end(chunk, chunk.finish))
-                return
-            if self._text.stopped:
+            if self._text.stopped and last.finish is None:
                 client.abort(self.request.id)
-        raise EngineError("the engine ended a request without a last chunk")
+        if last is None or last.finish is None:
+            raise EngineError("the engine ended a request without a last chunk")
+        out.put_nowait(self._end(last, last.finish))
 
     def final_usage(self) -> Usage:
         """What the engine said it cost, or what is known if it never said."""

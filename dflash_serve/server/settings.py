@@ -91,7 +91,7 @@ def option(name: str) -> str:
 
 def parse_bytes(name: str, text: str) -> int:
     """``8GB``, ``512 MB``, ``1.5GiB`` or plain bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in _UNITS:
         raise SettingsError(f"{option(name)} is {text!r}; write a size like 8GB, 512MB or 2GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])

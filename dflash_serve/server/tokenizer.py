@@ -73,7 +73,8 @@ class ChatTokenizer:
         """
         taken = sorted(self._reserved.intersection(template_kwargs))
         if taken:
-            raise TemplateError(f"chat_template_kwargs cannot set {', '.join(taken)}")
+            message = f"chat_template_kwargs cannot set {', '.join(taken)}"
+            raise TemplateError(message, param="chat_template_kwargs")
         masks = _Masks(json.dumps([messages, template_kwargs], ensure_ascii=False))
         masked = [self._mask_message(message, masks) for message in messages]
         text = self._render(masked, self._mask(template_kwargs, self._controls, masks))

@@ -3,7 +3,7 @@
 Knows nothing of tokenizers, engines or sockets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -92,18 +92,6 @@ def engine_requests(
         )
         for index in range(body.n or 1)
     ]
-
-
-def sampling_defaults(generation_config: Mapping[str, Any]) -> SamplingParams:
-    """A checkpoint's ``generation_config.json`` as defaults; OpenAI's where it is silent."""
-    if generation_config.get("do_sample") is False:
-        return SamplingParams(temperature=0.0)
-    found = {
-        name: generation_config[name]
-        for name in ("temperature", "top_p", "top_k", "min_p")
-        if generation_config.get(name) is not None
-    }
-    return SamplingParams(**{"temperature": 1.0, **found})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ only; unknown ones are refused.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from dflash_serve.server.protocol.common import (
@@ -53,7 +53,7 @@ Content = Annotated[
 
 class Message(RequestModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
+    content: Annotated[Content | None, Field(validate_default=True)] = None
     name: str | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
@@ -63,13 +63,14 @@ class Message(RequestModel):
     audio: Annotated[None, only()] = None
     annotations: Annotated[None, only([])] = None
 
-    @model_validator(mode="after")
-    def _has_content(self) -> "Message":
-        if self.content is None and self.role != "assistant":
-            raise PydanticCustomError(
-                "content_missing", "A message of role '{role}' needs content", {"role": self.role}
-            )
-        return self
+    @field_validator("content")
+    @classmethod
+    def _required(cls, content: Content | None, info: ValidationInfo) -> Content | None:
+        role = info.data.get("role", "assistant")  # an invalid role has its own error
+        if content is None and role != "assistant":
+            text = "A message of role '{role}' needs content"
+            raise PydanticCustomError("content_missing", text, {"role": role})
+        return content
 
 
 class StreamOptions(RequestModel):
