@@ -92,6 +92,13 @@ class FakeEngine:
     played: list[str] = field(default_factory=list)
     _live: dict[str, asyncio.Event] = field(default_factory=dict)
 
+    def reset(self, script: Callable[[EngineRequest], Script]) -> None:
+        """Another test's turn."""
+        assert not self._live, "the last test left requests running"
+        self.script, self.state = script, EngineState.READY
+        self.refuse, self.refuse_after = None, 0
+        self.requests, self.aborted, self.played = [], [], []
+
     @property
     def live(self) -> int:
         return len(self._live)
