@@ -3,12 +3,34 @@
 Source: the published checkpoints z-lab/*-DFlash-b16 and the keys other trainers write.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
 
-_REFUSED = ("attention_sink_bias", "attention_value_scale", "draft_shift", "sample_from_anchor")
+_REFUSED = (
+    "attention_sink_bias",
+    "attention_value_scale",
+    "aux_hidden_state_layer_ids",  # speculators' layout: its ids count from the embedding
+    "draft_shift",
+    "sample_from_anchor",
+    "selector_rank",  # DFlash 2
+)
+_ONLY = {
+    "projector_type": "dflash",
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "rope_is_neox_style": True,
+}
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_ROPE_NEEDS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings"),
+    "llama3": ("factor",),
+}
+"""Rope types that take one offset per row -> the numbers each cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,79 +87,82 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
     if not isinstance(inner, dict):
         raise AdapterError(f"drafter config: dflash_config is {inner!r}, but must be an object")
     _refuse_unsupported(config, inner)
-    layers = _integer(config, "num_hidden_layers")
-    target_layers = _first_integer("num_target_layers", config, inner)
+    layers = _integer("num_hidden_layers", config)
+    target_layers = _integer("num_target_layers", config, inner)
     rope_theta, rope_scaling = _rope(config)
-    windows = _windows(config, layers)
-    heads = _integer(config, "num_attention_heads")
-    hidden = _integer(config, "hidden_size")
+    windows = _windows(config, inner, layers)
+    heads, kv_heads = _heads(config)
+    hidden = _integer("hidden_size", config)
     return DFlashConfig(
         hidden_size=hidden,
-        intermediate_size=_integer(config, "intermediate_size"),
+        intermediate_size=_integer("intermediate_size", config),
         num_attention_heads=heads,
-        num_key_value_heads=_integer(config, "num_key_value_heads"),
-        head_dim=int(config.get("head_dim") or hidden // heads),
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        vocab_size=_integer(config, "vocab_size"),
-        max_position_embeddings=int(config.get("max_position_embeddings", 40960)),
+        num_key_value_heads=kv_heads,
+        head_dim=_integer("head_dim", config, default=hidden // heads),
+        rms_norm_eps=_number("rms_norm_eps", config, default=1e-6),
+        vocab_size=_integer("vocab_size", config),
+        max_position_embeddings=_integer("max_position_embeddings", config, default=40960),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
         layer_windows=windows,
         layer_causal=_causality(config, inner, windows),
-        block_size=_block_size(config, inner),
-        mask_token_id=_first_integer("mask_token_id", inner, config),
+        block_size=_integer("block_size", inner, config, least=2, default=16),
+        mask_token_id=_integer("mask_token_id", inner, config, least=0),
         target_layer_ids=_layer_ids(config, inner, target_layers, layers),
         num_target_layers=target_layers,
-        input_embedding_scale=_scaling(inner, config, "input_embedding_scale", 1.0),
-        output_multiplier=_scaling(inner, config, "output_multiplier", 1.0),
-        final_logit_softcapping=_scaling(inner, config, "final_logit_softcapping", 0.0),
+        input_embedding_scale=_number("input_embedding_scale", inner, config, default=1.0),
+        output_multiplier=_number("output_multiplier", inner, config, default=1.0),
+        final_logit_softcapping=_number("final_logit_softcapping", inner, config, default=0.0),
     )
 
 
 def _refuse_unsupported(config: dict[str, Any], inner: dict[str, Any]) -> None:
     for key in _REFUSED:
-        if inner.get(key):
-            raise AdapterError(f"drafter config: dflash_config.{key} = {inner[key]!r} unsupported")
-    projector = inner.get("projector_type", "dflash")
-    if projector != "dflash":
-        raise AdapterError(f"drafter config: projector_type {projector!r} is not 'dflash'")
-    if config.get("attention_bias"):
-        raise AdapterError("drafter config: attention_bias = true, but DFlash has no biases")
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise AdapterError(f"drafter config: hidden_act {activation!r}, but DFlash uses 'silu'")
-    if config.get("rope_is_neox_style", True) is False:
-        raise AdapterError("drafter config: rope_is_neox_style = false is not supported")
+        value = _first(key, inner, config)
+        if value:
+            raise AdapterError(f"drafter config: {key} is {value!r}, which is not supported")
+    for key, wanted in _ONLY.items():
+        value = _first(key, inner, config)
+        if value is not None and value != wanted:
+            raise AdapterError(f"drafter config: {key} is {value!r}, but DFlash has {wanted!r}")
 
 
-def _integer(config: dict[str, Any], key: str) -> int:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise AdapterError(f"drafter config: {key} is {value!r}, but must be a positive integer")
+def _first(key: str, *places: dict[str, Any]) -> Any:
+    """The value in the first place that has one; null is none."""
+    return next((place[key] for place in places if place.get(key) is not None), None)
+
+
+def _integer(key: str, *places: dict[str, Any], least: int = 1, default: int | None = None) -> int:
+    value = _first(key, *places)
+    value = default if value is None else value
+    if value is None:
+        raise AdapterError(f"drafter config: {key} is missing")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise AdapterError(
+            f"drafter config: {key} is {value!r}, but must be an integer from {least}"
+        )
     return value
 
 
-def _first_integer(key: str, *places: dict[str, Any]) -> int:
-    for place in places:
-        if place.get(key) is not None:
-            value = place[key]
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise AdapterError(f"drafter config: {key} is {value!r}, but must be an integer")
-            return value
-    raise AdapterError(f"drafter config: {key} is missing")
+def _number(key: str, *places: dict[str, Any], default: float | None = None) -> float:
+    value = _first(key, *places)
+    value = default if value is None else value
+    if value is None:
+        raise AdapterError(f"drafter config: {key} is missing")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise AdapterError(f"drafter config: {key} is {value!r}, but must be a number")
+    return float(value)
 
 
-def _block_size(config: dict[str, Any], inner: dict[str, Any]) -> int:
-    given = [place["block_size"] for place in (inner, config) if place.get("block_size")]
-    block = _integer({"block_size": given[0] if given else 16}, "block_size")
-    if block < 2:
-        raise AdapterError(f"drafter config: block_size is {block}, but must be at least 2")
-    return block
-
-
-def _scaling(inner: dict[str, Any], config: dict[str, Any], key: str, default: float) -> float:
-    value = inner.get(key, config.get(key))
-    return default if value is None else float(value)
+def _heads(config: dict[str, Any]) -> tuple[int, int]:
+    heads = _integer("num_attention_heads", config)
+    kv_heads = _integer("num_key_value_heads", config)
+    if heads % kv_heads:
+        raise AdapterError(
+            f"drafter config: num_attention_heads is {heads}, not a multiple of "
+            f"num_key_value_heads {kv_heads}"
+        )
+    return heads, kv_heads
 
 
 def _rope(config: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
@@ -146,29 +171,47 @@ def _rope(config: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     A partial_rotary_factor inherited from the target is dropped: the drafter rotates all of
     head_dim.
     """
-    parameters = dict(config.get("rope_parameters") or {})
-    theta = config.get("rope_theta", parameters.pop("rope_theta", None))
-    if theta is None:
-        raise AdapterError("drafter config: rope_theta is missing")
-    scaling = dict(config.get("rope_scaling") or parameters)
-    scaling.pop("partial_rotary_factor", None)
-    scaling.pop("rope_theta", None)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    return float(theta), None if kind == "default" else scaling
+    parameters, scaling = (_object(key, config) for key in ("rope_parameters", "rope_scaling"))
+    theta = _number("rope_theta", config, parameters)
+    scaling = {
+        key: value
+        for key, value in (scaling or parameters).items()
+        if key not in ("partial_rotary_factor", "rope_theta")
+    }
+    kind = str(scaling.get("rope_type", scaling.get("type", "default")))
+    if kind not in _ROPE_NEEDS:
+        raise AdapterError(
+            f"drafter config: rope_type is {kind!r}, supported are {', '.join(_ROPE_NEEDS)}"
+        )
+    for key in _ROPE_NEEDS[kind]:
+        _number(key, scaling)
+    return theta, None if kind == "default" else scaling | {"rope_type": kind}
 
 
-def _windows(config: dict[str, Any], layers: int) -> tuple[int | None, ...]:
+def _object(key: str, config: dict[str, Any]) -> dict[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise AdapterError(f"drafter config: {key} is {value!r}, but must be an object")
+    return value
+
+
+def _windows(config: dict[str, Any], inner: dict[str, Any], layers: int) -> tuple[int | None, ...]:
     types = config.get("layer_types") or ["full_attention"] * layers
+    if not isinstance(types, list) or not set(map(str, types)) <= _LAYER_TYPES:
+        raise AdapterError(
+            f"drafter config: layer_types is {types!r}, but must list full_attention or "
+            "sliding_attention"
+        )
     if len(types) != layers:
         raise AdapterError(
             f"drafter config: layer_types has {len(types)} entries for {layers} layers"
         )
-    unknown = set(types) - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise AdapterError(f"drafter config: layer_types has unknown {sorted(unknown)}")
     if "sliding_attention" not in types:
+        if inner.get("use_swa"):
+            raise AdapterError("drafter config: use_swa is true, but layer_types has no sliding_attention")
         return (None,) * layers
-    window = _integer(config, "sliding_window")
+    window = _first("sliding_window", config) or _first("swa_window_size", inner)
+    window = _integer("sliding_window", {"sliding_window": window})
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
@@ -178,20 +221,24 @@ def _causality(
     """is_causal > dflash_config.causal > causal exactly in sliding layers; causal_head: all."""
     if inner.get("causal_head"):
         return (True,) * len(windows)
-    for flag in (config.get("is_causal"), inner.get("causal")):
+    for place, key in ((config, "is_causal"), (inner, "causal"), (config, "dflash_query_causal")):
+        flag = place.get(key)
+        if isinstance(flag, bool):
+            return (flag,) * len(windows)
         if flag is not None:
-            return (bool(flag),) * len(windows)
-    return tuple(window is not None for window in windows)
+            raise AdapterError(f"drafter config: {key} is {flag!r}, but must be true or false")
+    sliding_is_causal = not config.get("sliding_window_non_causal")
+    return tuple(window is not None and sliding_is_causal for window in windows)
 
 
 def _layer_ids(
     config: dict[str, Any], inner: dict[str, Any], target_layers: int, layers: int
 ) -> tuple[int, ...]:
-    ids = inner.get("target_layer_ids", config.get("target_layer_ids"))
+    ids = _first("target_layer_ids", inner, config)
     if ids is None:
-        return default_layer_ids(target_layers, layers)
-    if not ids or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
-        raise AdapterError(f"drafter config: target_layer_ids is {ids!r}, must be integers")
+        ids = list(default_layer_ids(target_layers, layers))
+    if not isinstance(ids, list) or not ids or any(type(i) is not int for i in ids):
+        raise AdapterError(f"drafter config: target_layer_ids is {ids!r}, but must list integers")
     outside = [i for i in ids if not 0 <= i < target_layers]
     if outside:
         raise AdapterError(

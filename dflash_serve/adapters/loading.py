@@ -52,10 +52,7 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
     Raises:
         AdapterError: the checkpoint is damaged, or does not fit ``target``.
     """
-    raw = read_config(directory)
-    name = (raw.get("architectures") or ["(none)"])[0]
-    registry.find(registry.DRAFTERS, name, "drafter architecture")
-    config = parse_dflash_config(raw)
+    config = read_drafter_config(directory)
     check_pair(config, target)
     model = DFlashModel(config)
     weights = {
@@ -70,6 +67,15 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
     model.eval()
     mx.eval(model.parameters())
     return DFlashDrafter(config, model, target)
+
+
+def read_drafter_config(directory: Path) -> DFlashConfig:
+    """The config of a drafter whose architecture can be served; reads no weights."""
+    raw = read_config(directory)
+    names = raw.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else str(names)
+    registry.find(registry.DRAFTERS, name, "drafter architecture")
+    return parse_dflash_config(raw)
 
 
 def check_pair(config: DFlashConfig, target: TargetAdapter) -> None:
