@@ -1,0 +1,189 @@
+"""``dflash-bench``: arguments -> options -> one measurement. Heavy imports wait for the command."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dflash_serve.bench.errors import BenchError
+
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""Base of everything typer raises for a bad command line; it has no public name of its own."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Measure speculative decoding, the HTTP server and the kernels.",
+)
+
+_DEMO_PAIR = "Directory or hub id; without it, the embedded demo pair."
+Target = Annotated[str | None, typer.Option(help=_DEMO_PAIR)]
+Drafter = Annotated[str, typer.Option(help="auto, none, random (weights), a directory or hub id.")]
+RandomTarget = Annotated[
+    str | None, typer.Option(help="Random weights: qwen3-100m, qwen3-tiny or a config.json.")
+]
+DraftLayers = Annotated[
+    int, typer.Option(min=0, help="Layers of a random drafter; 0 scales the published shape.")
+]
+PromptFile = Annotated[
+    Path | None, typer.Option(help="JSONL with messages or prompt per line, and kind.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, prompts, samples, events.")]
+Out = Annotated[Path | None, typer.Option(help="JSON file to write; the plot goes beside it.")]
+Save = Annotated[bool, typer.Option("--save", help="Write to docs/results/.")]
+
+
+def main() -> None:
+    """Console entry point. Bad input is one line on stderr and exit code 2; a failed check 1."""
+    try:
+        code = app(standalone_mode=False)
+    except (_UsageError, BenchError) as error:
+        text = error.format_message() if isinstance(error, _UsageError) else str(error)
+        print(f"dflash-bench: error: {' '.join(text.split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+@app.command()
+def decode(
+    *,
+    target: Target = None,
+    drafter: Drafter = "auto",
+    random_target: RandomTarget = None,
+    draft_layers: DraftLayers = 0,
+    prompt_file: PromptFile = None,
+    prompts: Annotated[int, typer.Option(min=0, help="Requests per run; 0 picks.")] = 0,
+    prompt_length: Annotated[int, typer.Option(min=2, help="Of random prompts.")] = 64,
+    batch: Annotated[str, typer.Option(help="Rows that decode together, like 1,3,8.")] = "1,3,8",
+    block_size: Annotated[
+        str, typer.Option(help="Tokens verified per round, like 8,16; auto is as trained.")
+    ] = "auto",
+    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    seed: Seed = 0,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="mlx-lm's stream_generate: as-installed, float32, float32-blas."),
+    ] = None,
+    simulate_acceptance: Annotated[
+        float | None, typer.Option(help="Real drafter compute, drafts right with this probability.")
+    ] = None,
+    tau: Annotated[
+        float | None, typer.Option(help="Like --simulate-acceptance, as tokens per round.")
+    ] = None,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """Speculative against plain decoding in one process, in turns; checks that tokens are equal."""
+    from dflash_serve.bench import decode_report
+    from dflash_serve.bench.decode import run_decode
+    from dflash_serve.bench.work import DecodeOptions
+
+    blocks = () if block_size == "auto" else numbers("--block-size", block_size, least=2)
+    simulated = simulate_acceptance is not None or tau is not None
+    options = DecodeOptions(
+        pair=_choice(target, drafter, random_target, draft_layers, blocks, seed),
+        prompt_file=prompt_file,
+        prompts=prompts,
+        prompt_length=prompt_length,
+        batches=numbers("--batch", batch),
+        block_sizes=blocks or ((8,) if simulated else ()),
+        max_tokens=max_tokens,
+        repeats=repeats,
+        temperature=temperature,
+        seed=seed,
+        baselines=tuple(baseline or ()),
+        acceptance=simulate_acceptance,
+        tau=tau,
+    )
+    result = run_decode(options)
+    return _finish(result, decode_report, out, save)
+
+
+@app.command()
+def exact(
+    *,
+    target: Target = None,
+    drafter: Drafter = "auto",
+    random_target: RandomTarget = None,
+    draft_layers: DraftLayers = 0,
+    prompt_file: PromptFile = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Requests per combination.")] = 200,
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,3,8",
+    block_size: Annotated[str, typer.Option(help="Block sizes.")] = "2,8,16",
+    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 64,
+    cancel: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests.")] = 0.15,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """Compare tokens with plain decoding: greedy and sampled rows, late joins, cancels."""
+    from dflash_serve.bench import exact_report
+    from dflash_serve.bench.exact import ExactOptions, run_exact
+
+    blocks = numbers("--block-size", block_size, least=2)
+    options = ExactOptions(
+        pair=_choice(target, drafter, random_target, draft_layers, blocks, seed),
+        prompt_file=prompt_file,
+        prompts=prompts,
+        batches=numbers("--batch", batch),
+        block_sizes=blocks,
+        max_tokens=max_tokens,
+        cancel=cancel,
+        seed=seed,
+    )
+    return _finish(run_exact(options), exact_report, out, save)
+
+
+def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
+    """``1,3,8`` as integers, each at least ``least``.
+
+    Raises:
+        BenchError: naming the option and what it was given.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
+        raise BenchError(f"{option} is {text!r}, but must be numbers from {least}, like 1,3,8")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _choice(
+    target: str | None,
+    drafter: str,
+    random_target: str | None,
+    draft_layers: int,
+    blocks: tuple[int, ...],
+    seed: int,
+) -> Any:
+    from dflash_serve.bench.pair import PairChoice
+
+    if random_target is not None and (target is not None or drafter != "auto"):
+        raise BenchError("--random-target excludes --target and --drafter")
+    trained = max(blocks, default=16)
+    return PairChoice(target, drafter, random_target, draft_layers, trained, seed)
+
+
+def _finish(result: Any, report: Any, out: Path | None, save: bool) -> int:
+    """Show the tables, write the files; 1 if a check failed."""
+    from dflash_serve.bench.report import Destination, show, write
+
+    show(*report.tables(result))
+    plot: Callable[[], Any] | None = (
+        (lambda: report.plot(result)) if hasattr(report, "plot") else None
+    )
+    path = write(result, Destination(out, save), plot)
+    if path is not None:
+        print(f"written to {path}")
+    for failure in result.failures:
+        print(f"dflash-bench: FAILED: {failure}", file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the parts of a round cost on this machine: a plain step, a verify pass, a draft.
+
+Each is measured by itself, in turns, at one length; knows nothing of acceptance or requests.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.bench.report import middle
+from dflash_serve.bench.simulated import VerifyOnly
+from dflash_serve.engine.cache_pool import RowSpan, SlotCache, SpanShape, bucket, stored
+from dflash_serve.engine.plan import DecodeRow, Runner, StepPlan
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import SamplingParams
+
+_LEAST, _MOST, _SECONDS = 5, 40, 3.0
+"""Turns: at least, at most, and the seconds after which no further one starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCosts:
+    """Median seconds at ``rows`` rows of ``length`` tokens.
+
+    plain: one token per row without a drafter. verify: one target pass over ``block`` tokens per
+    row, acceptance included. draft: proposals and the context of one block. round: the engine's
+    own round, all of it in one graph.
+    """
+
+    rows: int
+    block: int
+    length: int
+    plain: float
+    verify: float
+    draft: float
+    round: float
+
+    def as_dict(self) -> dict[str, float]:
+        return {
+            "rows": self.rows,
+            "block": self.block,
+            "length": self.length,
+            "plain_ms": 1e3 * self.plain,
+            "verify_ms": 1e3 * self.verify,
+            "draft_ms": 1e3 * self.draft,
+            "round_ms": 1e3 * self.round,
+            "break_even_tokens_per_round": (self.draft + self.verify) / self.plain,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SpanSize:
+    """Rows, tokens per row in one forward, and tokens that each row holds before it."""
+
+    rows: int
+    block: int
+    length: int
+
+
+def measure_costs(
+    target: TargetAdapter, drafter: DraftAdapter, rows: int, block: int, length: int
+) -> RoundCosts:
+    """Time the parts of a round, in turns so that other load falls on all of them alike."""
+    greedy = SamplingParams()
+
+    def round_of(runner: Runner, width: int) -> Callable[[], object]:
+        decode = tuple(DecodeRow(slot, length, 0, width, greedy) for slot in range(rows))
+        return lambda: runner.run(StepPlan(decode=decode))
+
+    calls = [
+        round_of(DeviceRunner(target, None, 1), 1),
+        round_of(DeviceRunner(target, VerifyOnly(target.layout), block), block),
+        _draft_call(drafter, target.hidden_size, SpanSize(rows, block, length)),
+        round_of(DeviceRunner(target, drafter, block), block),
+    ]
+    return RoundCosts(rows, block, length, *in_turns(calls))
+
+
+def in_turns(calls: list[Callable[[], object]]) -> list[float]:
+    """Median seconds of each call, after two untimed ones."""
+    for call in calls:
+        call()
+        call()
+    times: list[list[float]] = [[] for _ in calls]
+    started = time.perf_counter()
+    for turn in range(_MOST):
+        if turn >= _LEAST and time.perf_counter() - started > _SECONDS:
+            break
+        for call, taken in zip(calls, times, strict=True):
+            before = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - before)
+    return [middle(taken) for taken in times]
+
+
+def _draft_call(drafter: DraftAdapter, hidden: int, size: SpanSize) -> Callable[[], object]:
+    """One draft over a context of ``length`` tokens and the writing of a block of context."""
+    rows, block = size.rows, size.block
+    cache = SlotCache(drafter.layout)
+    cache.reserve(rows, size.length + block)
+    shape = SpanShape(block, bucket(size.length + block), cache.trash)
+    offsets = mx.full((rows,), size.length, dtype=mx.int32)
+    blocks = mx.full((rows,), block, dtype=mx.int32)
+    anchors = mx.zeros((rows,), dtype=mx.int32)
+    width = len(drafter.target_layer_ids) * hidden
+    taps = mx.zeros((rows, block, width), dtype=drafter.layout.dtype)
+
+    def traced(taps: mx.array, offsets: mx.array, arrays: list[mx.array]) -> Any:
+        span = RowSpan(0, offsets, blocks, shape)
+        views = span.views(arrays)
+        drafts = drafter.propose(anchors, blocks, block, views)
+        context = span.views(stored(views))
+        drafter.append_context(taps, context)
+        return drafts, stored(context)
+
+    compiled = mx.compile(traced)
+
+    def call() -> None:
+        drafts, arrays = compiled(taps, offsets, cache.take())
+        cache.put(arrays)
+        mx.eval(drafts, cache.arrays)
+
+    return call

@@ -1,0 +1,217 @@
+"""``dflash-bench decode``: speculative against plain decoding, in one process and one engine.
+
+All arms run the same requests in turns, so that drift of the machine falls on all of them alike.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dflash_serve.bench import figures
+from dflash_serve.bench.baseline import run_mlx_lm
+from dflash_serve.bench.components import measure_costs
+from dflash_serve.bench.drive import Run, grow, run_all
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.exactness import exact_path
+from dflash_serve.bench.pair import Pair, load_pair
+from dflash_serve.bench.report import Result, middle, ratio
+from dflash_serve.bench.textsink import TextSink
+from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+
+
+@dataclass(slots=True)
+class Arm:
+    """One way to decode. ``block`` 1 is plain, 0 an outside baseline. Runs grow with repeats."""
+
+    name: str
+    block: int
+    measure: Callable[[], Run | None]
+    runs: list[Run] = field(default_factory=list)
+    decode_rates: list[float] = field(default_factory=list)
+    total_rates: list[float] = field(default_factory=list)
+    different: int = 0
+
+
+def run_decode(options: DecodeOptions) -> Result:
+    """Load, warm up, measure all batches, compare tokens."""
+    pair = load_pair(options.pair)
+    if pair.drafter is None:
+        raise BenchError("there is no drafter to measure; give --drafter or --random-target")
+    blocks = options.block_sizes or (pair.drafter.block_size,)
+    work = make_work(options, pair)
+    bench = _Bench(options, pair, work, blocks)
+    batches = [bench.measure(batch) for batch in options.batches]
+    # mlx-lm in another dtype may well choose other tokens: reported, but no failure of ours
+    entries = [entry for batch in batches for entry in batch["arms"] if entry["block"]]
+    different = sum(entry["different_answers"] for entry in entries)
+    exact = exact_path()
+    failures = [f"{different} answers differ from plain decoding"] if exact and different else []
+    measured = {
+        "pair": pair.describe(),
+        "simulation": work.simulation,
+        "requests": len(work.requests),
+        "prompt_tokens": sum(len(request.prompt) for request in work.requests),
+        "exact_path": exact,
+        "different_answers": different,
+        "batches": batches,
+    }
+    return Result("decode", _settings(options, blocks), measured, tuple(failures))
+
+
+class _Bench:
+    """Measures one workload at several batch sizes. Owner of the reference answers."""
+
+    def __init__(
+        self, options: DecodeOptions, pair: Pair, work: Work, blocks: Sequence[int]
+    ) -> None:
+        self._options = options
+        self._pair = pair
+        self._work = work
+        self._blocks = blocks
+        self._reference: dict[str, tuple[int, ...]] = {}
+
+    def measure(self, batch: int) -> dict[str, Any]:
+        """All arms at one batch size, in turns, the order reversed each repeat."""
+        plain, *others = self._arms(batch)
+        for arm in (plain, *others):
+            if arm.block:
+                arm.measure()
+        self._note_reference(plain)
+        for repeat in range(self._options.repeats):
+            for arm in (plain, *others)[:: -1 if repeat % 2 else 1]:
+                self._record(arm)
+        entries = [self._entry(arm, plain, batch) for arm in (plain, *others)]
+        costs = [self._costs(batch, entry) for entry in entries if entry["block"] > 1]
+        return {"batch": batch, "arms": entries, "step_costs": costs}
+
+    def _arms(self, batch: int) -> list[Arm]:
+        arms = [self._engine_arm("plain", 1, batch)]
+        arms += [self._engine_arm(f"block {block}", block, batch) for block in self._blocks]
+        if batch == 1:
+            arms += [self._baseline_arm(variant) for variant in self._options.baselines]
+        return arms
+
+    def _engine_arm(self, name: str, block: int, batch: int) -> Arm:
+        drafter = self._work.drafter if block > 1 else None
+        runner = DeviceRunner(self._pair.target, drafter, block)
+        config = EngineConfig(
+            max_batch=batch, max_context=self._work.longest + block, block_size=block
+        )
+        grow(runner, batch, self._work.longest + block)
+
+        def measure() -> Run:
+            sink = TextSink.load(self._pair.directory)
+            return run_all(runner, config, self._work.requests, sink)
+
+        return Arm(name, block, measure)
+
+    def _baseline_arm(self, variant: str) -> Arm:
+        directory = self._pair.directory
+        if directory is None or self._work.simulation or self._options.temperature > 0:
+            raise BenchError("--baseline needs a stored target, its own prompts and temperature 0")
+        arm = Arm(f"mlx-lm {variant}", 0, lambda: None)
+
+        def measure() -> None:
+            prompts = [request.prompt for request in self._work.requests]
+            run = run_mlx_lm(variant, directory, prompts, self._options.max_tokens)
+            arm.decode_rates.append(run.decode_rate)
+            arm.total_rates.append(run.total_rate)
+            wanted = [self._reference[request.id] for request in self._work.requests]
+            arm.different = sum(a != b for a, b in zip(run.answers, wanted, strict=True))
+
+        arm.measure = measure
+        return arm
+
+    def _note_reference(self, plain: Arm) -> None:
+        """The first batch's plain answers are what every other run is compared with."""
+        run = plain.measure()
+        if run is not None and not self._reference:
+            self._reference = figures.tokens_of(run)
+
+    def _record(self, arm: Arm) -> None:
+        run = arm.measure()
+        if run is None:
+            return
+        arm.runs.append(run)
+        arm.decode_rates.append(run.decode_rate)
+        arm.total_rates.append(run.total_rate)
+        arm.different += len(figures.differing(run.answers, self._reference))
+
+    def _entry(self, arm: Arm, plain: Arm, batch: int) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "name": arm.name,
+            "block": arm.block,
+            "different_answers": arm.different,
+            "decode": _rates(arm.decode_rates, plain.decode_rates),
+            "end_to_end": _rates(arm.total_rates, plain.total_rates),
+        }
+        if arm.runs:
+            entry["outside_mlx_fraction"] = _outside(arm.runs, batch)
+            entry["kinds"] = self._kinds(arm, plain)
+        if arm.block > 1:
+            answers = [answer for run in arm.runs for answer in run.answers.values()]
+            entry |= figures.acceptance(answers, arm.block)
+        return entry
+
+    def _kinds(self, arm: Arm, plain: Arm) -> dict[str, Any]:
+        """Per kind: tokens per round, and the speed of one request (median over repeats)."""
+        kinds = self._work.kinds
+        rates = figures.rates_by_kind(arm.runs, kinds)
+        plain_rates = figures.rates_by_kind(plain.runs, kinds)
+        last = figures.by_kind(arm.runs[-1].answers, kinds)
+        return {
+            kind: {
+                "tokens_per_second": rate,
+                "speedup": ratio(rate, plain_rates[kind]),
+                "tokens_per_round": figures.tokens_per_round(last[kind]),
+            }
+            for kind, rate in rates.items()
+        }
+
+    def _costs(self, batch: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Step times by themselves, and the speedup that they allow at the measured acceptance."""
+        rows = min(batch, len(self._work.requests))
+        length = self._work.typical_length
+        costs = measure_costs(self._pair.target, self._work.drafter, rows, entry["block"], length)
+        tau = entry["tokens_per_round_pooled"]
+        bound = tau * costs.plain / (costs.draft + costs.verify)
+        speedup = entry["decode"]["speedup"]
+        return costs.as_dict() | {
+            "speedup_bound": bound,
+            "achieved_of_bound": ratio(speedup or 0.0, bound),
+        }
+
+
+def _rates(values: list[float], plain: list[float]) -> dict[str, Any]:
+    """Tokens per second and the speedup over plain: ratio of medians, and per repeat."""
+    return {
+        "tokens_per_second": middle(values),
+        "repeats": values,
+        "speedup": ratio(middle(values), middle(plain)),
+        "speedup_per_repeat": [ratio(a, b) for a, b in zip(values, plain, strict=True)],
+    }
+
+
+def _outside(runs: Sequence[Run], rows: int) -> float | None:
+    """Median over repeats; None where no decode-only step had all rows."""
+    found = [fraction for run in runs if (fraction := run.outside_fraction(rows)) is not None]
+    return middle(found) if found else None
+
+
+def _settings(options: DecodeOptions, blocks: Sequence[int]) -> dict[str, Any]:
+    return {
+        "target": options.pair.random_target or options.pair.target or "demo",
+        "drafter": options.pair.drafter,
+        "prompts": str(options.prompt_file) if options.prompt_file else "default",
+        "batches": list(options.batches),
+        "block_sizes": list(blocks),
+        "max_tokens": options.max_tokens,
+        "repeats": options.repeats,
+        "temperature": options.temperature,
+        "seed": options.seed,
+        "baselines": list(options.baselines),
+        "acceptance": options.acceptance,
+        "tau": options.tau,
+    }

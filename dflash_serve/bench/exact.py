@@ -1,0 +1,211 @@
+"""``dflash-bench exact``: are the tokens those of plain decoding, whatever happens around a row?
+
+Greedy and sampled requests share batches, join late and are cancelled between rounds, all seeded.
+"""
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dflash_serve.bench.drive import Answer, Driver, Run, grow, run_all
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.exactness import exact_path
+from dflash_serve.bench.pair import Pair, PairChoice, load_pair
+from dflash_serve.bench.report import Result
+from dflash_serve.bench.work import make_prompts
+from dflash_serve.bench.workloads import Prompt
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
+
+_SAMPLINGS = (
+    SamplingParams(temperature=0.7),
+    SamplingParams(temperature=1.0, top_p=0.9),
+    SamplingParams(temperature=1.2, top_k=20),
+    SamplingParams(temperature=0.8, min_p=0.05),
+)
+"""Sampled requests take these in turn; every other request is greedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExactOptions:
+    """``cancel`` is the share of requests that are cancelled at a random token."""
+
+    pair: PairChoice = field(default_factory=PairChoice)
+    prompt_file: Path | None = None
+    prompts: int = 200
+    prompt_length: int = 48
+    batches: tuple[int, ...] = (1, 3, 8)
+    block_sizes: tuple[int, ...] = (2, 8, 16)
+    max_tokens: int = 64
+    cancel: float = 0.15
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Outcomes of one combination. Equal ones need the same tokens and the same reason."""
+
+    equal: int = 0
+    different: int = 0
+    cancelled_prefix: int = 0
+    cancelled_different: int = 0
+    late_joins: int = 0
+    leaked_slots: int = 0
+    rounds: int = 0
+    accepted: int = 0
+    first_difference: dict[str, Any] | None = None
+
+    @property
+    def wrong(self) -> int:
+        return self.different + self.cancelled_different + self.leaked_slots
+
+
+def run_exact(options: ExactOptions) -> Result:
+    """Every batch size with every block size, against plain decoding one request at a time."""
+    pair = load_pair(options.pair)
+    if pair.drafter is None:
+        raise BenchError("there is no drafter to compare; give --drafter or --random-target")
+    prompts = make_prompts(options, pair, options.prompts)
+    requests = _requests(options, prompts)
+    longest = max(len(request.prompt) for request in requests) + options.max_tokens
+    plain = DeviceRunner(pair.target, None, 1)
+    grow(plain, 1, longest + 1)
+    reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
+    combinations = []
+    for block in options.block_sizes:
+        # one runner for all batch sizes of a block: traces and caches carry over, as in a server
+        runner = DeviceRunner(pair.target, pair.drafter, block)
+        grow(runner, max(options.batches), longest + block)
+        for batch in options.batches:
+            config = EngineConfig(max_batch=batch, max_context=longest, block_size=block)
+            combinations.append(_combination(options, runner, config, requests, reference))
+    return _result(options, pair, combinations, reference)
+
+
+def _requests(options: ExactOptions, prompts: Sequence[Prompt]) -> list[EngineRequest]:
+    made = []
+    for number, prompt in enumerate(prompts):
+        sampling = SamplingParams()
+        if number % 2:
+            kind = _SAMPLINGS[number // 2 % len(_SAMPLINGS)]
+            sampling = SamplingParams(
+                kind.temperature, kind.top_p, kind.top_k, kind.min_p, options.seed + number
+            )
+        made.append(
+            EngineRequest(
+                str(number), prompt.tokens, options.max_tokens, sampling, prompt.stop_tokens
+            )
+        )
+    return made
+
+
+def _combination(
+    options: ExactOptions,
+    runner: DeviceRunner,
+    config: EngineConfig,
+    requests: Sequence[EngineRequest],
+    reference: Run,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    rng = random.Random(f"{options.seed}-{config.max_batch}-{config.block_size}")
+    driver = Driver(runner, config)
+    late_joins = _disturbed(driver, config, requests, options.cancel, rng)
+    run = driver.finish()
+    tally = _compare(run.answers, reference.answers)
+    tally.late_joins = late_joins
+    tally.leaked_slots = run.stats.slots - run.stats.free_slots
+    tally.rounds = run.stats.rounds
+    tally.accepted = run.stats.accepted
+    return {
+        "batch": config.max_batch,
+        "block": config.block_size,
+        "requests": len(requests),
+        "equal": tally.equal,
+        "different": tally.different,
+        "cancelled_prefix": tally.cancelled_prefix,
+        "cancelled_different": tally.cancelled_different,
+        "late_joins": tally.late_joins,
+        "leaked_slots": tally.leaked_slots,
+        "rounds": tally.rounds,
+        "accepted_drafts": tally.accepted,
+        "wrong": tally.wrong,
+        "first_difference": tally.first_difference,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _disturbed(
+    driver: Driver,
+    config: EngineConfig,
+    requests: Sequence[EngineRequest],
+    cancel: float,
+    rng: random.Random,
+) -> int:
+    """Feed the requests in bit by bit and cancel some; the number that joined running rows."""
+    waiting = list(reversed(requests))
+    to_cancel = {r.id: rng.randint(0, r.max_tokens) for r in requests if rng.random() < cancel}
+    live: list[str] = []
+    late_joins = 0
+    while waiting:
+        room = config.max_batch + 1 - len(live)
+        for _ in range(min(len(waiting), rng.randint(0, max(0, room)) or int(driver.idle))):
+            request = waiting.pop()
+            late_joins += not driver.idle
+            driver.add(request)
+            live.append(request.id)
+        driver.step()
+        live = [key for key in live if driver.answers[key].finish is None]
+        for key in live:
+            if len(driver.answers[key].tokens) >= to_cancel.get(key, 1 << 30):
+                driver.abort(key)
+    return late_joins
+
+
+def _compare(answers: Mapping[str, Answer], reference: Mapping[str, Answer]) -> _Tally:
+    tally = _Tally()
+    for key, answer in answers.items():
+        plain = reference[key]
+        if answer.finish is FinishReason.ABORTED:
+            same = answer.tokens == plain.tokens[: len(answer.tokens)]
+            tally.cancelled_prefix += same
+            tally.cancelled_different += not same
+        else:
+            same = answer.tokens == plain.tokens and answer.finish is plain.finish
+            tally.equal += same
+            tally.different += not same
+        if not same and tally.first_difference is None:
+            pairs = zip(answer.tokens, plain.tokens, strict=False)
+            at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(answer.tokens))
+            tally.first_difference = {"request": key, "position": at}
+    return tally
+
+
+def _result(
+    options: ExactOptions, pair: Pair, combinations: list[dict[str, Any]], reference: Run
+) -> Result:
+    wrong = sum(entry["wrong"] for entry in combinations)
+    exact = exact_path()
+    failures = [f"{wrong} answers differ from plain decoding or leak a slot"]
+    settings = {
+        "target": pair.name,
+        "prompts": options.prompts,
+        "batches": list(options.batches),
+        "block_sizes": list(options.block_sizes),
+        "max_tokens": options.max_tokens,
+        "cancel": options.cancel,
+        "seed": options.seed,
+        "samplings": len(_SAMPLINGS),
+    }
+    measured = {
+        "pair": pair.describe(),
+        "exact_path": exact,
+        "compared": sum(entry["requests"] for entry in combinations),
+        "wrong": wrong,
+        "reference_tokens": reference.generated,
+        "combinations": combinations,
+    }
+    return Result("exact", settings, measured, tuple(failures) if exact and wrong else ())

@@ -1,0 +1,225 @@
+"""Which target and drafter a measurement runs on: the demo pair, checkpoints, or random weights.
+
+Loads them on the calling thread, which then owns MLX.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.qwen3 import Model, ModelArgs
+
+import dflash_serve
+from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.checkpoint import read_config
+from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
+from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
+from dflash_serve.adapters.loading import check_pair, load_drafter, load_target
+from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.server.build import checkpoints
+from dflash_serve.server.settings import Settings, SettingsError
+
+DEMO = Path(dflash_serve.__file__).parent / "demo"
+"""The embedded pair: ``target``, ``drafter`` and ``heldout.jsonl``."""
+
+RANDOM = "random"
+"""As a drafter's name: random weights in the published shape, for any stored target."""
+
+_PUBLISHED_LAYERS = (5, 36)
+"""Layers of the published drafter for Qwen3-8B and of its target: the shape that is scaled."""
+
+RANDOM_TARGETS: dict[str, dict[str, Any]] = {
+    "qwen3-100m": {
+        "model_type": "qwen3",
+        "hidden_size": 768,
+        "num_hidden_layers": 14,
+        "intermediate_size": 2048,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 16384,
+        "max_position_embeddings": 4096,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+    },
+    "qwen3-tiny": {
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 96,
+        "max_position_embeddings": 2048,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PairChoice:
+    """What the command line asked for. ``random_target`` excludes ``target`` and ``drafter``.
+
+    ``drafter``: ``auto``, ``none``, ``random``, a directory or a hub id. ``draft_layers`` 0 scales
+    the published shape. ``block_size`` is the trained block of a random drafter.
+    """
+
+    target: str | None = None
+    drafter: str = "auto"
+    random_target: str | None = None
+    draft_layers: int = 0
+    block_size: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A loaded target and, unless ``none`` was asked for, its drafter.
+
+    ``directory`` holds the target's tokenizer; None for random weights. Parameters are counts.
+    """
+
+    name: str
+    target: TargetAdapter
+    drafter: DraftAdapter | None
+    directory: Path | None
+    target_parameters: int
+    drafter_parameters: int
+
+    def describe(self) -> dict[str, Any]:
+        """For a result's settings."""
+        drafter = self.drafter
+        return {
+            "name": self.name,
+            "target_parameters": self.target_parameters,
+            "target_layers": self.target.num_layers,
+            "dtype": str(self.target.layout.dtype).removeprefix("mlx.core."),
+            "drafter_parameters": self.drafter_parameters,
+            "drafter_layers": drafter.layout.layers if drafter else 0,
+            "drafter_block_size": drafter.block_size if drafter else None,
+        }
+
+
+def load_pair(choice: PairChoice) -> Pair:
+    """The pair that ``choice`` names.
+
+    Raises:
+        BenchError: it cannot be found or loaded, or its halves do not fit.
+    """
+    try:
+        if choice.random_target is not None:
+            return _random_pair(choice)
+        return _stored_pair(choice)
+    except (AdapterError, SettingsError) as error:
+        raise BenchError(str(error)) from error
+
+
+def target_directory(target: str | None) -> Path:
+    """Where a target's files are; the demo's without a name."""
+    try:
+        directory, _ = checkpoints(Settings(target=target, drafter="none"))
+        read_config(directory)
+    except (AdapterError, SettingsError) as error:
+        raise BenchError(str(error)) from error
+    return directory
+
+
+def _stored_pair(choice: PairChoice) -> Pair:
+    names = Settings(
+        target=choice.target, drafter="none" if choice.drafter == RANDOM else choice.drafter
+    )
+    directory, drafter_directory = checkpoints(names)
+    target = load_target(directory)
+    drafter: DraftAdapter | None = None
+    parameters = 0
+    if drafter_directory is not None:
+        drafter = load_drafter(drafter_directory, target)
+        parameters = stored_parameters(drafter_directory)
+    elif choice.drafter == RANDOM:
+        drafter, model = _random_drafter(read_config(directory), choice, target)
+        parameters = _parameters(model)
+    name = "dflash-demo" if choice.target is None else directory.name
+    return Pair(name, target, drafter, directory, stored_parameters(directory), parameters)
+
+
+def _random_pair(choice: PairChoice) -> Pair:
+    name = str(choice.random_target)
+    config = _random_config(name)
+    mx.random.seed(choice.seed)
+    model = Model(ModelArgs.from_dict(config))
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    target: TargetAdapter = Qwen3Target(model)
+    drafter, draft_model = _random_drafter(config, choice, target)
+    return Pair(name, target, drafter, None, _parameters(model), _parameters(draft_model))
+
+
+def _random_config(name: str) -> dict[str, Any]:
+    if name in RANDOM_TARGETS:
+        return RANDOM_TARGETS[name]
+    path = Path(name).expanduser()
+    if not path.exists():
+        known = ", ".join(RANDOM_TARGETS)
+        raise BenchError(f"--random-target {name} is no config.json and none of: {known}")
+    directory = path if path.is_dir() else path.parent
+    config = read_config(directory)
+    if config.get("model_type") != "qwen3":
+        raise BenchError(f"--random-target needs model_type qwen3, not {config.get('model_type')}")
+    return {key: value for key, value in config.items() if key != "quantization"}
+
+
+def _random_drafter(
+    config: dict[str, Any], choice: PairChoice, target: TargetAdapter
+) -> tuple[DraftAdapter, DFlashModel]:
+    """Random weights in the published shape: the target's widths, a scaled number of layers."""
+    drafted, published = _PUBLISHED_LAYERS
+    layers = choice.draft_layers or max(1, round(drafted * target.num_layers / published))
+    parsed = parse_dflash_config(
+        config
+        | {
+            "architectures": ["DFlashDraftModel"],
+            "block_size": choice.block_size,
+            "num_hidden_layers": layers,
+            "num_target_layers": target.num_layers,
+            "layer_types": ["full_attention"] * layers,
+            "dflash_config": {
+                "mask_token_id": target.vocab_size - 1,
+                "target_layer_ids": list(default_layer_ids(target.num_layers, layers)),
+            },
+        }
+    )
+    check_pair(parsed, target)
+    model = DFlashModel(parsed)
+    model.set_dtype(mx.float32)
+    model.eval()
+    mx.eval(model.parameters())
+    return DFlashDrafter(parsed, model, target), model
+
+
+def _parameters(model: Any) -> int:
+    leaves: Iterable[tuple[str, mx.array]] = tree_flatten(model.parameters())
+    return sum(array.size for _, array in leaves)
+
+
+def stored_parameters(directory: Path) -> int:
+    """Elements of all tensors in a checkpoint's files, from their headers alone."""
+    total = 0
+    for path in directory.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                size = 1
+                for extent in entry["shape"]:
+                    size *= extent
+                total += size
+    return total

@@ -1,0 +1,112 @@
+"""Drafters for measuring: real compute with a chosen acceptance, and no compute at all.
+
+Knows the answer that plain decoding gave; knows nothing of schedulers or clocks.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from dflash_serve.adapters.base import CacheLayout, DraftAdapter, LayerCache
+from dflash_serve.bench.errors import BenchError
+
+
+class SimulatedDrafter:
+    """Runs ``inner`` in full, then proposes each token right with a probability of its own.
+
+    ``oracle`` [T] is a whole greedy sequence: the token at each position. Every request's prompt
+    must be a prefix of it, so that a row's position alone tells its right continuation. hits
+    [rows, T]: whether the draft for that position in that row is right; a wrong one is the
+    oracle's token plus one, so no draft is right by luck.
+    """
+
+    def __init__(self, inner: DraftAdapter, oracle: Sequence[int], hits: np.ndarray) -> None:
+        self._inner = inner
+        right = np.array(oracle, dtype=np.int32)
+        vocab = int(right.max()) + 2
+        wrong = (right + 1) % vocab
+        self._proposals = mx.array(np.where(hits, right, wrong).astype(np.int32))  # [rows, T]
+        mx.eval(self._proposals)
+
+    @property
+    def layout(self) -> CacheLayout:
+        return self._inner.layout
+
+    @property
+    def block_size(self) -> int:
+        return self._inner.block_size
+
+    @property
+    def target_layer_ids(self) -> tuple[int, ...]:
+        return self._inner.target_layer_ids
+
+    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
+        self._inner.append_context(taps, caches)
+
+    def propose(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        drafts = self._inner.propose(anchors, block_lengths, width, caches)
+        rows = mx.arange(anchors.shape[0], dtype=mx.int32)[:, None]
+        # slot i of a block whose anchor sits at S proposes the token at position S + i
+        position = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
+        position = mx.minimum(position, self._proposals.shape[1] - 1)
+        # Zero times the real drafts: nothing may prune the work that made them.
+        return self._proposals[rows, position] + 0 * drafts
+
+
+class VerifyOnly:
+    """Proposes token 0 without any compute, so that a round costs its verification alone."""
+
+    def __init__(self, target: CacheLayout) -> None:
+        self._layout = CacheLayout(0, target.kv_heads, target.head_dim, target.dtype)
+
+    @property
+    def layout(self) -> CacheLayout:
+        return self._layout
+
+    @property
+    def block_size(self) -> int:
+        return 1
+
+    @property
+    def target_layer_ids(self) -> tuple[int, ...]:
+        return ()
+
+    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
+        """Nothing to keep: there are no layers."""
+
+    def propose(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        return mx.zeros((anchors.shape[0], width - 1), dtype=mx.int32)
+
+
+def seeded_hits(probability: float, rows: int, length: int, seed: int) -> np.ndarray:
+    """Booleans [rows, length], each True with ``probability``."""
+    hits: np.ndarray = np.random.default_rng(seed).random((rows, length)) < probability
+    return hits
+
+
+def expected_tokens(probability: float, block: int) -> float:
+    """Committed tokens per round when each draft is right with ``probability``: sum of P^k."""
+    return sum(probability**k for k in range(block))
+
+
+def solve_probability(tau: float, block: int) -> float:
+    """The P with ``expected_tokens(P, block) == tau``, by bisection.
+
+    Raises:
+        BenchError: no P can give that many tokens per round.
+    """
+    if not 1.0 <= tau <= block:
+        raise BenchError(f"--tau is {tau:g}, but a block of {block} commits 1 to {block} tokens")
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if expected_tokens(middle, block) < tau:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,175 @@
+"""What `dflash-bench decode` measures with: its options, its requests, and simulated drafts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from dflash_serve.adapters.base import DraftAdapter
+from dflash_serve.bench.baseline import VARIANTS
+from dflash_serve.bench.drive import run_all
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.pair import DEMO, Pair, PairChoice
+from dflash_serve.bench.simulated import (
+    SimulatedDrafter,
+    expected_tokens,
+    seeded_hits,
+    solve_probability,
+)
+from dflash_serve.bench.workloads import Prompt, encode, pick, read_chats, synthetic
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import EngineRequest, SamplingParams
+
+_SEGMENTS = 4
+"""Different stretches of one greedy sequence that a simulated run's requests continue."""
+
+
+class PromptOptions(Protocol):
+    """Where prompts come from; ``prompt_length`` is for random ids alone."""
+
+    @property
+    def prompt_file(self) -> Path | None: ...
+    @property
+    def prompt_length(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """What to measure. ``prompts`` 0 picks a number; ``acceptance`` or ``tau`` simulates drafts.
+
+    block_sizes: empty takes the drafter's own. baselines: names of `baseline.VARIANTS`.
+    """
+
+    pair: PairChoice = field(default_factory=PairChoice)
+    prompt_file: Path | None = None
+    prompts: int = 0
+    prompt_length: int = 64
+    batches: tuple[int, ...] = (1, 3, 8)
+    block_sizes: tuple[int, ...] = ()
+    max_tokens: int = 128
+    repeats: int = 3
+    temperature: float = 0.0
+    seed: int = 0
+    baselines: tuple[str, ...] = ()
+    acceptance: float | None = None
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.baselines if name not in VARIANTS]
+        if unknown:
+            raise BenchError(f"--baseline is {unknown[0]}, but must be {' or '.join(VARIANTS)}")
+        if self.acceptance is not None and not 0.0 <= self.acceptance <= 1.0:
+            raise BenchError(f"--simulate-acceptance is {self.acceptance:g}, but must be 0 to 1")
+        if self.acceptance is not None and self.tau is not None:
+            raise BenchError("--simulate-acceptance and --tau exclude each other")
+        if self.simulated and self.temperature > 0:
+            raise BenchError("simulated acceptance follows the greedy answer: --temperature is 0")
+        if self.simulated and len(self.block_sizes) != 1:
+            raise BenchError("simulated acceptance needs exactly one --block-size")
+
+    @property
+    def simulated(self) -> bool:
+        return self.acceptance is not None or self.tau is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The requests of every arm, the drafter they are drafted by, and what was simulated."""
+
+    requests: tuple[EngineRequest, ...]
+    kinds: Mapping[str, str]
+    drafter: DraftAdapter
+    simulation: dict[str, Any] | None = None
+
+    @property
+    def longest(self) -> int:
+        return max(len(request.prompt) + request.max_tokens for request in self.requests)
+
+    @property
+    def typical_length(self) -> int:
+        """Tokens in the cache half-way through a mean request."""
+        prompts = sum(len(request.prompt) for request in self.requests) // len(self.requests)
+        return prompts + self.requests[0].max_tokens // 2
+
+
+def make_work(options: DecodeOptions, pair: Pair) -> Work:
+    """The requests that ``options`` describe, for a pair with a drafter."""
+    return _simulated_work(options, pair) if options.simulated else _prompted_work(options, pair)
+
+
+def _prompted_work(options: DecodeOptions, pair: Pair) -> Work:
+    assert pair.drafter is not None
+    count = options.prompts or 24
+    return _work(options, make_prompts(options, pair, count), pair.drafter)
+
+
+def make_prompts(options: PromptOptions, pair: Pair, count: int) -> list[Prompt]:
+    """Held-out or given prompts by the target's template; random ids for random weights."""
+    path = options.prompt_file
+    if pair.directory is None or (path is None and not _has_demo_prompts(pair)):
+        return synthetic(count, options.prompt_length, pair.target.vocab_size, options.seed)
+    chats = pick(read_chats(path or DEMO / "heldout.jsonl"), count, options.seed)
+    return encode(chats, pair.directory)
+
+
+def _has_demo_prompts(pair: Pair) -> bool:
+    directory = pair.directory
+    return (
+        directory is not None
+        and (DEMO / "heldout.jsonl").exists()
+        and (directory / "tokenizer.json").exists()
+    )
+
+
+def _simulated_work(options: DecodeOptions, pair: Pair) -> Work:
+    """Requests that continue one greedy sequence at different places, and its simulated drafter."""
+    assert pair.drafter is not None
+    block = options.block_sizes[0]
+    probability = options.acceptance
+    if probability is None:
+        probability = solve_probability(options.tau or 1.0, block)
+    count = options.prompts or max(_SEGMENTS, *options.batches)
+    start = synthetic(1, options.prompt_length, pair.target.vocab_size, options.seed)[0].tokens
+    oracle = _greedy(pair, start, min(count, _SEGMENTS) * options.max_tokens)
+    prompts = []
+    for number in range(count):
+        end = len(start) + number % _SEGMENTS * options.max_tokens
+        prompts.append(Prompt("simulated", oracle[:end], frozenset()))
+    hits = seeded_hits(probability, max(options.batches), len(oracle), options.seed)
+    simulation = {
+        "acceptance": probability,
+        "expected_tokens_per_round": expected_tokens(probability, block),
+    }
+    drafter = SimulatedDrafter(pair.drafter, oracle, hits)
+    return _work(options, prompts, drafter, simulation)
+
+
+def _greedy(pair: Pair, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
+    """``prompt`` and what plain decoding makes of it."""
+    runner = DeviceRunner(pair.target, None, 1)
+    config = EngineConfig(max_batch=1, max_context=len(prompt) + tokens)
+    run = run_all(runner, config, [EngineRequest("oracle", prompt, tokens)])
+    return prompt + tuple(run.answers["oracle"].tokens)
+
+
+def _work(
+    options: DecodeOptions,
+    prompts: Sequence[Prompt],
+    drafter: DraftAdapter,
+    simulation: dict[str, Any] | None = None,
+) -> Work:
+    requests = tuple(
+        EngineRequest(
+            f"{number}",
+            prompt.tokens,
+            options.max_tokens,
+            SamplingParams(temperature=options.temperature, seed=options.seed + number),
+            prompt.stop_tokens,
+        )
+        for number, prompt in enumerate(prompts)
+    )
+    kinds = {request.id: prompt.kind for request, prompt in zip(requests, prompts, strict=True)}
+    return Work(requests, kinds, drafter, simulation)

@@ -1,0 +1,115 @@
+"""Prompts to measure with: the demo's held-out ones, a JSONL file, or random token ids.
+
+A prompt file has one object per line: ``messages`` (or ``prompt``, a user's text) and, optionally,
+``kind``. Orders and samples depend on the seed alone.
+"""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.server.tokenizer import ChatTokenizer
+
+Messages = tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """One prompt as messages."""
+
+    kind: str
+    messages: Messages
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt as token ids, and the tokens that end its answer."""
+
+    kind: str
+    tokens: tuple[int, ...]
+    stop_tokens: frozenset[int]
+
+
+def read_chats(path: Path) -> list[Chat]:
+    """All prompts of a JSONL file.
+
+    Raises:
+        BenchError: naming the first line that cannot be used.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read prompts from {path}: {error}") from error
+    chats = [_chat(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not chats:
+        raise BenchError(f"{path} holds no prompts")
+    return chats
+
+
+def pick(chats: Sequence[Chat], count: int, seed: int) -> list[Chat]:
+    """``count`` prompts, the same number of each kind as far as it goes, in shuffled order."""
+    shuffle = random.Random(seed).shuffle
+    kinds: dict[str, list[Chat]] = defaultdict(list)
+    for chat in chats:
+        kinds[chat.kind].append(chat)
+    for group in kinds.values():
+        shuffle(group)
+    picked: list[Chat] = []
+    while len(picked) < count and any(kinds.values()):
+        picked.extend(group.pop() for group in kinds.values() if group)
+    del picked[count:]
+    shuffle(picked)
+    return picked
+
+
+def encode(chats: Sequence[Chat], directory: Path) -> list[Prompt]:
+    """Prompts by the target's own chat template; they end at the target's own stop tokens."""
+    try:
+        tokenizer = ChatTokenizer.load(directory)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    stops = stop_tokens(directory)
+    return [Prompt(chat.kind, tokenizer.encode_chat(chat.messages, {}), stops) for chat in chats]
+
+
+def synthetic(count: int, length: int, vocab: int, seed: int) -> list[Prompt]:
+    """Random ids, lengths from half of ``length`` to ``length``; nothing ends an answer."""
+    rng = random.Random(seed)
+    return [
+        Prompt(
+            "random",
+            tuple(rng.randrange(vocab) for _ in range(rng.randint(max(1, length // 2), length))),
+            frozenset(),
+        )
+        for _ in range(count)
+    ]
+
+
+def stop_tokens(directory: Path) -> frozenset[int]:
+    """``eos_token_id`` of generation_config.json, else of config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        if not path.exists():
+            continue
+        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        if value is not None:
+            return frozenset(value if isinstance(value, list) else [value])
+    return frozenset()
+
+
+def _chat(path: Path, number: int, line: str) -> Chat:
+    try:
+        entry: Any = json.loads(line)
+    except ValueError as error:
+        raise BenchError(f"{path}:{number} is not JSON") from error
+    messages = entry.get("messages") if isinstance(entry, dict) else None
+    if messages is None and isinstance(entry, dict) and isinstance(entry.get("prompt"), str):
+        messages = [{"role": "user", "content": entry["prompt"]}]
+    if not isinstance(messages, list) or not messages:
+        raise BenchError(f"{path}:{number} has neither messages nor prompt")
+    return Chat(str(entry.get("kind", "all")), tuple(messages))
