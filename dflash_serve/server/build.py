@@ -11,8 +11,7 @@ from typing import Any
 import dflash_serve
 from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config, resolve
-from dflash_serve.adapters.dflash_config import parse_dflash_config
-from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config
 from dflash_serve.adapters.pairs import find_pair
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.config import EngineConfig
@@ -101,7 +100,7 @@ def block_size(settings: Settings, drafter: Path | None) -> int:
     """Tokens verified per row and round: 1 without a drafter, else as asked or as trained."""
     if drafter is None:
         return 1
-    trained = parse_dflash_config(read_config(drafter)).block_size
+    trained = read_drafter_config(drafter).block_size
     if settings.block_size > trained:
         raise SettingsError(
             f"--block-size is {settings.block_size}, but the drafter was trained with {trained}"
