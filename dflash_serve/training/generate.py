@@ -13,6 +13,8 @@ from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, FinishReason, Usage
 
+_PREFILL = 4096  # prompt tokens at a time: nobody waits for a single answer here
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -42,6 +44,7 @@ def generate(
         max_batch=batch,
         max_queue=len(prompts),
         max_context=min(room, target.max_context),
+        prefill_chunk=_PREFILL,
         block_size=block,
     )
     scheduler = Scheduler(config, time.perf_counter)

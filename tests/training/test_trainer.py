@@ -126,7 +126,7 @@ def test_a_horizon_is_steps_or_minutes() -> None:
     assert Horizon(steps=200).progress(50, 1e9) == 0.25
     assert Horizon(minutes=2.0).progress(10**9, 30.0) == 0.25
     for wrong in ({}, {"steps": 1, "minutes": 1.0}, {"steps": 0}):
-        with pytest.raises(ValueError, match="steps or minutes|positive"):
+        with pytest.raises(ValueError, match=r"steps or minutes|positive"):
             Horizon(**wrong)
 
 
