@@ -19,7 +19,8 @@ class DynamicNames:
     strings: bytes  # the whole dynamic string table, names separated by NUL
 
     def mentions(self, symbol: str) -> bool:
-        return b"\0" + symbol.encode() + b"\0" in self.strings
+        """Also true for a mere ending of a longer name: linkers store such endings only once."""
+        return symbol.encode() + b"\0" in self.strings
 
 
 @dataclass(frozen=True, slots=True)
