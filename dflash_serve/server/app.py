@@ -10,7 +10,7 @@ from dflash_serve.engine.client import EngineClient
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.server import errors
 from dflash_serve.server.context import ModelCard, ServerContext
-from dflash_serve.server.errors import ApiError, TemplateError
+from dflash_serve.server.errors import ApiError, TemplateError, shown
 from dflash_serve.server.middleware import LimitBody, RequireApiKey
 from dflash_serve.server.routes import chat, health, models
 from dflash_serve.server.settings import Settings
@@ -64,7 +64,7 @@ def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         text, code = _ROUTING_ERRORS.get(error.status_code, (str(error.detail), None))
-        message = f"{text}: {request.method} {request.url.path}"
+        message = f"{text}: {request.method} {shown(request.scope['path'])}"
         return ApiError(error.status_code, message, code=code, headers=error.headers).response()
 
     @app.exception_handler(ClientDisconnect)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 API_KEY_VARIABLE = "DFLASH_API_KEY"
 SPECULATION = ("always", "off")
@@ -55,7 +55,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     served_model_name: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     max_batch: int = 8
     max_queue: int = 128
     max_context: int = 0

@@ -151,8 +151,9 @@ class _Masks:
     """Private-use characters that stand for pieces of one conversation's text."""
 
     def __init__(self, conversation: str) -> None:
-        self._conversation = conversation
-        self._chars: dict[str, str] = {}  # original piece -> its character
+        self._free = _unused_chars(conversation)
+        self._chars: dict[str, str] = {}  # piece -> its character
+        self._pieces: dict[str, str] = {}  # character -> its piece
 
     def __bool__(self) -> bool:
         return bool(self._chars)
@@ -165,19 +166,23 @@ class _Masks:
         return "".join([*out, text[begin:]])
 
     def inside(self, text: str) -> bool:
-        return any(char in text for char in self._chars.values())
+        return not self._pieces.keys().isdisjoint(text)
 
     def restore(self, text: str) -> str:
-        return text.translate({ord(char): piece for piece, char in self._chars.items()})
+        return "".join(self._pieces.get(char, char) for char in text)
 
     def _char(self, piece: str) -> str:
         if piece not in self._chars:
-            taken = {*self._chars.values()}
-            free = (chr(code) for code in _PRIVATE_USE)
-            self._chars[piece] = next(
-                char for char in free if char not in taken and char not in self._conversation
-            )
+            char = next(self._free, None)
+            if char is None:
+                raise TemplateError("the messages use up all private-use characters")
+            self._chars[piece], self._pieces[char] = char, piece
         return self._chars[piece]
+
+
+def _unused_chars(text: str) -> Iterator[str]:
+    used = frozenset(text)
+    yield from (char for code in _PRIVATE_USE if (char := chr(code)) not in used)
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:

@@ -246,6 +246,7 @@ def test_the_templates_refusal_is_a_400(client: httpx.Client) -> None:
         ("GET", "/", 404, "unknown_url"),
         ("POST", "/v1/chat", 404, "unknown_url"),
         ("GET", "/v1/%ff%fe", 404, "unknown_url"),
+        ("GET", "/v1/%0aforged%20line", 404, "unknown_url"),
         ("GET", "/v1/models/other", 404, "model_not_found"),
         ("GET", URL, 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),

@@ -39,6 +39,10 @@ def test_a_bad_value_names_the_option_on_one_line(name: str, value: object) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_the_key_is_not_shown() -> None:
+    assert "hush" not in repr(Settings(api_key="hush"))
+
+
 def test_unknown_names_are_errors() -> None:
     with pytest.raises(TypeError, match="max_bacth"):
         Settings(max_bacth=4)  # type: ignore[call-arg]
