@@ -1,5 +1,6 @@
 """``dflash-serve``: arguments -> Settings -> the server. Heavy imports wait for the command."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -104,6 +105,8 @@ def serve(
             "cors_origin": tuple(cors_origin or ()),
         }
     )
+    # only its tokenizers are used: do not let it complain about missing PyTorch
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from dflash_serve.server.build import serve as run
 
     return run(chosen)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError as JinjaError
+from jinja2 import TemplateSyntaxError
 from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -52,16 +53,18 @@ class ChatTokenizer:
         """Read a local directory in Hugging Face layout; never the network, never foreign code.
 
         Raises:
-            ValueError: no fast tokenizer can be read from there.
+            ValueError: no fast tokenizer can be read from there, or its template is no template.
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, LookupError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        except Exception as error:  # tokenizers raises nothing narrower
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(f"{directory} has no readable tokenizer: {reason}") from error
         if not tokenizer.is_fast:
             raise ValueError(f"{directory} has no fast tokenizer (tokenizer.json)")
-        return cls(tokenizer)
+        made = cls(tokenizer)
+        made._check_template(directory)
+        return made
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
@@ -80,6 +83,15 @@ class ChatTokenizer:
         text = self._render(masked, self._mask(template_kwargs, self._controls, masks))
         encoding = self.backend.encode(text, add_special_tokens=False)
         return tuple(self._replace_masked(text, encoding, masks) if masks else encoding.ids)
+
+    def _check_template(self, directory: Path) -> None:
+        try:
+            self.encode_chat([{"role": "user", "content": ""}], {})
+        except TemplateError as error:
+            # other refusals depend on the messages
+            if isinstance(error.__cause__, TemplateSyntaxError):
+                reason = " ".join(str(error.__cause__).split())
+                raise ValueError(f"{directory} has a broken chat template: {reason}") from error
 
     def _mask_message(self, message: Mapping[str, str], masks: "_Masks") -> Mapping[str, str]:
         # an assistant's own markup (<think>, <tool_call>) is for the template to read
@@ -104,7 +116,7 @@ class ChatTokenizer:
             return []
         encoding = self.backend.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
-        return [span for token, span in pairs if token in controls]
+        return [span for token, span in pairs if token in controls and span[0] < span[1]]
 
     def _suspicious(self, text: str) -> bool:
         if self._names.search(text):

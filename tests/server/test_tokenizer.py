@@ -124,9 +124,27 @@ def test_a_model_without_template_says_so(tmp_path: Path) -> None:
         tokenizer.encode_chat(user("hi"), {})
 
 
-def test_an_empty_directory_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no readable tokenizer") as caught:
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", b"{broken"),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b'{"version": "1.0", "added_tokens": [], "model": {}}'),
+        ("tokenizer.json", b"\xff\x00"),
+        ("tokenizer.json", None),
+        ("tokenizer_config.json", b"{broken"),
+        ("tokenizer_config.json", b"[]"),
+        ("chat_template.jinja", b"{% if %}"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_line(tmp_path: Path, file: str, content: bytes | None) -> None:
+    save_tokenizer(tmp_path)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=r"no readable tokenizer|broken chat template") as caught:
         ChatTokenizer.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
