@@ -1,5 +1,6 @@
 """``dflash-bench``: arguments -> options -> one measurement. Heavy imports wait for the command."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ Save = Annotated[bool, typer.Option("--save", help="Write to docs/results/.")]
 
 def main() -> None:
     """Console entry point. Bad input is one line on stderr and exit code 2; a failed check 1."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
     try:
         code = app(standalone_mode=False)
     except (_UsageError, BenchError) as error:
@@ -139,6 +141,58 @@ def exact(
         seed=seed,
     )
     return _finish(run_exact(options), exact_report, out, save)
+
+
+@app.command()
+def serve(
+    *,
+    base_url: Annotated[str | None, typer.Option(help="Any OpenAI server, ending in /v1.")] = None,
+    model: Annotated[str | None, typer.Option(help="Without it, the server's first.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="DFLASH_BENCH_API_KEY")] = None,
+    meta_info: Annotated[
+        bool, typer.Option("--meta-info", help="Ask --base-url for drafting figures.")
+    ] = False,
+    spawn: Annotated[
+        list[str] | None,
+        typer.Option(help="Start and measure: dflash, dflash-plain, mlx-lm, mlx-lm-blas."),
+    ] = None,
+    target: Target = None,
+    drafter: Annotated[str, typer.Option(help="As dflash-serve takes it.")] = "auto",
+    server_option: Annotated[
+        list[str] | None, typer.Option(help="Added to our server's command; like --max-batch=4.")
+    ] = None,
+    clients: Annotated[str, typer.Option(help="Numbers of clients, like 1,4,8.")] = "1,4,8",
+    requests: Annotated[int, typer.Option(min=1, help="Per run.")] = 32,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed requests per client.")] = 3,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Per request.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    prompt_file: PromptFile = None,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """Closed-loop HTTP load: tokens per second, time to first token, latency; rivals in turns."""
+    from dflash_serve.bench import serve_report
+    from dflash_serve.bench.serve import ServeOptions, run_serve
+
+    options = ServeOptions(
+        base_url=base_url,
+        model=model,
+        api_key=api_key,
+        meta_info=meta_info,
+        spawn=tuple(dict.fromkeys(spawn or ())),
+        target=target,
+        drafter=drafter,
+        server_options=tuple(server_option or ()),
+        clients=numbers("--clients", clients),
+        requests=requests,
+        warmup=warmup,
+        max_tokens=max_tokens,
+        repeats=repeats,
+        prompt_file=prompt_file,
+        seed=seed,
+    )
+    return _finish(run_serve(options), serve_report, out, save)
 
 
 def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:

@@ -139,11 +139,13 @@ def write(
     return path
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table with the first column left and the rest right."""
-    made = Table(title=title, title_justify="left")
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, text: bool = False
+) -> Table:
+    """A table with the first column left and the rest right; with ``text`` all left, no header."""
+    made = Table(title=title, title_justify="left", show_header=not text)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="right" if index else "left")
+        made.add_column(column, justify="right" if index and not text else "left")
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made

@@ -35,6 +35,22 @@ class Prompt:
     stop_tokens: frozenset[int]
 
 
+GENERIC = tuple(
+    Chat("generic", ({"role": "user", "content": text},))
+    for text in (
+        "Hello! Who are you?",
+        "Write a Python function that adds two numbers.",
+        "Tell me a short story about a fox.",
+        "What is 12 + 30?",
+        "Sort these numbers: 9, 4, 7, 1.",
+        "How many metres are 3 kilometres?",
+        "List three colours as JSON.",
+        "Explain what a hash table is.",
+    )
+)
+"""For a server of which nothing is known, where no prompt file is given."""
+
+
 def read_chats(path: Path) -> list[Chat]:
     """All prompts of a JSONL file.
 

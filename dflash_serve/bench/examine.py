@@ -1,0 +1,113 @@
+"""What `dflash-doctor` finds out: the machine, MLX's back-end and matmul, a pair's fitness."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.bench import figures, report
+from dflash_serve.bench.components import measure_costs
+from dflash_serve.bench.drive import run_all
+from dflash_serve.bench.exactness import exact_path
+from dflash_serve.bench.pair import Pair, PairChoice
+from dflash_serve.bench.work import DecodeOptions, make_work
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.kernels.dispatch import default_backend
+
+_MATMUL = (8, 1024, 3584)
+"""Rows, inner and columns: a block of eight tokens through a wide layer."""
+
+
+def examine_machine() -> dict[str, Any]:
+    """Everything that needs no model."""
+    gflops = matmul_gflops()
+    return {
+        "machine": report.machine(),
+        "versions": report.versions(),
+        "commit": report.commit(),
+        "backend": {
+            "device": str(mx.default_device()).removeprefix("Device(").removesuffix(")"),
+            "kernels": default_backend().value,
+            "metal": mx.metal.is_available(),
+            "cuda": mx.cuda.is_available(),
+        },
+        "blas": report.blas() | {"matmul_gflops": gflops},
+        "compiler": shutil.which("g++"),
+        "exact_path": exact_path(),
+    }
+
+
+def matmul_gflops() -> float:
+    """GFLOP/s of one float32 product of the shape `_MATMUL`, the best of several."""
+    rows, inner, columns = _MATMUL
+    x, w = mx.random.normal((rows, inner)), mx.random.normal((columns, inner))
+    mx.eval(x, w)
+    best = float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        mx.eval(x @ w.T)
+        best = min(best, time.perf_counter() - started)
+    return 2e-9 * rows * inner * columns / best
+
+
+def examine_pair(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:
+    """Sizes, round costs, and how many tokens drafting changes (on the exact path, none)."""
+    drafter = pair.drafter
+    found: dict[str, Any] = pair.describe() | {
+        "max_context": pair.target.max_context,
+        "vocab_size": pair.target.vocab_size,
+        "hidden_size": pair.target.hidden_size,
+        "cache_bytes_per_token": DeviceRunner(pair.target, drafter, 1).bytes_per_token,
+        "target_bytes": pair.target_parameters * pair.target.layout.dtype.size,
+    }
+    if drafter is None:
+        return found
+    block = drafter.block_size
+    shapes = [(1, block), (1, max(2, block // 2)), (4, block), (8, block)]
+    costs = [
+        measure_costs(pair.target, drafter, rows, width, 128).as_dict()
+        for rows, width in dict.fromkeys(shapes)
+    ]
+    return found | {
+        "target_layer_ids": list(drafter.target_layer_ids),
+        "round_costs": costs,
+        "divergence": divergence(pair, choice, prompts),
+    }
+
+
+def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:
+    """Greedy tokens of a few prompts, drafted in a batch, against plain ones one at a time."""
+    options = DecodeOptions(pair=choice, prompts=prompts, max_tokens=48, seed=choice.seed)
+    work = make_work(options, pair)
+    block = work.drafter.block_size
+    context = work.longest + block
+    plain = DeviceRunner(pair.target, None, 1)
+    drafted = DeviceRunner(pair.target, work.drafter, block)
+    reference = run_all(plain, EngineConfig(max_batch=1, max_context=context), work.requests)
+    run = run_all(
+        drafted, EngineConfig(max_batch=4, max_context=context, block_size=block), work.requests
+    )
+    wanted = figures.tokens_of(reference)
+    answers = list(run.answers.values())
+    return {
+        "requests": len(work.requests),
+        "tokens": sum(len(tokens) for tokens in wanted.values()),
+        "different_requests": len(figures.differing(run.answers, wanted)),
+        "different_tokens": _different_tokens(figures.tokens_of(run), wanted),
+        "tokens_per_round": figures.tokens_per_round(answers),
+    }
+
+
+def _different_tokens(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> int:
+    """Positions that differ; after a first difference the texts go separate ways."""
+    total = 0
+    for key, tokens in wanted.items():
+        other = found[key]
+        total += sum(a != b for a, b in zip(other, tokens, strict=False))
+        total += abs(len(other) - len(tokens))
+    return total

@@ -1,0 +1,210 @@
+"""``dflash-bench serve``: HTTP load at several numbers of clients, on one server or on rivals.
+
+Rivals take turns, the order reversed each repeat, with the same prompts in the same order.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.load import Endpoint, LoadRun, Sample, first_model, run_load
+from dflash_serve.bench.pair import DEMO, target_directory
+from dflash_serve.bench.report import Result, middle, percentile, ratio
+from dflash_serve.bench.spawn import KINDS, Spawned, spawned
+from dflash_serve.bench.workloads import GENERIC, Chat, pick, read_chats
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Either ``base_url`` or ``spawn``. ``requests`` is per run, ``warmup`` per client and server.
+
+    ``server_options``: appended to the command line of our own spawned servers.
+    """
+
+    base_url: str | None = None
+    model: str | None = None
+    api_key: str | None = None
+    meta_info: bool = False
+    spawn: tuple[str, ...] = ()
+    target: str | None = None
+    drafter: str = "auto"
+    server_options: tuple[str, ...] = ()
+    clients: tuple[int, ...] = (1, 4, 8)
+    requests: int = 32
+    warmup: int = 3
+    max_tokens: int = 128
+    repeats: int = 3
+    prompt_file: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.base_url) == bool(self.spawn):
+            raise BenchError(f"give --base-url, or --spawn with one of {', '.join(KINDS)}")
+        unknown = [kind for kind in self.spawn if kind not in KINDS]
+        if unknown:
+            raise BenchError(f"--spawn is {unknown[0]}, but must be one of {', '.join(KINDS)}")
+        if self.base_url and not self.base_url.startswith(("http://", "https://")):
+            raise BenchError(f"--base-url is {self.base_url!r}, but must start with http://")
+
+
+def run_serve(options: ServeOptions) -> Result:
+    """Start what is to be started, load it, stop it."""
+    path = options.prompt_file or DEMO / "heldout.jsonl"
+    chats = read_chats(path) if options.prompt_file or path.exists() else list(GENERIC)
+    with contextlib.ExitStack() as stack:
+        servers = _start(options, stack)
+        endpoints = _endpoints(options, servers)
+        idle = {server.kind: server.idle_cpu_percent() for server in servers}
+        runs = _measure(options, endpoints, chats)
+        processes = {
+            server.kind: {
+                "start_seconds": server.start_seconds,
+                "memory_bytes": server.memory_bytes(),
+                "idle_cpu_percent": idle[server.kind],
+            }
+            for server in servers
+        }
+    return _result(options, endpoints, runs, processes)
+
+
+def _start(options: ServeOptions, stack: contextlib.ExitStack) -> list[Spawned]:
+    if not options.spawn:
+        return []
+    directory = target_directory(options.target)
+    return [
+        stack.enter_context(
+            spawned(kind, options.target, options.drafter, directory, options.server_options)
+        )
+        for kind in options.spawn
+    ]
+
+
+def _endpoints(options: ServeOptions, servers: Sequence[Spawned]) -> list[Endpoint]:
+    if options.base_url:
+        url = options.base_url.rstrip("/")
+        model = options.model or first_model(url, options.api_key)
+        return [Endpoint(url, url, model, options.api_key, options.meta_info)]
+    endpoints = []
+    for server in servers:
+        own = server.kind.startswith("dflash")
+        # mlx-lm's server lists the hub cache, and calls its command line's model so
+        model = first_model(server.base_url) if own else "default_model"
+        endpoints.append(Endpoint(server.kind, server.base_url, model, meta_info=own))
+    return endpoints
+
+
+Runs = dict[tuple[str, int], list[LoadRun]]
+"""Per endpoint's name and number of clients: one run per repeat."""
+
+
+def _measure(options: ServeOptions, endpoints: Sequence[Endpoint], chats: Sequence[Chat]) -> Runs:
+    runs: Runs = {(e.name, clients): [] for e in endpoints for clients in options.clients}
+    for endpoint in endpoints:
+        for clients in options.clients:
+            warm = _cycle(chats, options.warmup * clients, options.seed)
+            if warm:
+                run_load(endpoint, warm, clients, options.max_tokens)
+    for repeat in range(options.repeats):
+        prompts = _cycle(chats, options.requests, options.seed + 1 + repeat)
+        for clients in options.clients:
+            for endpoint in endpoints[:: -1 if repeat % 2 else 1]:
+                run = run_load(endpoint, prompts, clients, options.max_tokens)
+                runs[endpoint.name, clients].append(run)
+    return runs
+
+
+def _cycle(chats: Sequence[Chat], count: int, seed: int) -> list[Chat]:
+    """``count`` prompts; when there are fewer, they come again."""
+    picked = pick(chats, count, seed)
+    return [picked[number % len(picked)] for number in range(count)]
+
+
+def _result(
+    options: ServeOptions,
+    endpoints: Sequence[Endpoint],
+    runs: Runs,
+    processes: Mapping[str, Any],
+) -> Result:
+    loads: list[dict[str, Any]] = [
+        {"endpoint": endpoint.name, "clients": clients} | figures(runs[endpoint.name, clients])
+        for clients in options.clients
+        for endpoint in endpoints
+    ]
+    errors = sum(load["errors"] for load in loads)
+    measured = {
+        "endpoints": [{"name": e.name, "model": e.model} for e in endpoints],
+        "processes": processes,
+        "loads": loads,
+        "ratios": _ratios(options, endpoints, runs),
+    }
+    settings = {
+        "base_url": options.base_url,
+        "spawn": list(options.spawn),
+        "target": options.target or "demo",
+        "drafter": options.drafter,
+        "server_options": list(options.server_options),
+        "clients": list(options.clients),
+        "requests": options.requests,
+        "warmup": options.warmup,
+        "max_tokens": options.max_tokens,
+        "repeats": options.repeats,
+        "prompts": str(options.prompt_file) if options.prompt_file else "default",
+        "seed": options.seed,
+    }
+    failures = (f"{errors} requests failed",) if errors else ()
+    return Result("serve", settings, measured, failures)
+
+
+def figures(runs: Sequence[LoadRun]) -> dict[str, Any]:
+    """Rates are medians over repeats, times are percentiles over all requests, in seconds."""
+    samples = [sample for run in runs for sample in run.good]
+    failed = [sample.error for run in runs for sample in run.samples if sample.error is not None]
+    lengths = [s.accept_length for s in samples if s.accept_length is not None]
+    return {
+        "total_tokens_per_second": middle([run.total_rate for run in runs]),
+        "total_tokens_per_second_repeats": [run.total_rate for run in runs],
+        "request_tokens_per_second": middle([sample.rate for sample in samples]),
+        "time_to_first_token": _percentiles([sample.first for sample in samples]),
+        "latency": _percentiles([sample.total for sample in samples]),
+        "requests": len(samples),
+        "completion_tokens": sum(sample.tokens for sample in samples),
+        "tokens_counted_by": _sources(samples),
+        "spec_accept_length": fmean(lengths) if lengths else None,
+        "spec_verify_passes": sum(s.verify_passes or 0 for s in samples) if lengths else None,
+        "errors": len(failed),
+        "first_error": failed[0] if failed else None,
+    }
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    return {f"p{percent}": percentile(values, percent) for percent in (50, 90, 99)}
+
+
+def _sources(samples: Sequence[Sample]) -> str | None:
+    return " and ".join(sorted({sample.counted for sample in samples})) or None
+
+
+def _ratios(
+    options: ServeOptions, endpoints: Sequence[Endpoint], runs: Runs
+) -> list[dict[str, Any]]:
+    """Total tokens per second of the first endpoint over each other one."""
+    first, *others = endpoints
+    made = []
+    for clients in options.clients:
+        own = [run.total_rate for run in runs[first.name, clients]]
+        for other in others:
+            theirs = [run.total_rate for run in runs[other.name, clients]]
+            made.append(
+                {
+                    "clients": clients,
+                    "of": first.name,
+                    "over": other.name,
+                    "ratio": ratio(middle(own), middle(theirs)),
+                    "per_repeat": [ratio(a, b) for a, b in zip(own, theirs, strict=True)],
+                }
+            )
+    return made

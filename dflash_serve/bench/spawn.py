@@ -1,0 +1,123 @@
+"""Servers that a measurement starts itself and stops at its end: our own, and mlx-lm's as rival."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+import psutil
+
+from dflash_serve.bench.baseline import environment
+from dflash_serve.bench.errors import BenchError
+
+KINDS = ("dflash", "dflash-plain", "mlx-lm", "mlx-lm-blas")
+"""dflash-plain: without speculation. mlx-lm: as installed; -blas: over this package's matmul."""
+
+_START, _STOP, _POLL = 180.0, 20.0, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A running server. ``start_seconds``: from the process's start until it was healthy."""
+
+    kind: str
+    base_url: str
+    process: psutil.Process
+    start_seconds: float
+
+    def memory_bytes(self) -> int:
+        """Resident memory now."""
+        return int(self.process.memory_info().rss)
+
+    def idle_cpu_percent(self) -> float:
+        """Processor use over half a second without requests."""
+        return float(self.process.cpu_percent(interval=0.5))
+
+
+@contextlib.contextmanager
+def spawned(
+    kind: str, target: str | None, drafter: str, directory: Path, options: tuple[str, ...] = ()
+) -> Iterator[Spawned]:
+    """Start a server of ``kind`` on a free port and stop it at the end.
+
+    ``options`` are added to our own server's command line.
+
+    Raises:
+        BenchError: it did not come up; the last line of its log says why.
+    """
+    port = _free_port()
+    command = [sys.executable, "-P", "-m", *_arguments(kind, target, drafter, directory)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    if kind.startswith("dflash"):
+        command += options
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_variables(kind)
+        )
+        try:
+            _wait(kind, process, port, log)
+            seconds = time.perf_counter() - started
+            base_url = f"http://127.0.0.1:{port}/v1"
+            yield Spawned(kind, base_url, psutil.Process(process.pid), seconds)
+        finally:
+            _stop(process)
+
+
+def _arguments(kind: str, target: str | None, drafter: str, directory: Path) -> list[str]:
+    if kind.startswith("mlx-lm"):
+        return ["mlx_lm", "server", "--model", str(directory), "--log-level", "WARNING"]
+    arguments = ["dflash_serve.server.cli", "--log-level", "warning", "--drafter", drafter]
+    if target is not None:
+        arguments += ["--target", target]
+    if kind == "dflash-plain":
+        arguments += ["--speculation", "off"]
+    return arguments
+
+
+def _variables(kind: str) -> dict[str, str]:
+    if kind.startswith("mlx-lm"):
+        return environment("float32-blas" if kind == "mlx-lm-blas" else "as-installed")
+    return dict(os.environ)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(kind: str, process: subprocess.Popen[bytes], port: int, log: IO[str]) -> None:
+    deadline = time.perf_counter() + _START
+    while time.perf_counter() < deadline:
+        if process.poll() is not None:
+            raise BenchError(f"{kind} ended with {process.returncode}: {_last_line(log)}")
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0).is_success:
+                return
+        time.sleep(_POLL)
+    raise BenchError(f"{kind} was not healthy after {_START:.0f} s: {_last_line(log)}")
+
+
+def _last_line(log: IO[str]) -> str:
+    log.seek(0)
+    return next((line for line in reversed(log.read().splitlines()) if line.strip()), "no log")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
