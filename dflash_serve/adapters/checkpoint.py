@@ -22,7 +22,7 @@ def resolve(name: str) -> Path:
     Anything that looks like a path (absolute, or starting with ``.`` or ``~``) or exists on disk
     never touches the network.
     """
-    path = Path(name).expanduser()
+    path = _expanded(name)
     if path.is_dir():
         return path
     if path.exists():
@@ -38,6 +38,13 @@ def resolve(name: str) -> Path:
         raise AdapterError(f"cannot get {name} from the hub: {first_line}") from error
 
 
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise AdapterError(f"no directory {name}: no such user") from error
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """``config.json`` as a dictionary."""
     path = directory / "config.json"
@@ -45,7 +52,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise AdapterError(f"{directory} has no config.json") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{path} is not a JSON object")
@@ -61,9 +68,12 @@ def shard_paths(directory: Path) -> list[Path]:
             raise AdapterError(f"{directory} has no model*.safetensors")
         return found
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise AdapterError(f"{index} cannot be read: {error}") from error
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in weight_map.values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise AdapterError(f"{index} cannot be read: {error!r}") from error
+    if not names:
+        raise AdapterError(f"{index} names no shards")
     missing = [name for name in names if not (directory / name).exists()]
     if missing:
         raise AdapterError(f"{directory} lacks {len(missing)} shard(s): {', '.join(missing)}")

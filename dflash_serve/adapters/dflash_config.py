@@ -208,7 +208,9 @@ def _windows(config: dict[str, Any], inner: dict[str, Any], layers: int) -> tupl
         )
     if "sliding_attention" not in types:
         if inner.get("use_swa"):
-            raise AdapterError("drafter config: use_swa is true, but layer_types has no sliding_attention")
+            raise AdapterError(
+                "drafter config: use_swa is true, but layer_types has no sliding_attention"
+            )
         return (None,) * layers
     window = _first("sliding_window", config) or _first("swa_window_size", inner)
     window = _integer("sliding_window", {"sliding_window": window})

@@ -23,6 +23,17 @@ from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
 
 _NOT_STORED = ("embed_tokens.", "lm_head.", "d2t", "t2d")
+_MISFITS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What mlx-lm's model code raises over a config or tensors that make no sense."""
 
 
 def load_target(directory: Path) -> TargetAdapter:
@@ -36,8 +47,8 @@ def load_target(directory: Path) -> TargetAdapter:
         read_shard(path)
     try:
         model, _ = load_model(directory, strict=True)
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except _MISFITS as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise AdapterError(f"target {directory} does not match its config: {reason}") from error
     if on_cpu():
         model.set_dtype(mx.float32)
