@@ -1,5 +1,3 @@
-"""Imported before any test: MLX must find the package's own matmul in place."""
+"""Loaded before any test module: the package goes first, so that its matmul is under MLX."""
 
-import dflash_serve
-
-__all__ = ["dflash_serve"]
+import dflash_serve  # noqa: F401
