@@ -1,0 +1,154 @@
+"""Times MLX's CPU matmul over this package's library against the one MLX is installed with.
+
+Each library gets processes of its own, in turn, as MLX binds its matmul when it is imported. Knows
+matmul shapes only; writes no file.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.kernels import cpu_blas
+
+LIBRARIES = {"ours": "auto", "stock": "off"}
+"""Name in the results -> value of DFLASH_CPU_BLAS."""
+
+_ROUNDS = 2  # each library's turn comes twice, so that a busy moment hits both
+_CELL_SECONDS = 1.5  # a slow cell is repeated less often, but thrice at least
+_TIMEOUT = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """x[m, k] times w[n, k] transposed (``weight``), or times v[k, n]."""
+
+    name: str
+    m: int
+    n: int
+    k: int
+    weight: bool = True
+
+
+SHAPES = (
+    *(Shape("projection", m, 3584, 1024) for m in (1, 4, 8, 16, 32, 64, 256)),
+    *(Shape("demo projection", m, 768, 192) for m in (1, 8, 64)),
+    *(Shape("attention scores", m, 512, 64) for m in (1, 8, 16)),
+    *(Shape("attention values", m, 64, 512, weight=False) for m in (1, 8, 16)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one call: on the clock, and of processor time, which neighbours disturb less."""
+
+    wall: float
+    cpu: float
+
+
+def run_kernels(repeats: int, shapes: Sequence[Shape] = SHAPES) -> dict[str, Any]:
+    """One row per shape: milliseconds of each library and how many times faster ours is.
+
+    Raises:
+        BenchError: a process failed, or this package's library is not in use here.
+    """
+    timings: dict[str, list[list[Timing]]] = {name: [[] for _ in shapes] for name in LIBRARIES}
+    loaded: dict[str, Any] = {}
+    for _ in range(_ROUNDS):
+        for name, switch in LIBRARIES.items():
+            loaded[name], cells = _in_process(repeats, shapes, switch)
+            for index, cell in enumerate(cells):
+                timings[name][index] += cell
+    if loaded["ours"]["state"] != cpu_blas.CpuBlasState.LOADED.value:
+        raise BenchError(f"this package's matmul is not in use: {loaded['ours']['reason']}")
+    rows = [
+        _row(shape, ours, stock)
+        for shape, ours, stock in zip(shapes, timings["ours"], timings["stock"], strict=True)
+    ]
+    return {"repeats": repeats, "libraries": loaded, "matmul": rows}
+
+
+def _row(shape: Shape, ours: list[Timing], stock: list[Timing]) -> dict[str, Any]:
+    mine, theirs = _milliseconds(ours), _milliseconds(stock)
+    return {
+        **asdict(shape),
+        "ours": mine,
+        "stock": theirs,
+        "speedup": {name: round(theirs[name] / mine[name], 2) for name in mine},
+        "ours_gflops": round(_gflop(shape) / mine["cpu_min"] * 1e3, 1),
+        "stock_gflops": round(_gflop(shape) / theirs["cpu_min"] * 1e3, 1),
+    }
+
+
+def _gflop(shape: Shape) -> float:
+    return 2e-9 * shape.m * shape.n * shape.k
+
+
+def _milliseconds(timings: list[Timing]) -> dict[str, float]:
+    walls = [timing.wall for timing in timings]
+    values = {"median": median(walls), "min": min(walls), "cpu_min": min(t.cpu for t in timings)}
+    return {name: round(value * 1e3, 5) for name, value in values.items()}
+
+
+def _in_process(
+    repeats: int, shapes: Sequence[Shape], switch: str
+) -> tuple[dict[str, Any], list[list[Timing]]]:
+    command = [sys.executable, "-P", "-m", __name__]
+    job = {"repeats": repeats, "shapes": [asdict(shape) for shape in shapes]}
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(job),
+            env=os.environ | {"DFLASH_CPU_BLAS": switch},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=True,
+        )
+        part = json.loads(done.stdout)
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
+        raise BenchError(f"the matmul benchmark failed: {reason[0]}") from error
+    except (subprocess.TimeoutExpired, OSError, ValueError) as error:
+        raise BenchError(f"the matmul benchmark gave no result: {error}") from error
+    return part["blas"], [[Timing(**one) for one in cell] for cell in part["timings"]]
+
+
+def _measure(job: dict[str, Any]) -> dict[str, Any]:
+    status = cpu_blas.status()
+    blas = {
+        "state": status.state.value,
+        "reason": status.reason,
+        "isa": status.isa,
+        "threads": status.threads,
+    }
+    with mx.stream(mx.cpu):
+        cells = [_time(Shape(**shape), job["repeats"]) for shape in job["shapes"]]
+    return {"blas": blas, "timings": [[asdict(one) for one in cell] for cell in cells]}
+
+
+def _time(shape: Shape, repeats: int) -> list[Timing]:
+    """MLX's own dispatch is part of every call."""
+    mx.random.seed(0)
+    x = mx.random.normal((shape.m, shape.k))
+    other = mx.random.normal((shape.n, shape.k) if shape.weight else (shape.k, shape.n))
+    mx.eval(x, other, x @ (other.T if shape.weight else other))
+    timings: list[Timing] = []
+    deadline = time.perf_counter() + _CELL_SECONDS
+    while len(timings) < repeats and (len(timings) < 3 or time.perf_counter() < deadline):
+        wall, cpu = time.perf_counter(), time.process_time()
+        mx.eval(x @ (other.T if shape.weight else other))
+        timings.append(Timing(time.perf_counter() - wall, time.process_time() - cpu))
+    return timings
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(json.load(sys.stdin))))
