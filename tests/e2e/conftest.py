@@ -1,0 +1,68 @@
+"""A random pair with a tokenizer on disk, and servers that several tests share."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import PairPaths, ServerProcess
+from tests.fakes import save_tokenizer
+from tests.tiny import write_drafter, write_target
+
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> PairPaths:
+    directory = tmp_path_factory.mktemp("pair")
+    target = write_target(directory / "target", vocab_size=320, tie_word_embeddings=False)
+    save_tokenizer(target)
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": [305, 307]}))
+    return PairPaths(target, write_drafter(directory / "drafter", vocab_size=320, block_size=8))
+
+
+@pytest.fixture(scope="session")
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start servers that live until the session ends."""
+    yield from _starter(tmp_path_factory.mktemp("servers"))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start servers that live until the test ends."""
+    yield from _starter(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server(pair: PairPaths, start_shared: Start) -> ServerProcess:
+    return start_shared(*pair.options(), "--port", "0")
+
+
+@pytest.fixture(scope="session")
+def plain_server(pair: PairPaths, start_shared: Start) -> ServerProcess:
+    return start_shared(*pair.options(), "--port", "0", "--speculation", "off")
+
+
+@pytest.fixture(scope="session")
+def url(server: ServerProcess) -> str:
+    """The speculating server."""
+    return server.ready()
+
+
+@pytest.fixture(scope="session")
+def plain_url(plain_server: ServerProcess) -> str:
+    """The same target, decoding plainly."""
+    return plain_server.ready()
+
+
+def _starter(directory: Path) -> Iterator[Start]:
+    started: list[ServerProcess] = []
+
+    def start(*options: str) -> ServerProcess:
+        started.append(ServerProcess(directory / f"{len(started)}.log", *options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()

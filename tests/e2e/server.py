@@ -1,0 +1,100 @@
+"""A real ``dflash-serve`` process: started, watched through its log, ended."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_TIMEOUT = 120.0
+MODEL = "tiny"
+
+
+@dataclass(frozen=True)
+class PairPaths:
+    """Checkpoints on disk that fit each other; the target has a tokenizer."""
+
+    target: Path
+    drafter: Path
+
+    def options(self) -> list[str]:
+        names = ["--target", self.target, "--drafter", self.drafter, "--served-model-name", MODEL]
+        return [str(name) for name in names]
+
+
+class ServerProcess:
+    """Runs until stopped. ``log`` is what it wrote to stderr."""
+
+    def __init__(self, log: Path, *options: str) -> None:
+        self._path = log
+        environment = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "dflash_serve.server.cli", *options]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=out, env=os.environ | environment
+            )
+
+    @property
+    def log(self) -> str:
+        return self._path.read_text(errors="replace")
+
+    def ready(self) -> str:
+        """The base URL, once requests are taken."""
+        wait(lambda: self._address() or self.process.poll() is not None, START_TIMEOUT)
+        address = self._address()
+        assert address, self.log
+        return address
+
+    def exit_code(self, timeout: float = START_TIMEOUT) -> int:
+        return self.process.wait(timeout)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(30)
+
+    def _address(self) -> str | None:
+        found = re.search(r"on (http://\S+)/v1$", self.log, re.MULTILINE)
+        return found[1] if found else None
+
+
+def wait(condition: Callable[[], object], timeout: float) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        time.sleep(0.02)
+
+
+def body(text: str = "hello", **fields: Any) -> dict[str, Any]:
+    """A greedy chat request."""
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0,
+        "max_tokens": 12,
+    }
+    return asked | fields
+
+
+def ask(url: str, **fields: Any) -> str:
+    """The text of one whole answer."""
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body(**fields), timeout=60)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def all_slots_free(url: str) -> bool:
+    health = httpx.get(f"{url}/health", timeout=10).json()
+    idle = health["running"] == health["waiting"] == 0
+    return bool(idle and health["free_slots"] == health["slots"])
