@@ -103,10 +103,7 @@ class Scheduler:
         for decode, tokens in zip(plan.decode, result.committed, strict=True):
             sequence = self._rows[decode.slot]
             self._count_round(sequence, decode, tokens)
-            emitted_before = len(sequence.generated)
-            chunks.append(self._emit(sequence, tokens, now))
-            kept = len(sequence.generated) - emitted_before
-            self._count_accepted(sequence, min(kept, len(tokens) - 1))
+            chunks.append(self._emit(sequence, tokens, now, drafts=len(tokens) - 1))
         for sequence in ready:
             self._promote(sequence)
         for slot in reversed(range(len(self._rows))):
@@ -168,14 +165,17 @@ class Scheduler:
         self._totals[1] += 1
         self._totals[2] += row.block - 1
 
-    def _count_accepted(self, sequence: Sequence, accepted: int) -> None:
-        sequence.accepted += accepted
-        self._totals[3] += accepted
-
-    def _emit(self, sequence: Sequence, tokens: tuple[int, ...], now: float) -> TokenChunk:
+    def _emit(
+        self, sequence: Sequence, tokens: tuple[int, ...], now: float, drafts: int = 0
+    ) -> TokenChunk:
+        """Commit ``tokens``, the first ``drafts`` of which were accepted drafts, and count them."""
         before = len(sequence.generated)
         kept = sequence.commit(tokens, now)
-        self._totals[0] += len(sequence.generated) - before
+        generated = len(sequence.generated) - before
+        accepted = min(generated, drafts)
+        sequence.accepted += accepted
+        self._totals[0] += generated
+        self._totals[3] += accepted
         if sequence.finish is None:
             return TokenChunk(sequence.request.id, kept)
         return self._terminal(sequence, kept)

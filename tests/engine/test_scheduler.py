@@ -71,6 +71,8 @@ def test_a_round_commits_counts_and_clips(
     stats = made.stats()
     assert (stats.rounds, stats.drafted, stats.accepted) == (1, drafted_block - 1, accepted)
     assert stats.free_slots == (4 if finish else 3)
+    # the terminal chunk's usage counts the round that ended the request
+    assert chunk.usage is None or chunk.usage.accepted == accepted
 
 
 def test_max_tokens_bounds_the_block_and_ends_the_request() -> None:
