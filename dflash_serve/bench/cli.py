@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -195,6 +194,22 @@ def serve(
     return _finish(run_serve(options), serve_report, out, save)
 
 
+@app.command()
+def kernels(
+    *,
+    repeats: Annotated[int, typer.Option(min=3, help="Calls per shape, library and turn.")] = 200,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """The CPU matmul under MLX against the one its wheel brings, by shape."""
+    from dflash_serve.bench import kernels_report
+    from dflash_serve.bench.kernels import run_kernels
+    from dflash_serve.bench.report import Result
+
+    result = Result("kernels", {"repeats": repeats}, run_kernels(repeats))
+    return _finish(result, kernels_report, out, save)
+
+
 def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     """``1,3,8`` as integers, each at least ``least``.
 
@@ -228,10 +243,7 @@ def _finish(result: Any, report: Any, out: Path | None, save: bool) -> int:
     from dflash_serve.bench.report import Destination, show, write
 
     show(*report.tables(result))
-    plot: Callable[[], Any] | None = (
-        (lambda: report.plot(result)) if hasattr(report, "plot") else None
-    )
-    path = write(result, Destination(out, save), plot)
+    path = write(result, Destination(out, save), lambda: report.plot(result))
     if path is not None:
         print(f"written to {path}")
     for failure in result.failures:

@@ -1,0 +1,120 @@
+"""The commands as a user runs them: help without MLX, one line and exit code 2 for bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dflash_serve.bench import cli, doctor
+from tests.bench.conftest import VOCAB, Stored
+from tests.tiny import write_target
+
+
+def run(
+    main: object, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> tuple[object, str, str]:
+    monkeypatch.setattr(sys, "argv", ["command", *argv])
+    with pytest.raises(SystemExit) as stop:
+        main()  # type: ignore[operator]
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+@pytest.mark.parametrize("module", ["cli", "doctor"])
+def test_help_imports_no_mlx(module: str) -> None:
+    code = (
+        f"import sys; from dflash_serve.bench import {module} as m\n"
+        "sys.argv = ['x', '--help']\n"
+        "try: m.main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert 'mlx.core' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["decode", "--nonsense"], "No such option"),
+        (["decode", "--batch", "1,x"], "--batch is '1,x'"),
+        (["decode", "--batch", "0"], "--batch is '0'"),
+        (["decode", "--block-size", "1"], "--block-size is '1'"),
+        (["decode", "--target", "/no/such/place"], "no directory /no/such/place"),
+        (["decode", "--random-target", "qwen9"], "--random-target qwen9"),
+        (["decode", "--random-target", "qwen3-tiny", "--target", "x"], "excludes"),
+        (["exact", "--prompts", "0"], "--prompts"),
+        (["serve"], "--base-url"),
+        (["serve", "--base-url", "http://x/v1", "--clients", "two"], "--clients is 'two'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    argv: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    code, _, err = run(cli.main, argv, monkeypatch, capsys)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_bad_prompt_file(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "good"}\n{"text": "?"}\n', encoding="utf-8")
+    argv = ["decode", "--target", str(stored.target), "--drafter", str(stored.drafter)]
+    code, _, err = run(cli.main, [*argv, "--prompt-file", str(prompts)], monkeypatch, capsys)
+    assert code == 2
+    assert "p.jsonl:2" in err
+
+
+def test_a_result_is_written_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out_file = tmp_path / "deep" / "exact.json"
+    argv = ["exact", "--random-target", "qwen3-tiny", "--prompts", "3", "--max-tokens", "4"]
+    argv += ["--batch", "2", "--block-size", "4", "--out", str(out_file)]
+    code, out, _ = run(cli.main, argv, monkeypatch, capsys)
+    assert code == 0
+    assert "0 wrong" in out
+    assert json.loads(out_file.read_text(encoding="utf-8"))["results"]["wrong"] == 0
+    # nothing of the atomic write stays behind
+    assert {path.name for path in out_file.parent.iterdir()} == {"exact.json", "exact.png"}
+
+
+def test_doctor_examines_a_pair(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    argv = ["--target", str(stored.target), "--drafter", str(stored.drafter)]
+    code, out, _ = run(doctor.main, [*argv, "--prompts", "2", "--json"], monkeypatch, capsys)
+    assert code == 0
+    found = json.loads(out)
+    assert found["blas"]["matmul_gflops"] > 0
+    assert found["pair"]["cache_bytes_per_token"] > 0
+    assert found["pair"]["divergence"]["different_tokens"] == 0
+    assert {cost["rows"] for cost in found["pair"]["round_costs"]} == {1, 4, 8}
+
+
+def test_doctor_shows_tables(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    argv = ["--target", str(stored.target), "--drafter", "none"]
+    code, out, _ = run(doctor.main, argv, monkeypatch, capsys)
+    assert code == 0
+    assert "This machine" in out
+    assert "Pair target: fits" in out
+
+
+def test_doctor_refuses_a_drafter_for_another_target(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    other = write_target(tmp_path / "other", hidden_size=32, vocab_size=VOCAB)
+    argv = ["--target", str(other), "--drafter", str(stored.drafter), "--json"]
+    code, _, err = run(doctor.main, argv, monkeypatch, capsys)
+    assert code == 2
+    assert "drafter hidden_size is 64, target hidden_size is 32" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,132 @@
+"""`dflash-bench decode` on tiny pairs: equal tokens, complete figures, known acceptances."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dflash_serve.bench import decode_report
+from dflash_serve.bench.baseline import run_mlx_lm
+from dflash_serve.bench.decode import run_decode
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.pair import PairChoice, load_pair
+from dflash_serve.bench.report import Destination, Result, write
+from dflash_serve.bench.simulated import expected_tokens, seeded_hits, solve_probability
+from dflash_serve.bench.work import DecodeOptions, make_work
+from tests.bench.conftest import Stored
+
+
+def simulated(**changes: Any) -> Result:
+    options = {
+        "pair": PairChoice(random_target="qwen3-tiny"),
+        "prompts": 2,
+        "prompt_length": 8,
+        "batches": (1,),
+        "block_sizes": (4,),
+        "max_tokens": 13,
+        "repeats": 1,
+    }
+    return run_decode(DecodeOptions(**(options | changes)))
+
+
+def arm(result: Result, block: int) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        entry for entry in result.measured["batches"][0]["arms"] if entry["block"] == block
+    )
+    return found
+
+
+def test_a_stored_pair_gives_equal_tokens_and_all_figures(stored: Stored, tmp_path: Path) -> None:
+    result = run_decode(
+        DecodeOptions(
+            pair=PairChoice(str(stored.target), str(stored.drafter)),
+            prompt_file=stored.prompts,
+            prompts=4,
+            batches=(2,),
+            block_sizes=(4,),
+            max_tokens=8,
+            repeats=2,
+        )
+    )
+    assert result.failures == ()
+    assert result.measured["different_answers"] == 0
+    drafted = arm(result, 4)
+    assert len(drafted["decode"]["speedup_per_repeat"]) == 2
+    assert set(drafted["kinds"]) == {"sum", "story"}
+    assert len(drafted["histogram"]) == 5
+    assert sum(drafted["histogram"]) == drafted["rounds"]
+    (costs,) = result.measured["batches"][0]["step_costs"]
+    assert {"plain_ms", "verify_ms", "draft_ms", "speedup_bound"} <= set(costs)
+    path = write(result, Destination(tmp_path / "d.json"), lambda: decode_report.plot(result))
+    assert path is not None
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert {"machine", "versions", "commit", "blas", "settings", "date", "argv"} <= set(written)
+    assert path.with_suffix(".png").stat().st_size > 0
+    assert len(decode_report.tables(result)) == 4
+
+
+def test_always_right_drafts_fill_every_block() -> None:
+    result = simulated(acceptance=1.0)
+    # 12 tokens after the first one: three full blocks
+    assert arm(result, 4)["tokens_per_round"] == 4.0
+    assert arm(result, 4)["accepted_per_drafted"] == 1.0
+    assert result.failures == ()
+
+
+def test_always_wrong_drafts_cost_one_round_per_token() -> None:
+    result = simulated(acceptance=0.0)
+    assert arm(result, 4)["tokens_per_round"] == 1.0
+    assert arm(result, 4)["accepted"] == 0
+    assert result.failures == ()
+
+
+def test_simulated_rows_of_a_batch_are_right_too() -> None:
+    result = simulated(acceptance=0.5, batches=(3,), prompts=5)
+    assert result.failures == ()
+    assert 1.0 < arm(result, 4)["tokens_per_round_pooled"] < 4.0
+
+
+@pytest.mark.parametrize(("tau", "block"), [(1.0, 4), (2.5, 4), (5.0, 8), (8.0, 8)])
+def test_the_probability_for_a_number_of_tokens_per_round(tau: float, block: int) -> None:
+    assert expected_tokens(solve_probability(tau, block), block) == pytest.approx(tau)
+
+
+def test_more_tokens_than_the_block_cannot_be_asked_for() -> None:
+    with pytest.raises(BenchError, match="--tau is 9"):
+        solve_probability(9.0, 8)
+
+
+def test_hits_depend_on_the_seed_alone() -> None:
+    assert np.array_equal(seeded_hits(0.3, 2, 50, 7), seeded_hits(0.3, 2, 50, 7))
+    assert not np.array_equal(seeded_hits(0.3, 2, 50, 7), seeded_hits(0.3, 2, 50, 8))
+
+
+def test_mlx_lm_decodes_the_same_tokens(stored: Stored) -> None:
+    choice = PairChoice(str(stored.target), "none")
+    pair = load_pair(choice)
+    random_drafter = load_pair(PairChoice(str(stored.target), "random"))
+    assert pair.drafter is None
+    options = DecodeOptions(pair=choice, prompt_file=stored.prompts, prompts=2, max_tokens=6)
+    work = make_work(options, random_drafter)
+    prompts = [request.prompt for request in work.requests]
+    run = run_mlx_lm("float32", stored.target, prompts, 6)
+    assert [len(answer) for answer in run.answers] == [6, 6]
+    assert run.decode_rate > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"acceptance": 1.5}, "--simulate-acceptance is 1.5"),
+        ({"acceptance": 0.5, "tau": 2.0}, "exclude each other"),
+        ({"acceptance": 0.5, "temperature": 1.0}, "--temperature"),
+        ({"acceptance": 0.5, "block_sizes": (4, 8)}, "exactly one --block-size"),
+        ({"baselines": ("fastest",)}, "--baseline is fastest"),
+        ({"acceptance": 0.5, "baselines": ("as-installed",)}, "--baseline needs"),
+    ],
+)
+def test_options_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        simulated(**changes)

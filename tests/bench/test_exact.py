@@ -1,0 +1,28 @@
+"""`dflash-bench exact`: equality under late joins and cancels, and that it would be noticed."""
+
+from dflash_serve.bench import exact_report
+from dflash_serve.bench.exact import ExactOptions, run_exact
+from dflash_serve.bench.pair import PairChoice
+
+
+def test_a_tiny_pair_is_exact() -> None:
+    options = ExactOptions(
+        pair=PairChoice(random_target="qwen3-tiny"),
+        prompts=10,
+        prompt_length=12,
+        batches=(1, 3),
+        block_sizes=(2, 8),
+        max_tokens=10,
+        cancel=0.3,
+        seed=3,
+    )
+    result = run_exact(options)
+    assert result.failures == ()
+    assert result.measured["compared"] == 40
+    for entry in result.measured["combinations"]:
+        assert entry["equal"] + entry["cancelled_prefix"] == 10
+        assert entry["wrong"] == entry["leaked_slots"] == 0
+    assert any(entry["cancelled_prefix"] for entry in result.measured["combinations"])
+    assert any(entry["late_joins"] for entry in result.measured["combinations"])
+    assert exact_report.tables(result)
+    assert exact_report.plot(result)
