@@ -201,10 +201,11 @@ def serving(app: FastAPI) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=60)
+        assert not thread.is_alive(), "the server did not stop"
 
 
-def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
+def eventually(condition: Callable[[], object], timeout: float = 60.0) -> None:
     """Wait until ``condition`` holds; fail if it never does."""
     end = time.monotonic() + timeout
     while not condition():

@@ -24,8 +24,8 @@ def engine(tokenizer: ChatTokenizer) -> FakeEngine:
 def test_models_tell_what_is_served(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
     card = model_card(drafter="fake/drafter", block_size=8, created=77)
     with serving(create_app(engine, tokenizer, Settings(), card)) as url:
-        listed = httpx.get(url + "/v1/models").json()
-        one = httpx.get(url + "/v1/models/fake/model").json()
+        listed = httpx.get(url + "/v1/models", timeout=60).json()
+        one = httpx.get(url + "/v1/models/fake/model", timeout=60).json()
         with OpenAI(base_url=url + "/v1", api_key="none") as client:
             assert [model.id for model in client.models.list()] == ["fake/model"]
             assert client.models.retrieve("fake/model").created == 77
@@ -42,7 +42,7 @@ def test_health_follows_the_engine(
 ) -> None:
     engine.state = state
     with serving(make_app(engine, tokenizer)) as url:
-        answer = httpx.get(url + "/health")
+        answer = httpx.get(url + "/health", timeout=60)
     assert answer.status_code == (200 if state is EngineState.READY else 503)
     assert answer.json()["status"] == state.value
     assert answer.json()["slots"] == 8
@@ -50,7 +50,7 @@ def test_health_follows_the_engine(
 
 def test_the_api_key(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
     app = make_app(engine, tokenizer, api_key="s\u00e9cret", max_body_bytes=2000)
-    with serving(app) as url, httpx.Client(base_url=url) as client:
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         good = {"Authorization": "Bearer s\u00e9cret".encode()}
         assert client.get("/health").status_code == 200
         assert client.get("/v1/models", headers=good).status_code == 200
@@ -75,7 +75,7 @@ def test_the_api_key(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
 
 def test_cors_is_off_unless_asked_for(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
     with serving(make_app(engine, tokenizer)) as url:
-        answer = httpx.get(url + "/v1/models", headers={"Origin": ORIGIN})
+        answer = httpx.get(url + "/v1/models", headers={"Origin": ORIGIN}, timeout=60)
         assert "access-control-allow-origin" not in answer.headers
 
 
@@ -87,9 +87,9 @@ def test_cors_for_one_origin(engine: FakeEngine, tokenizer: ChatTokenizer) -> No
         "Access-Control-Request-Headers": "authorization, content-type",
     }
     with serving(app) as url:
-        preflight = httpx.options(url + URL, headers=asked)
-        refused = httpx.post(url + URL, json=GOOD, headers={"Origin": ORIGIN})
-        other = httpx.get(url + "/health", headers={"Origin": "http://evil.example"})
+        preflight = httpx.options(url + URL, headers=asked, timeout=60)
+        refused = httpx.post(url + URL, json=GOOD, headers={"Origin": ORIGIN}, timeout=60)
+        other = httpx.get(url + "/health", headers={"Origin": "http://evil.example"}, timeout=60)
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == ORIGIN
     assert refused.status_code == 401

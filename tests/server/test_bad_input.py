@@ -24,7 +24,7 @@ def engine(tokenizer: ChatTokenizer) -> FakeEngine:
 @pytest.fixture(scope="module")
 def client(engine: FakeEngine, tokenizer: ChatTokenizer) -> Iterator[httpx.Client]:
     app = make_app(engine, tokenizer, max_body_bytes=100_000)
-    with serving(app) as url, httpx.Client(base_url=url) as client:
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

@@ -26,7 +26,7 @@ def served(tokenizer: ChatTokenizer) -> Iterator[tuple[FakeEngine, httpx.Client]
     engine = FakeEngine(saying(tokenizer, TEXT))
     with (
         serving(make_app(engine, tokenizer)) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield engine, client
 

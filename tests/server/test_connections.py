@@ -46,7 +46,7 @@ def raw_request(body: dict[str, Any], *headers: str) -> bytes:
 
 def connect(url: str) -> socket.socket:
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+    return socket.create_connection((parts.hostname, parts.port), timeout=60)
 
 
 def all_freed(engine: FakeEngine, count: int) -> None:
@@ -72,7 +72,7 @@ def test_leaving_in_the_middle_of_a_stream(
 ) -> None:
     engine.script = saying(tokenizer, "some words", hang=True)
     with (
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
         client.stream("POST", URL, json=GOOD | {"stream": True}) as answer,
     ):
         lines = answer.iter_lines()
@@ -84,14 +84,14 @@ def test_leaving_in_the_middle_of_a_stream(
 def test_leaving_before_the_body_is_complete(engine: FakeEngine, url: str) -> None:
     with connect(url) as wire:
         wire.sendall(raw_request(GOOD)[:-5])
-    assert httpx.post(url + URL, json=GOOD).status_code == 200
+    assert httpx.post(url + URL, json=GOOD, timeout=60).status_code == 200
     assert len(engine.requests) == 1
 
 
 def test_a_silent_stream_carries_comments(engine: FakeEngine, url: str) -> None:
     engine.script = lambda request: HANG
     with (
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
         client.stream("POST", URL, json=GOOD | {"stream": True}) as answer,
     ):
         comments = (line for line in answer.iter_lines() if line == ": keep-alive")
@@ -102,7 +102,7 @@ def test_a_silent_stream_carries_comments(engine: FakeEngine, url: str) -> None:
 def test_a_body_in_chunks(url: str) -> None:
     content = json.dumps(GOOD).encode()
     pieces = (content[at : at + 7] for at in range(0, len(content), 7))
-    answer = httpx.post(url + URL, content=pieces)
+    answer = httpx.post(url + URL, content=pieces, timeout=60)
     assert answer.json()["choices"][0]["message"]["content"] == "hello"
 
 
@@ -142,7 +142,7 @@ def test_500_requests_of_which_many_leave_free_every_row(
                 wire.sendall(raw_request(GOOD | {"stream": at % 2 == 0}))
             for wire in wires[::4]:
                 assert wire.recv(10)
-    eventually(lambda: httpx.get(url + "/health").json()["free_slots"] == 8)
+    eventually(lambda: httpx.get(url + "/health", timeout=60).json()["free_slots"] == 8)
     eventually(lambda: len(engine.played) == len(engine.requests))
 
 
@@ -153,7 +153,7 @@ def test_each_request_leaves_one_line_in_the_log(
         return [r.getMessage() for r in caplog.records if r.name == "dflash_serve.request"]
 
     caplog.set_level(logging.INFO, "dflash_serve.request")
-    answer = httpx.post(url + URL, json=GOOD | {"n": 2}).json()
+    answer = httpx.post(url + URL, json=GOOD | {"n": 2}, timeout=60).json()
     eventually(lambda: len(lines()) == 1)
     usage = answer["usage"]
     line = lines()[0]
@@ -169,7 +169,7 @@ def test_each_request_leaves_one_line_in_the_log(
     ):
         assert fact in line
     engine.script = saying(tokenizer, "hi", finish=FinishReason.ERROR)
-    httpx.post(url + URL, json=GOOD | {"stream": True})
+    httpx.post(url + URL, json=GOOD | {"stream": True}, timeout=60)
     eventually(lambda: len(lines()) == 2)
     assert lines()[1].endswith("finish=error")
     engine.script = lambda request: HANG
