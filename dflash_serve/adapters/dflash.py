@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention
-from mlx_lm.models.rope_utils import initialize_rope
 
 from dflash_serve.adapters.base import CacheLayout, LayerCache, TargetAdapter
 from dflash_serve.adapters.dflash_config import DFlashConfig
 from dflash_serve.adapters.masks import block_mask
+from dflash_serve.adapters.rotary import Rotary
 
 
 class DraftAttention(nn.Module):
     """Attention of block rows over [context; block]; both use the same projections."""
 
-    def __init__(self, config: DFlashConfig) -> None:
+    def __init__(self, config: DFlashConfig, rotary: Rotary) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = dim = config.head_dim
@@ -30,13 +30,7 @@ class DraftAttention(nn.Module):
         self.o_proj = nn.Linear(self.heads * dim, hidden, bias=False)
         self.q_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
-        self._rope = initialize_rope(
-            dim,
-            base=config.rope_theta,
-            traditional=False,
-            scaling_config=config.rope_scaling,
-            max_position_embeddings=config.max_position_embeddings,
-        )
+        self._rotary = rotary
 
     def _split(self, x: mx.array, heads: int) -> mx.array:
         return x.reshape(*x.shape[:2], heads, self.head_dim)  # [R, q, heads, hd]
@@ -44,13 +38,13 @@ class DraftAttention(nn.Module):
     def queries(self, x: mx.array, offset: mx.array) -> mx.array:
         """[R, q, H] normed block rows -> [R, heads, q, hd], rotated from each row's offset."""
         q = self.q_norm(self._split(self.q_proj(x), self.heads)).transpose(0, 2, 1, 3)
-        return self._rope(q, offset=offset)
+        return self._rotary(q, offset=offset)
 
     def keys_values(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array]:
         """[R, q, H] context features or normed block rows -> keys, values [R, kv, q, hd]."""
         k = self.k_norm(self._split(self.k_proj(x), self.kv_heads)).transpose(0, 2, 1, 3)
         v = self._split(self.v_proj(x), self.kv_heads).transpose(0, 2, 1, 3)
-        return self._rope(k, offset=offset), v
+        return self._rotary(k, offset=offset), v
 
     def attend(
         self, queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array
@@ -80,9 +74,9 @@ class DraftMLP(nn.Module):
 class DraftLayer(nn.Module):
     """Pre-norm attention and MLP over block rows; context rows enter keys and values only."""
 
-    def __init__(self, config: DFlashConfig) -> None:
+    def __init__(self, config: DFlashConfig, rotary: Rotary) -> None:
         super().__init__()
-        self.self_attn = DraftAttention(config)
+        self.self_attn = DraftAttention(config, rotary)
         self.mlp = DraftMLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -105,7 +99,10 @@ class DFlashModel(nn.Module):
         )
         self.hidden_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.layers = [DraftLayer(config) for _ in range(config.num_layers)]
+        rotary = Rotary(
+            config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
+        )
+        self.layers = [DraftLayer(config, rotary) for _ in range(config.num_layers)]
 
     def context(self, taps: mx.array) -> mx.array:
         """[..., K * H] target features -> the context [..., H] that feeds every layer."""

@@ -46,7 +46,9 @@ def load_target(directory: Path) -> TargetAdapter:
     for path in shard_paths(directory):
         read_shard(path)
     try:
-        model, _ = load_model(directory, strict=True)
+        model, _ = load_model(
+            directory, strict=True, get_model_classes=lambda config: adapter.model_classes
+        )
     except _MISFITS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise AdapterError(f"target {directory} does not match its config: {reason}") from error

@@ -7,13 +7,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.qwen3 import Model
+from mlx_lm.models.qwen3 import Model, ModelArgs
 
 from dflash_serve.adapters.base import CacheLayout, Captured, LayerCache
+from dflash_serve.adapters.rotary import Rotary
+
+
+class SharedRotaryModel(Model):
+    """mlx-lm's model with one rotary table for all layers: a third of its operations on a CPU."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__(args)
+        rotary = Rotary(
+            args.head_dim, args.rope_theta, args.rope_scaling, args.max_position_embeddings
+        )
+        for layer in self.model.layers:
+            layer.self_attn.rope = rotary
 
 
 class Qwen3Target:
     """A `TargetAdapter` over ``mlx_lm.models.qwen3.Model``, which runs unchanged."""
+
+    model_classes = (SharedRotaryModel, ModelArgs)
+    """Model and arguments classes for mlx-lm's loader."""
 
     def __init__(self, model: Model) -> None:
         self._model = model

@@ -1,0 +1,60 @@
+"""Rotary position embedding whose tables are computed once per forward on the CPU.
+
+MLX's CPU back-end runs ``mx.fast.rope`` as some twenty operations per call, sines and cosines
+included, for queries and keys of every layer. Elsewhere it is one kernel and stays.
+"""
+
+import math
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.rope_utils import initialize_rope
+
+
+class Rotary(nn.Module):
+    """Split-half rotation of all of ``head_dim``; one instance serves all layers of a model.
+
+    Same bits as ``mx.fast.rope``. Scaled variants (yarn and its like) are mlx-lm's own.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        base: float,
+        scaling: dict[str, Any] | None = None,
+        max_positions: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._rope = initialize_rope(
+            head_dim,
+            base=base,
+            traditional=False,
+            scaling_config=scaling,
+            max_position_embeddings=max_positions,
+        )
+        self._half = head_dim // 2
+        self._step = math.log(base) / self._half
+        self._shared = isinstance(self._rope, nn.RoPE) and self._rope.scale == 1.0
+        self._last: tuple[mx.array, int, mx.array, mx.array] | None = None
+
+    def __call__(self, x: mx.array, offset: mx.array) -> mx.array:
+        """Rotate [R, heads, q, head_dim] from each row's offset [R] int32."""
+        if not self._shared or mx.default_device() != mx.Device(mx.cpu):
+            return self._rope(x, offset=offset)
+        cos, sin = self._tables(offset, x.shape[2])
+        left, right = x[..., : self._half], x[..., self._half :]
+        cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+        return mx.concatenate([left * cos - right * sin, left * sin + right * cos], axis=-1)
+
+    def _tables(self, offset: mx.array, width: int) -> tuple[mx.array, mx.array]:
+        """Cosines and sines [R, 1, q, head_dim / 2] of the last offsets, by identity.
+
+        All layers of a forward pass the same array; holding it keeps its identity its own.
+        """
+        if self._last is None or self._last[0] is not offset or self._last[1] != width:
+            frequencies = mx.exp(mx.arange(0, -self._half, -1, dtype=mx.float32) * self._step)
+            positions = mx.arange(width, dtype=mx.int32) + offset[:, None]
+            angles = positions.astype(mx.float32)[:, None, :, None] * frequencies
+            self._last = (offset, width, mx.cos(angles), mx.sin(angles))
+        return self._last[2], self._last[3]
