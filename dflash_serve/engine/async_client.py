@@ -64,7 +64,7 @@ class AsyncEngine:
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
         if self._loaded is None or self._state is not EngineState.READY:
             raise EngineUnavailable(f"the engine is {self._state.value}")
-        check_request(request, self._config, self._loaded.bytes_per_token)
+        check_request(request, self._config)
         bound = self._config.max_batch + self._config.max_queue
         if len(self._queues) >= bound:
             raise QueueFull(

@@ -210,7 +210,7 @@ class Scheduler:
         return source
 
 
-def check_request(request: EngineRequest, config: EngineConfig, bytes_per_token: int) -> None:
+def check_request(request: EngineRequest, config: EngineConfig) -> None:
     """Refuse what can never be served, before any work.
 
     Raises:
@@ -228,12 +228,4 @@ def check_request(request: EngineRequest, config: EngineConfig, bytes_per_token:
     if request.max_tokens < 1:
         raise RequestError(
             f"max_tokens is {request.max_tokens}, but must be at least 1", "max_tokens"
-        )
-    reserved = min(prompt + request.max_tokens, config.max_context)
-    needed = reserved * bytes_per_token
-    if config.memory_limit and needed > config.memory_limit:
-        raise RequestError(
-            f"{reserved} tokens of prompt and completion need {needed} bytes of cache, "
-            f"but the limit is {config.memory_limit}",
-            "max_tokens",
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dflash_serve
-from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, resolve
 from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config
 from dflash_serve.adapters.pairs import find_pair
@@ -40,11 +40,17 @@ def serve(settings: Settings) -> int:
         tokenizer = ChatTokenizer.load(target)
         listener = bind(settings)
     except (AdapterError, SettingsError, ValueError, OSError) as error:
-        print(f"dflash-serve: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 2
+        return _refuse(str(error))
     engine = AsyncEngine(lambda: load(settings, target, drafter))
     app = create_app(engine, tokenizer, settings, card)
-    return run(app, engine, settings, listener, _banner(card, listener.getsockname()))
+    failure = run(app, engine, settings, listener, _banner(card, listener.getsockname()))
+    return 0 if failure is None else _refuse(failure)
+
+
+def _refuse(reason: str) -> int:
+    """Say on one line why the server could not start; the exit code."""
+    print(f"dflash-serve: error: {' '.join(reason.split())}", file=sys.stderr)  # noqa: T201
+    return 2
 
 
 def checkpoints(settings: Settings) -> tuple[Path, Path | None]:
@@ -83,7 +89,8 @@ def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelC
         raise SettingsError(
             f"--max-context is {settings.max_context}, but the model's context is {own_context}"
         )
-    stops = generation.get("eos_token_id", config.get("eos_token_id"))
+    if not own_context and not settings.max_context:
+        raise SettingsError(f"{target} does not say max_position_embeddings: give --max-context")
     default_name = DEMO_NAME if settings.target is None else settings.target
     return ModelCard(
         id=settings.served_model_name or default_name,
@@ -92,7 +99,7 @@ def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelC
         drafter=None if drafter is None else _drafter_name(settings, drafter),
         block_size=block_size(settings, drafter),
         sampling=_default_sampling(generation),
-        stop_tokens=frozenset([stops] if isinstance(stops, int) else stops or ()),
+        stop_tokens=_ids(generation.get("eos_token_id")) | _ids(config.get("eos_token_id")),
     )
 
 
@@ -115,24 +122,37 @@ def load(settings: Settings, target_path: Path, drafter_path: Path | None) -> Lo
     """
     target = load_target(target_path)
     drafter = None if drafter_path is None else load_drafter(drafter_path, target)
+    block = block_size(settings, drafter_path)
+    runner = DeviceRunner(target, drafter, block)
     config = EngineConfig(
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
-        max_context=settings.max_context or target.max_context,
+        max_context=_context(settings, target.max_context, runner.bytes_per_token),
         prefill_chunk=settings.prefill_chunk,
-        block_size=block_size(settings, drafter_path),
+        block_size=block,
         memory_limit=settings.memory_limit,
     )
     _report_matmul()
-    runner = warm_runner(target, drafter, config)
+    warm_up(runner, config)
     return Loaded(runner, config, runner.bytes_per_token)
 
 
-def warm_runner(
-    target: TargetAdapter, drafter: DraftAdapter | None, config: EngineConfig
-) -> DeviceRunner:
-    """A runner that has compiled the rounds of one and of two rows."""
-    runner = DeviceRunner(target, drafter, config.block_size)
+def _context(settings: Settings, own: int, bytes_per_token: int) -> int:
+    """The context that the options, the model and one row under the memory limit allow."""
+    wanted = settings.max_context or own
+    if not settings.memory_limit:
+        return wanted
+    fits = settings.memory_limit // bytes_per_token
+    if fits < 2:
+        raise SettingsError(
+            f"--memory-limit is {settings.memory_limit} bytes, but one token of cache "
+            f"takes {bytes_per_token}"
+        )
+    return min(wanted, fits)
+
+
+def warm_up(runner: DeviceRunner, config: EngineConfig) -> None:
+    """Compile the rounds of one and of two rows."""
     greedy = SamplingParams()
     room = config.max_context > config.block_size
     for rows in range(1, min(config.max_batch, 2) + 1 if room else 1):
@@ -141,7 +161,6 @@ def warm_runner(
         decode = tuple(DecodeRow(slot, 1, 0, config.block_size, greedy) for slot in slots)
         runner.run(StepPlan(prefill=prefill))
         runner.run(StepPlan(decode=decode))
-    return runner
 
 
 def _start_logging(level: str) -> None:
@@ -165,6 +184,10 @@ def _generation_config(target: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
     return content if isinstance(content, dict) else {}
+
+
+def _ids(value: int | list[int] | None) -> frozenset[int]:
+    return frozenset([value] if isinstance(value, int) else value or ())
 
 
 def _default_sampling(generation: dict[str, Any]) -> SamplingParams:

@@ -52,7 +52,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._engine.close(self._grace))
         await super().shutdown(sockets)
-        await draining
+        if self.force_exit:  # a second signal: no more grace
+            draining.cancel()
+            await self._engine.close(0)
+        else:
+            await draining
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,8 +74,8 @@ class _Server(uvicorn.Server):
 
 def run(
     app: Any, engine: AsyncEngine, settings: Settings, listener: socket.socket, banner: str
-) -> int:
-    """Serve until a signal or a failure; the process's exit code."""
+) -> str | None:
+    """Serve until a signal (None) or until loading has failed (why, in one line)."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -80,18 +84,17 @@ def run(
         backlog=1024,
         server_header=False,
         ws="none",
+        lifespan="off",
     )
     server = _Server(config, engine, settings.drain_timeout)
 
-    async def main() -> int:
+    async def main() -> str | None:
         failures: list[str] = []
         engine.start()
         watcher = asyncio.create_task(_watch(engine, banner, failures.append, server))
         await server.serve(sockets=[listener])
         watcher.cancel()
-        for failure in failures:
-            _log.error("%s", failure)
-        return 2 if failures else 0
+        return failures[0] if failures else None
 
     return asyncio.run(main())
 

@@ -100,12 +100,16 @@ def test_closing_the_iterator_frees_the_row() -> None:
 
 def test_an_abort_ends_the_stream_with_its_usage() -> None:
     async def test() -> None:
-        made = await ready(CountingRunner())
+        runner = CountingRunner()
+        made = await ready(runner)
+        runner.gate.clear()
         chunks = made.submit(request("a", 900))
-        await anext(chunks)
+        while not runner.waiting:
+            await asyncio.sleep(0.001)
         made.abort("a")
         made.abort("a")
         made.abort("never seen")
+        runner.gate.set()
         last = (await drain(chunks))[-1]
         assert last.finish is FinishReason.ABORTED
         assert last.usage is not None
