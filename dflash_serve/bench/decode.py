@@ -57,7 +57,8 @@ def run_decode(options: DecodeOptions) -> Result:
         "different_answers": different,
         "batches": batches,
     }
-    return Result("decode", _settings(options, blocks), measured, tuple(failures))
+    name = "decode-simulated" if options.simulated else "decode"
+    return Result(name, _settings(options, blocks), measured, tuple(failures))
 
 
 class _Bench:
@@ -75,10 +76,7 @@ class _Bench:
     def measure(self, batch: int) -> dict[str, Any]:
         """All arms at one batch size, in turns, the order reversed each repeat."""
         plain, *others = self._arms(batch)
-        for arm in (plain, *others):
-            if arm.block:
-                arm.measure()
-        self._note_reference(plain)
+        self._warm_up(plain, others)
         for repeat in range(self._options.repeats):
             for arm in (plain, *others)[:: -1 if repeat % 2 else 1]:
                 self._record(arm)
@@ -124,11 +122,17 @@ class _Bench:
         arm.measure = measure
         return arm
 
-    def _note_reference(self, plain: Arm) -> None:
-        """The first batch's plain answers are what every other run is compared with."""
+    def _warm_up(self, plain: Arm, others: Sequence[Arm]) -> None:
+        """Run everything once: graphs are traced and compiled then.
+
+        The first batch's plain answers are what every other run is compared with.
+        """
         run = plain.measure()
         if run is not None and not self._reference:
             self._reference = figures.tokens_of(run)
+        for arm in others:
+            if arm.block:
+                arm.measure()
 
     def _record(self, arm: Arm) -> None:
         run = arm.measure()

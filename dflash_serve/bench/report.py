@@ -145,7 +145,9 @@ def table(
     """A table with the first column left and the rest right; with ``text`` all left, no header."""
     made = Table(title=title, title_justify="left", show_header=not text)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="right" if index and not text else "left")
+        made.add_column(
+            column, justify="right" if index and not text else "left", no_wrap=not index
+        )
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made

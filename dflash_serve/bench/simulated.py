@@ -17,12 +17,16 @@ class SimulatedDrafter:
 
     ``oracle`` [T] is a whole greedy sequence: the token at each position. Every request's prompt
     must be a prefix of it, so that a row's position alone tells its right continuation. hits
-    [rows, T]: whether the draft for that position in that row is right; a wrong one is the
-    oracle's token plus one, so no draft is right by luck.
+    [rows, T - first]: whether the draft for that position in that row is right; a wrong one is the
+    oracle's token plus one, so no draft is right by luck. ``first`` is the first position that
+    hits speak of.
     """
 
-    def __init__(self, inner: DraftAdapter, oracle: Sequence[int], hits: np.ndarray) -> None:
+    def __init__(
+        self, inner: DraftAdapter, oracle: Sequence[int], hits: np.ndarray, first: int = 0
+    ) -> None:
         self._inner = inner
+        hits = np.pad(hits, ((0, 0), (first, 0)))  # [rows, T]
         right = np.array(oracle, dtype=np.int32)
         vocab = int(right.max()) + 2
         wrong = (right + 1) % vocab
@@ -84,8 +88,12 @@ class VerifyOnly:
 
 
 def seeded_hits(probability: float, rows: int, length: int, seed: int) -> np.ndarray:
-    """Booleans [rows, length], each True with ``probability``."""
-    hits: np.ndarray = np.random.default_rng(seed).random((rows, length)) < probability
+    """Booleans [rows, length], each True with ``probability``.
+
+    Each row has exactly that share of them, so that a short run comes close to what is expected.
+    """
+    ordered = np.tile(np.arange(length) < round(probability * length), (rows, 1))
+    hits: np.ndarray = np.random.default_rng(seed).permuted(ordered, axis=1)
     return hits
 
 

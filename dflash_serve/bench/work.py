@@ -138,12 +138,13 @@ def _simulated_work(options: DecodeOptions, pair: Pair) -> Work:
     for number in range(count):
         end = len(start) + number % _SEGMENTS * options.max_tokens
         prompts.append(Prompt("simulated", oracle[:end], frozenset()))
-    hits = seeded_hits(probability, max(options.batches), len(oracle), options.seed)
+    drafted = len(oracle) - len(start)
+    hits = seeded_hits(probability, max(options.batches), drafted, options.seed)
     simulation = {
         "acceptance": probability,
         "expected_tokens_per_round": expected_tokens(probability, block),
     }
-    drafter = SimulatedDrafter(pair.drafter, oracle, hits)
+    drafter = SimulatedDrafter(pair.drafter, oracle, hits, len(start))
     return _work(options, prompts, drafter, simulation)
 
 
