@@ -1,6 +1,7 @@
 """A random pair with a tokenizer on disk, and servers that several tests share."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,15 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> PairPaths:
     save_tokenizer(target)
     (target / "generation_config.json").write_text(json.dumps({"eos_token_id": [305, 307]}))
     return PairPaths(target, write_drafter(directory / "drafter", vocab_size=320, block_size=8))
+
+
+@pytest.fixture(scope="session")
+def endless_pair(pair: PairPaths, tmp_path_factory: pytest.TempPathFactory) -> PairPaths:
+    """The same pair without stop tokens: an answer takes as long as ``max_tokens`` says."""
+    target = tmp_path_factory.mktemp("endless") / "target"
+    shutil.copytree(pair.target, target)
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": []}))
+    return PairPaths(target, pair.drafter)
 
 
 @pytest.fixture(scope="session")

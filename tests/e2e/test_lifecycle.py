@@ -1,0 +1,226 @@
+"""Starting, failing to start, draining: exit codes, single lines, streams that end."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Start
+from tests.e2e.server import PairPaths, all_slots_free, ask, body, wait
+from tests.tiny import write_drafter
+
+DRAINS: list[tuple[signal.Signals, str, int, str]] = [
+    (signal.SIGTERM, "120", 60, "length"),
+    (signal.SIGINT, "120", 60, "length"),
+    (signal.SIGTERM, "0", 480, "error"),
+]
+
+
+def events(answer: httpx.Response) -> Iterator[str]:
+    for line in answer.iter_lines():
+        if line.startswith("data: "):
+            yield line.removeprefix("data: ")
+
+
+@pytest.mark.parametrize(("number", "grace", "tokens", "ending"), DRAINS)
+def test_a_signal_drains(
+    endless_pair: PairPaths,
+    start: Start,
+    number: signal.Signals,
+    grace: str,
+    tokens: int,
+    ending: str,
+) -> None:
+    """A running stream finishes, or is told that it will not; nobody new is served; exit 0."""
+    server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", grace)
+    url = server.ready()
+    asked = body(stream=True, max_tokens=tokens)
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=asked, timeout=120) as answer:
+        stream = events(answer)
+        seen = [next(stream), next(stream)]
+        server.process.send_signal(number)
+        seen += stream
+    assert seen.pop() == "[DONE]"
+    last = json.loads(seen[-1])
+    if ending == "error":
+        assert last["error"]["code"] == "engine_unavailable"
+    else:
+        assert last["choices"][0]["finish_reason"] == ending
+    assert server.exit_code() == 0, server.log
+    assert "Traceback" not in server.log
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def test_an_idle_server_leaves_at_once(endless_pair: PairPaths, start: Start) -> None:
+    """A connection that a client keeps open and silent is no reason to stay."""
+    server = start(*endless_pair.options(), "--port", "0")
+    url = server.ready()
+    with httpx.Client(base_url=url) as client:
+        assert client.get("/health").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.exit_code(30) == 0, server.log
+
+
+def test_a_killed_client_frees_its_slot(url: str) -> None:
+    code = (
+        "import sys, httpx\n"
+        "with httpx.stream('POST', sys.argv[1], content=sys.argv[2], timeout=60) as answer:\n"
+        "    for line in answer.iter_lines(): print(line, flush=True)\n"
+    )
+    asked = json.dumps(body(stream=True, max_tokens=450, temperature=1.0, seed=1))
+    command = [sys.executable, "-c", code, f"{url}/v1/chat/completions", asked]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline()
+        client.kill()
+    wait(lambda: all_slots_free(url), 30)
+    assert ask(url)
+
+
+def _copied(source: Path, to: Path, change: Callable[[Path], object]) -> Path:
+    shutil.copytree(source, to)
+    change(to)
+    return to
+
+
+def _truncate(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-512])
+
+
+def _edit(**changes: Any) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return edit
+
+
+def failing_starts(pair: PairPaths, to: Path, url: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Options that cannot work, and what the one line must name."""
+    target, drafter = str(pair.target), str(pair.drafter)
+    short_target = _copied(pair.target, to / "short-target", _truncate)
+    short_drafter = _copied(pair.drafter, to / "short-drafter", _truncate)
+    wordless = _copied(pair.target, to / "no-words", lambda d: (d / "tokenizer.json").unlink())
+    shapeless = _copied(pair.target, to / "shapeless", _edit(max_position_embeddings="many"))
+    other = write_drafter(to / "other", vocab_size=96)
+    newer = _copied(pair.drafter, to / "newer", _edit(architectures=["DFlash2DraftModel"]))
+    port = str(httpx.URL(url).port)
+    both = ["--target", target, "--drafter", drafter]
+    return {
+        "port in use": ([*both, "--port", port], [port, "in use"]),
+        "no such host": ([*both, "--host", "not.a.host.invalid"], ["not.a.host.invalid"]),
+        "damaged target": (["--target", str(short_target), "--drafter", drafter], ["damaged"]),
+        "damaged drafter": (["--target", target, "--drafter", str(short_drafter)], ["damaged"]),
+        "no tokenizer": (["--target", str(wordless), "--drafter", drafter], ["tokenizer"]),
+        "odd config": (["--target", str(shapeless), "--drafter", drafter], ["'many'"]),
+        "other target's drafter": (
+            ["--target", target, "--drafter", str(other)],
+            ["vocab_size is 96", "vocab_size is 320"],
+        ),
+        "newer drafter": (["--target", target, "--drafter", str(newer)], ["DFlash2DraftModel"]),
+        "unknown pair": (["--target", target], ["no published drafter", target]),
+        "no such directory": (["--target", "./nowhere", "--drafter", drafter], ["./nowhere"]),
+        "no such hub id": (["--target", "nobody/nothing", "--drafter", drafter], ["nobody"]),
+        "block too large": ([*both, "--block-size", "9"], ["9", "8"]),
+        "context too large": ([*both, "--max-context", "513"], ["513", "512"]),
+    }
+
+
+RUN_EACH = """
+import json, sys
+from dflash_serve.server.cli import main
+for options in json.loads(sys.argv[1]):
+    sys.argv[1:] = options
+    try:
+        main()
+    except SystemExit as ended:
+        print("exit code", ended.code, file=sys.stderr)
+"""
+
+
+def test_what_cannot_start_is_one_line_and_exit_code_2(
+    pair: PairPaths, url: str, tmp_path: Path
+) -> None:
+    cases = failing_starts(pair, tmp_path, url)
+    options = [["--port", "0", *options] for options, _ in cases.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    lines = iter(done.stderr.splitlines())
+    for name, (_, named) in cases.items():
+        line = next(lines)
+        assert line.startswith("dflash-serve: error: "), (name, done.stderr)
+        assert all(part in line for part in named), (name, line)
+        assert next(lines) == "exit code 2", (name, done.stderr)
+    assert list(lines) == []
+    assert done.stdout == ""
+
+
+def test_a_failed_start_ends_the_process_with_exit_code_2(
+    pair: PairPaths, start: Start, tmp_path: Path
+) -> None:
+    """While loading, when the server listens already; nothing but the one line is written."""
+    target = _copied(pair.target, tmp_path / "target", _truncate)
+    server = start("--target", str(target), "--drafter", "none", "--port", "0")
+    assert server.exit_code() == 2
+    assert server.log.startswith("dflash-serve: error: ")
+    assert server.log.count("\n") == 1, server.log
+
+
+def test_health_answers_503_while_the_weights_load(
+    pair: PairPaths, start: Start, tmp_path: Path
+) -> None:
+    """Loading waits on an index that is a pipe, until the test writes it."""
+    target = _copied(pair.target, tmp_path / "target", lambda directory: None)
+    index = target / "model.safetensors.index.json"
+    os.mkfifo(index)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = start(*PairPaths(target, pair.drafter).options(), "--port", str(port))
+    url = f"http://127.0.0.1:{port}"
+    answers: list[httpx.Response] = []
+    wait(lambda: answers or _try_health(url, answers) or server.process.poll() is not None, 60)
+    assert answers, server.log
+    assert answers[0].status_code == 503
+    assert answers[0].json()["status"] == "loading"
+    refused = httpx.post(f"{url}/v1/chat/completions", json=body(), timeout=10)
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "engine_unavailable"
+    index.write_text(json.dumps({"weight_map": {"any": "model.safetensors"}}))
+    assert server.ready() == url
+    assert httpx.get(f"{url}/health").status_code == 200
+
+
+def _try_health(url: str, answers: list[httpx.Response]) -> None:
+    try:
+        answers.append(httpx.get(f"{url}/health", timeout=10))
+    except httpx.ConnectError:
+        return
+
+
+def test_help_comes_without_mlx() -> None:
+    """MLX, transformers and the web server cost seconds to import; help needs none of them."""
+    command = [sys.executable, "-X", "importtime", "-m", "dflash_serve.server.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--speculation" in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "dflash_serve.server.settings" in imported
+    assert not {"mlx.core", "mlx_lm", "transformers", "fastapi", "uvicorn", "numpy"} & imported
