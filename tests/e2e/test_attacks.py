@@ -17,7 +17,7 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def narrow_url(endless_pair: PairPaths, start_shared: Start) -> str:
     """One slot, one place in the queue."""
-    bounds = ["--max-batch", "1", "--max-queue", "1", "--max-context", "300"]
+    bounds = ["--max-batch", "1", "--max-queue", "1"]
     return start_shared(*endless_pair.options(), "--port", "0", *bounds).ready()
 
 
@@ -70,6 +70,26 @@ def test_more_choices_than_the_server_can_hold_are_refused_whole(narrow_url: str
     assert ask(narrow_url)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_nobody_works_for_a_client_that_left(narrow_url: str, stream: bool) -> None:
+    """The slot is free again long before the answer would have been complete."""
+
+    def generated() -> int:
+        return int(httpx.get(f"{narrow_url}/health", timeout=10).json()["generated_tokens"])
+
+    before = generated()
+    asked = body(stream=stream, max_tokens=470)
+    with httpx.Client(base_url=narrow_url, timeout=60) as client:
+        if stream:
+            with client.stream("POST", CHAT, json=asked) as answer:
+                next(answer.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(CHAT, json=asked, timeout=0.2)
+    wait(lambda: all_slots_free(narrow_url), 60)
+    assert generated() - before < 470
+
+
 def test_a_prompt_beyond_the_context_is_refused_before_any_work(client: httpx.Client) -> None:
     wait(lambda: all_slots_free(str(client.base_url)), 20)
     before = client.get("/health").json()
@@ -82,9 +102,10 @@ def test_a_prompt_beyond_the_context_is_refused_before_any_work(client: httpx.Cl
 
 
 def test_completion_stops_at_the_end_of_the_context(narrow_url: str) -> None:
-    answer = httpx.post(f"{narrow_url}{CHAT}", json=body(max_tokens=300), timeout=120).json()
+    long = body("x " * 200, max_tokens=512)
+    answer = httpx.post(f"{narrow_url}{CHAT}", json=long, timeout=120).json()
     assert answer["choices"][0]["finish_reason"] == "length"
-    assert answer["usage"]["total_tokens"] == 300
+    assert answer["usage"]["total_tokens"] == 512
 
 
 def test_nobody_forges_a_turn(client: httpx.Client) -> None:

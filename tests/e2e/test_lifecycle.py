@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Start
-from tests.e2e.server import PairPaths, all_slots_free, ask, body, wait
+from tests.e2e.server import PairPaths, ServerProcess, all_slots_free, ask, body, wait
 from tests.tiny import write_drafter
 
 DRAINS: list[tuple[signal.Signals, str, int, str]] = [
@@ -183,10 +183,9 @@ def test_a_failed_start_ends_the_process_with_exit_code_2(
     assert server.log.count("\n") == 1, server.log
 
 
-def test_health_answers_503_while_the_weights_load(
-    pair: PairPaths, start: Start, tmp_path: Path
-) -> None:
-    """Loading waits on an index that is a pipe, until the test writes it."""
+@pytest.fixture
+def loading(pair: PairPaths, start: Start, tmp_path: Path) -> tuple[ServerProcess, str, Path]:
+    """A server that listens and loads, its URL, and the pipe that loading waits for."""
     target = _copied(pair.target, tmp_path / "target", lambda directory: None)
     index = target / "model.safetensors.index.json"
     os.mkfifo(index)
@@ -195,11 +194,17 @@ def test_health_answers_503_while_the_weights_load(
         port = probe.getsockname()[1]
     server = start(*PairPaths(target, pair.drafter).options(), "--port", str(port))
     url = f"http://127.0.0.1:{port}"
-    answers: list[httpx.Response] = []
-    wait(lambda: answers or _try_health(url, answers) or server.process.poll() is not None, 60)
-    assert answers, server.log
-    assert answers[0].status_code == 503
-    assert answers[0].json()["status"] == "loading"
+    wait(lambda: _answers(url) or server.process.poll() is not None, 60)
+    return server, url, index
+
+
+def test_health_answers_503_while_the_weights_load(
+    loading: tuple[ServerProcess, str, Path],
+) -> None:
+    server, url, index = loading
+    health = httpx.get(f"{url}/health", timeout=10)
+    assert health.status_code == 503
+    assert health.json()["status"] == "loading"
     refused = httpx.post(f"{url}/v1/chat/completions", json=body(), timeout=10)
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "engine_unavailable"
@@ -208,11 +213,19 @@ def test_health_answers_503_while_the_weights_load(
     assert httpx.get(f"{url}/health").status_code == 200
 
 
-def _try_health(url: str, answers: list[httpx.Response]) -> None:
+def test_a_signal_ends_a_server_that_still_loads(loading: tuple[ServerProcess, str, Path]) -> None:
+    server, _, _ = loading
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code(60) == 0, server.log
+    assert "Traceback" not in server.log
+
+
+def _answers(url: str) -> bool:
     try:
-        answers.append(httpx.get(f"{url}/health", timeout=10))
+        httpx.get(f"{url}/health", timeout=10)
     except httpx.ConnectError:
-        return
+        return False
+    return True
 
 
 def test_help_comes_without_mlx() -> None:
