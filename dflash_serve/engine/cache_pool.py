@@ -36,8 +36,11 @@ class SlotCache:
 
     @property
     def trash(self) -> int:
-        """The row that padding writes to."""
-        return self._capacity - 1
+        """The row that padding writes to: the last one, whatever the capacity.
+
+        Counted from the end, so that growing leaves this constant of a compiled graph as it is.
+        """
+        return -1
 
     @property
     def arrays(self) -> list[mx.array]:
