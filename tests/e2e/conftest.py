@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.copying import write_copying_drafter, write_repeating_target
 from tests.e2e.server import PairPaths, ServerProcess
 from tests.fakes import save_tokenizer
-from tests.tiny import write_drafter, write_target
 
 Start = Callable[..., ServerProcess]
 
@@ -17,10 +17,10 @@ Start = Callable[..., ServerProcess]
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> PairPaths:
     directory = tmp_path_factory.mktemp("pair")
-    target = write_target(directory / "target", vocab_size=320, tie_word_embeddings=False)
+    target = write_repeating_target(directory / "target")
     save_tokenizer(target)
     (target / "generation_config.json").write_text(json.dumps({"eos_token_id": [305, 307]}))
-    return PairPaths(target, write_drafter(directory / "drafter", vocab_size=320, block_size=8))
+    return PairPaths(target, write_copying_drafter(directory / "drafter", target))
 
 
 @pytest.fixture(scope="session")
