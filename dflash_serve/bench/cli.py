@@ -162,7 +162,7 @@ def serve(
     ] = None,
     clients: Annotated[str, typer.Option(help="Numbers of clients, like 1,4,8.")] = "1,4,8",
     requests: Annotated[int, typer.Option(min=1, help="Per run.")] = 32,
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed requests per client.")] = 3,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed requests per client.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Per request.")] = 128,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     prompt_file: PromptFile = None,

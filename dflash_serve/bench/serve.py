@@ -35,7 +35,7 @@ class ServeOptions:
     server_options: tuple[str, ...] = ()
     clients: tuple[int, ...] = (1, 4, 8)
     requests: int = 32
-    warmup: int = 3
+    warmup: int = 8
     max_tokens: int = 128
     repeats: int = 3
     prompt_file: Path | None = None
