@@ -166,13 +166,15 @@ def test_one_connection_serves_many_requests_good_and_bad(client: httpx.Client) 
 def test_a_burst_of_64_connections_is_served(url: str) -> None:
     want = ask(url)
 
-    async def one() -> str:
-        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-            answer: dict[str, Any] = (await client.post(CHAT, json=body())).json()
-            return str(answer["choices"][0]["message"]["content"])
+    limits = httpx.Limits(max_connections=64, max_keepalive_connections=0)
+
+    async def one(client: httpx.AsyncClient) -> str:
+        answer: dict[str, Any] = (await client.post(CHAT, json=body())).json()
+        return str(answer["choices"][0]["message"]["content"])
 
     async def burst() -> list[str]:
-        return list(await asyncio.gather(*(one() for _ in range(64))))
+        async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+            return list(await asyncio.gather(*(one(client) for _ in range(64))))
 
     assert asyncio.run(burst()) == [want] * 64
     wait(lambda: all_slots_free(url), 20)
