@@ -66,6 +66,8 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
         AdapterError: the checkpoint is damaged, or does not fit ``target``.
     """
     config = read_drafter_config(directory)
+    if (directory / "mask_embedding.pt").exists():
+        raise AdapterError(f"drafter {directory} has a mask_embedding.pt, which is not supported")
     check_pair(config, target)
     model = DFlashModel(config)
     weights = {

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from dflash_serve.engine.types import SamplingParams
 
 _MASK = (1 << 64) - 1
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class SampledRows:
     """The sampled rows of a batch of R rows, as arrays; greedy rows are not in it.
 
     index [K] int32 row numbers; settings [K, 4] float32: temperature, top_p, top_k, min_p;
-    keys [K, width, 2] uint32; filtered: some row uses top_p, top_k or min_p.
+    keys [K, width, 2] uint32; filtered: some row uses top_p, top_k or min_p. K is padded to a
+    power of two by repeating the last row, so that a changing mix of rows traces few graphs.
     """
 
     index: mx.array
@@ -34,30 +37,35 @@ def gather(rows: Sequence[tuple[SamplingParams, int]], width: int) -> SampledRow
     sampled = [(i, *row) for i, row in enumerate(rows) if not row[0].greedy]
     if not sampled:
         return None
+    padded = 1 << (len(sampled) - 1).bit_length()
+    sampled += sampled[-1:] * (padded - len(sampled))
     settings = [[p.temperature, p.top_p, p.top_k, p.min_p] for _, p, _ in sampled]
-    keys = [
-        [position_key(p.seed, first + step) for step in range(width)] for _, p, first in sampled
-    ]
+    seeds = np.array([p.seed & _MASK for _, p, _ in sampled], dtype=np.uint64)
+    positions = np.array([range(first, first + width) for _, _, first in sampled], dtype=np.uint64)
     return SampledRows(
         mx.array([i for i, _, _ in sampled], dtype=mx.int32),
         mx.array(settings, dtype=mx.float32),
-        mx.array(np.array(keys, dtype=np.uint32)),
+        mx.array(position_keys(seeds, positions)),
         any(p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0 for _, p, _ in sampled),
     )
 
 
-def position_key(seed: int, position: int) -> tuple[int, int]:
-    """Two 32-bit words of SplitMix64 over (seed, position): the random key of one token."""
-    word = _mix((_mix(seed & _MASK) + position * 0x9E3779B97F4A7C15) & _MASK)
-    return word >> 32, word & 0xFFFFFFFF
+def position_keys(seeds: Words, positions: Words) -> npt.NDArray[np.uint32]:
+    """[K] seeds and [K, width] positions, uint64 -> random keys [K, width, 2] of each token.
+
+    A position's key is two 32-bit words of SplitMix64 over (seed, position).
+    """
+    words = _mix(_mix(seeds)[:, None] + positions * np.uint64(0x9E3779B97F4A7C15))
+    halves = np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=-1)
+    return halves.astype(np.uint32)
 
 
-def _mix(word: int) -> int:
-    """SplitMix64's finaliser (Steele, Lea and Flood, 2014)."""
-    word = (word + 0x9E3779B97F4A7C15) & _MASK
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
-    return word ^ (word >> 31)
+def _mix(words: Words) -> Words:
+    """SplitMix64's finaliser (Steele, Lea and Flood, 2014), modulo 2**64."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 def choose(logits: mx.array, sampled: SampledRows | None) -> mx.array:

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.engine.sampler import choose, gather, position_key, process
+from dflash_serve.engine.sampler import choose, gather, position_keys, process
 from dflash_serve.engine.types import SamplingParams
 
 
@@ -103,7 +103,25 @@ def test_a_batch_of_greedy_rows_samples_nothing() -> None:
 
 
 def test_keys_differ_between_seeds_and_positions() -> None:
-    seeds = (-1, 0, 1, 2, 2**63 - 1, -(2**63))
-    keys = {position_key(seed, position) for seed in seeds for position in range(500)}
-    assert len(keys) == len(seeds) * 500
-    assert all(0 <= word < 2**32 for key in keys for word in key)
+    seeds = np.array([2**64 - 1, 0, 1, 2, 2**63 - 1, 2**63], dtype=np.uint64)
+    positions = np.tile(np.arange(500, dtype=np.uint64), (6, 1))
+    keys = position_keys(seeds, positions)
+    assert keys.shape == (6, 500, 2)
+    assert len({tuple(key) for key in keys.reshape(-1, 2).tolist()}) == 3000
+
+
+def test_a_key_is_splitmix_of_seed_and_position() -> None:
+    """Texts must not change between versions: the published generator's first outputs for 0."""
+    zero = np.zeros(1, dtype=np.uint64)
+    mixed = 0xE220A8397B1DCDAF  # SplitMix64's first output for seed 0
+    expected = splitmix((mixed + 3 * 0x9E3779B97F4A7C15) % 2**64)
+    high, low = position_keys(zero, zero[:, None] + np.uint64(3))[0, 0].tolist()
+    assert (high << 32) + low == expected
+
+
+def splitmix(state: int) -> int:
+    """The published reference, in plain integers."""
+    word = (state + 0x9E3779B97F4A7C15) % 2**64
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+    return word ^ (word >> 31)
