@@ -44,6 +44,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the best drafter, log and plot.")],
     heldout: Annotated[Path | None, typer.Option(help="Answer file to measure on.")] = None,
     start: Annotated[str | None, typer.Option(help="Drafter to start from.")] = None,
+    copy_target: Annotated[
+        bool, typer.Option(help="Begin with copies of target layers, not random ones.")
+    ] = True,
     layers: Annotated[int, typer.Option(min=1)] = 5,
     block_size: Annotated[int, typer.Option(min=2)] = 16,
     target_layers: Annotated[
@@ -57,6 +60,9 @@ def run(
     batch: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 8,
     anchors: Annotated[int, typer.Option(min=1, help="Blocks per sequence.")] = 16,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 6e-4,
+    muon: Annotated[
+        bool, typer.Option(help="Muon for matrices instead of AdamW; wants --lr near 0.01.")
+    ] = False,
     gamma: Annotated[float, typer.Option(help="Decay of slot weights; 7 at 16, 4 at 8.")] = 7.0,
     measure_every: Annotated[int, typer.Option(min=1)] = 250,
     measure_block: Annotated[int | None, typer.Option(help="Default: the block size.")] = None,
@@ -81,10 +87,20 @@ def run(
             peak_rate=lr,
             measure_every=measure_every,
             seed=seed,
+            muon=muon,
         )
         commands.train(
             commands.TrainJob(
-                target, data, out, shape, options, heldout, start, measure_block, dtype
+                target,
+                data,
+                out,
+                shape,
+                options,
+                heldout,
+                start,
+                copy_target,
+                measure_block,
+                dtype,
             )
         )
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from transformers import AutoTokenizer
 
 from dflash_serve.adapters.base import DraftAdapter
-from dflash_serve.adapters.checkpoint import read_config, resolve
+from dflash_serve.adapters.checkpoint import read_config, read_weights, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.engine.types import Usage
@@ -30,6 +30,7 @@ from dflash_serve.training.export import (
     drafter_config,
     export_drafter,
     new_drafter,
+    start_from_target,
 )
 from dflash_serve.training.features import FeatureStore
 from dflash_serve.training.generate import generate
@@ -62,6 +63,7 @@ class TrainJob:
     options: TrainOptions
     heldout: Path | None
     start: str | None
+    copy_target: bool
     measure_block: int | None
     dtype: str
 
@@ -136,6 +138,8 @@ def train(job: TrainJob) -> None:
     else:
         config = drafter_config(read_config(directory), job.shape)
         drafter = new_drafter(config, target, job.options.seed)
+        if job.copy_target:
+            start_from_target(drafter, read_weights(directory))
     answers, held = _split(job)
     examples = [answer.example() for answer in answers]
     measured = [answer.example() for answer in held]

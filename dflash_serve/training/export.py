@@ -86,6 +86,38 @@ def new_drafter(config: dict[str, Any], target: TargetAdapter, seed: int) -> DFl
     return DFlashDrafter(parsed, model, target)
 
 
+def start_from_target(drafter: DFlashDrafter, weights: dict[str, mx.array]) -> None:
+    """Begin with copies of the target's own layers instead of random ones, where shapes allow.
+
+    Draft layer i becomes the target's layer i + 1 steps of n / (L + 1) up; the context begins near
+    the residual stream that the last of these reads. ``weights`` are the target's, unquantised.
+    """
+    config, model = drafter.config, drafter.model
+    hidden, depth = config.hidden_size, config.num_target_layers
+    copied = [(i + 1) * depth // (config.num_layers + 1) for i in range(config.num_layers)]
+    found = {"norm.weight": weights.get("model.norm.weight")}
+    found["hidden_norm.weight"] = weights.get(f"model.layers.{copied[-1]}.input_layernorm.weight")
+    own: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    for index, source in enumerate(copied):
+        head = f"layers.{index}."
+        for name in own:
+            if name.startswith(head):
+                found[name] = weights.get(f"model.layers.{source}.{name.removeprefix(head)}")
+    nearest = min(
+        range(len(config.target_layer_ids)),
+        key=lambda tap: abs(config.target_layer_ids[tap] - (copied[-1] - 1)),
+    )
+    copy = mx.zeros_like(model.fc.weight)
+    copy[:, nearest * hidden : (nearest + 1) * hidden] = mx.eye(hidden)
+    usable = [
+        (name, value.astype(mx.float32))
+        for name, value in found.items()
+        if value is not None and value.shape == own[name].shape
+    ]
+    model.load_weights([*usable, ("fc.weight", copy + 0.2 * model.fc.weight)], strict=False)
+    mx.eval(model.parameters())
+
+
 def export_drafter(
     directory: Path, config: dict[str, Any], model: DFlashModel, dtype: mx.Dtype
 ) -> None:

@@ -23,10 +23,17 @@ from dflash_serve.training.features import FeatureStore
 from dflash_serve.training.loss import block_loss, slot_counts
 from dflash_serve.training.schedule import Horizon, learning_rate
 
+_FACTORS = (1.0, 0.1)
+"""Of the rate, for the first optimiser and for the vectors that Muon leaves to AdamW."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """One run. ``anchors`` blocks per sequence and step; lengths are padded to ``bucket``."""
+    """One run. ``anchors`` blocks per sequence and step; lengths are padded to ``bucket``.
+
+    ``muon`` orthogonalises the updates of matrices and leaves only vectors to AdamW: more progress
+    per step, at rates near 0.01; AdamW alone is the published recipe.
+    """
 
     horizon: Horizon
     batch: int = 8
@@ -38,6 +45,7 @@ class TrainOptions:
     bucket: int = 64
     measure_every: int = 250
     seed: int = 0
+    muon: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class Trainer:
     _step: Callable[..., Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.optimizer = optimizers.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
+        self.optimizer = _optimizer(self.options.muon)
         self.optimizer.init(self.drafter.model.trainable_parameters())
         self._step = _compiled_step(self.drafter, self.optimizer, self.options.clip)
 
@@ -100,7 +108,8 @@ class Trainer:
         """One optimiser step on ``batch``."""
         options = self.options
         rate = learning_rate(options.peak_rate, options.warmup, progress)
-        self.optimizer.learning_rate = rate
+        for part, factor in zip(self.optimizer.optimizers, _FACTORS, strict=False):
+            part.learning_rate = rate * factor
         loss, right, seen, accepted, blocks = self._step(
             self.features.batch(batch.indices, batch.length), *self._blocks(batch)
         )
@@ -139,6 +148,15 @@ def forward_logits(
     context = context_keys_values(drafter, taps)
     hidden = block_hidden(drafter, context, anchors, labels[:, :, 0], labels.shape[2])
     return block_logits(drafter, hidden)
+
+
+def _optimizer(muon: bool) -> optimizers.MultiOptimizer:
+    """AdamW without decay for everything, or for what Muon leaves; in the order of `_FACTORS`."""
+    adamw = optimizers.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
+    if not muon:
+        return optimizers.MultiOptimizer([adamw])
+    matrices = optimizers.Muon(learning_rate=0.0, weight_decay=0.0)
+    return optimizers.MultiOptimizer([matrices, adamw], [lambda _, value: value.ndim == 2])
 
 
 def _compiled_step(

@@ -66,6 +66,17 @@ def test_a_few_sequences_are_learnt_by_heart(
     assert np.array_equal(np.array(target.embed(mx.arange(61))), frozen)
 
 
+def test_muon_learns_the_same_faster_at_its_own_rate(
+    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
+) -> None:
+    options = TrainOptions(
+        Horizon(steps=60), batch=3, anchors=12, gamma=4.0, peak_rate=0.03, bucket=32,
+        measure_every=60, muon=True,
+    )  # fmt: skip
+    recorder = train(make_drafter(), target, examples, options)
+    assert recorder.steps[-1].loss < 0.3
+
+
 def test_the_same_seed_gives_the_same_weights(
     make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
 ) -> None:
