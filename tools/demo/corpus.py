@@ -21,13 +21,13 @@ from tasks import Sample
 Message = dict[str, str]
 
 KINDS: dict[str, tuple[Callable[[random.Random], Sample], float]] = {
-    "chat": (closed.chat, 1.0),
+    "chat": (closed.chat, 1.4),
     "about": (closed.about, 0.9),
     "sum": (tasks.sums, 1.3),
     "code": (code_tasks.code, 1.5),
     "story": (tasks.story, 1.3),
-    "json": (tasks.json_record, 1.1),
-    "sort": (tasks.sort_list, 2.2),
+    "json": (tasks.json_record, 2.0),
+    "sort": (tasks.sort_list, 3.3),
     "convert": (tasks.convert, 1.0),
     "count": (tasks.count, 1.3),
     "calendar": (closed.calendar, 1.0),
