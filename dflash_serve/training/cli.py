@@ -1,7 +1,8 @@
 """dflash-train: self-answers of a target, and the training of a drafter on them."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -43,7 +44,9 @@ def run(
     data: Annotated[Path, typer.Option(help="Answer file of `dflash-train data`.")],
     out: Annotated[Path, typer.Option(help="Folder for the best drafter, log and plot.")],
     heldout: Annotated[Path | None, typer.Option(help="Answer file to measure on.")] = None,
-    start: Annotated[str | None, typer.Option(help="Drafter to start from.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Drafter to start from; its shape stays.")
+    ] = None,
     copy_target: Annotated[
         bool, typer.Option(help="Begin with copies of target layers, not random ones.")
     ] = True,
@@ -107,7 +110,7 @@ def run(
     _guarded(job)
 
 
-def _guarded(job: Any) -> None:
+def _guarded(job: Callable[[], None]) -> None:
     """Mistakes of the caller are one line and exit code 2."""
     from dflash_serve.adapters.base import AdapterError
     from dflash_serve.training.data import DataError

@@ -1,6 +1,7 @@
 """The two commands of dflash-train, put together from the room's parts. Shows progress."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,9 @@ def train(job: TrainJob) -> None:
         drafter, examples, FeatureStore(target, taps, examples, _FEATURE_BYTES), job.options
     )
     width = job.measure_block or drafter.block_size
-    log = RunLog(job.out)
-    with _progress(console) as progress:
+    with closing(RunLog(job.out)) as log, _progress(console) as progress:
         view = _View(progress, log, lambda: _save(job, config, drafter))
         best = trainer.run(lambda: pooled(walk_answers(drafter, features, measured, width)), view)
-    log.close()
     console.print(f"{len(examples)} answers, best {best:.2f} tokens per round at block {width}")
 
 
@@ -186,7 +185,7 @@ def _long_enough(answers: Iterable[Answer]) -> list[Answer]:
 class _View:
     """Shows the run, logs it, and saves the drafter whenever it is the best so far."""
 
-    def __init__(self, progress: Progress, log: RunLog, save: Any) -> None:
+    def __init__(self, progress: Progress, log: RunLog, save: Callable[[], None]) -> None:
         self._progress, self._log, self._save = progress, log, save
         self._task = progress.add_task("training", total=1.0)
 

@@ -37,6 +37,9 @@ def generate(
     """Answers as they finish, in no order. ``prompts`` maps an index to token ids.
 
     With a drafter the same answers come sooner.
+
+    Raises:
+        ValueError: a prompt leaves no room for an answer in the target's context.
     """
     block = drafter.block_size if drafter else 1
     room = max((len(tokens) for tokens in prompts.values()), default=1) + max_new
@@ -50,6 +53,11 @@ def generate(
     scheduler = Scheduler(config, time.perf_counter)
     runner = DeviceRunner(target, drafter, block)
     for index, tokens in prompts.items():
+        if len(tokens) >= config.max_context:
+            raise ValueError(
+                f"prompt {index} has {len(tokens)} tokens, but the target's context is "
+                f"{config.max_context}"
+            )
         scheduler.add(
             EngineRequest(str(index), tuple(tokens), max_new, stop_tokens=frozenset({stop_token}))
         )
