@@ -210,6 +210,22 @@ def kernels(
     return _finish(result, kernels_report, out, save)
 
 
+@app.command()
+def start(
+    *,
+    target: Target = None,
+    drafter: Drafter = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Starts of the server.")] = 5,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """How long --help and the first token of a fresh server take."""
+    from dflash_serve.bench import startup_report
+    from dflash_serve.bench.startup import run_startup
+
+    return _finish(run_startup(target, drafter, repeats), startup_report, out, save)
+
+
 def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     """``1,3,8`` as integers, each at least ``least``.
 

@@ -1,0 +1,54 @@
+"""``dflash-bench start``: how long a user waits for ``--help`` and for the first token.
+
+Measured from the start of a process, caches of the operating system warm.
+"""
+
+import subprocess
+import sys
+import time
+
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.load import Endpoint, first_model, run_load
+from dflash_serve.bench.pair import target_directory
+from dflash_serve.bench.report import Result, middle
+from dflash_serve.bench.spawn import spawned
+from dflash_serve.bench.workloads import Chat
+
+_CHAT = Chat("about", ({"role": "user", "content": "What can you do?"},))
+_TOKENS = 32
+
+
+def run_startup(target: str | None, drafter: str, repeats: int) -> Result:
+    """Start the server ``repeats`` times and send each one request as soon as it is healthy."""
+    _help()
+    _first_token(target, drafter)
+    helps = [_help() for _ in range(repeats)]
+    firsts = [_first_token(target, drafter) for _ in range(repeats)]
+    ready = [start for start, _ in firsts]
+    total = [start + wait for start, wait in firsts]
+    measured = {
+        "help_seconds": {"median": middle(helps), "repeats": helps},
+        "ready_seconds": {"median": middle(ready), "repeats": ready},
+        "first_token_seconds": {"median": middle(total), "repeats": total},
+    }
+    return Result("start", {"target": target, "drafter": drafter, "repeats": repeats}, measured)
+
+
+def _help() -> float:
+    started = time.perf_counter()
+    command = [sys.executable, "-P", "-m", "dflash_serve.server.cli", "--help"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def _first_token(target: str | None, drafter: str) -> tuple[float, float]:
+    """Seconds from the process's start to health, and from there to the first token."""
+    directory = target_directory(target)
+    with spawned("dflash", target, drafter, directory) as server:
+        asked = time.perf_counter()
+        endpoint = Endpoint("dflash", server.base_url, first_model(server.base_url))
+        connected = time.perf_counter() - asked
+        run = run_load(endpoint, [_CHAT], 1, _TOKENS)
+        if not run.good:
+            raise BenchError(f"the first request failed: {run.samples[0].error}")
+        return server.start_seconds, connected + run.good[0].first
