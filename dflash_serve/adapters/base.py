@@ -99,7 +99,15 @@ class DraftAdapter(Protocol):
     @property
     def layout(self) -> CacheLayout: ...
     @property
-    def block_size(self) -> int: ...
+    def block_size(self) -> int:
+        """Tokens of the largest block, the anchor included: as trained."""
+        ...
+
+    @property
+    def runtime_block_size(self) -> int:
+        """The block that its maker advises for serving."""
+        ...
+
     @property
     def target_layer_ids(self) -> tuple[int, ...]: ...
 

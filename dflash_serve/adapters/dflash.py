@@ -128,6 +128,10 @@ class DFlashDrafter:
         return self.config.block_size
 
     @property
+    def runtime_block_size(self) -> int:
+        return self.config.runtime_block_size
+
+    @property
     def target_layer_ids(self) -> tuple[int, ...]:
         return self.config.target_layer_ids
 

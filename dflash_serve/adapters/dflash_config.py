@@ -38,7 +38,8 @@ class DFlashConfig:
     """Everything the draft network needs; sizes in elements, ``layer_windows`` in tokens.
 
     layer_windows[i] is None for a full-attention layer and W for a sliding one.
-    layer_causal[i] tells whether layer i is causal inside the block.
+    layer_causal[i] tells whether layer i is causal inside the block. block_size is as trained;
+    runtime_block_size is what its maker advises to verify per round, at most that.
     """
 
     hidden_size: int
@@ -54,6 +55,7 @@ class DFlashConfig:
     layer_windows: tuple[int | None, ...]
     layer_causal: tuple[bool, ...]
     block_size: int
+    runtime_block_size: int
     mask_token_id: int
     target_layer_ids: tuple[int, ...]
     num_target_layers: int
@@ -92,6 +94,7 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
     rope_theta, rope_scaling = _rope(config)
     windows = _windows(config, inner, layers)
     heads, kv_heads = _heads(config)
+    block = _integer("block_size", inner, config, least=2, default=16)
     hidden = _integer("hidden_size", config)
     return DFlashConfig(
         hidden_size=hidden,
@@ -106,7 +109,8 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
         rope_scaling=rope_scaling,
         layer_windows=windows,
         layer_causal=_causality(config, inner, windows),
-        block_size=_integer("block_size", inner, config, least=2, default=16),
+        block_size=block,
+        runtime_block_size=_runtime_block(block, inner, config),
         mask_token_id=_integer("mask_token_id", inner, config, least=0),
         target_layer_ids=_layer_ids(config, inner, target_layers, layers),
         num_target_layers=target_layers,
@@ -114,6 +118,15 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
         output_multiplier=_number("output_multiplier", inner, config, default=1.0),
         final_logit_softcapping=_number("final_logit_softcapping", inner, config, default=0.0),
     )
+
+
+def _runtime_block(block: int, *places: dict[str, Any]) -> int:
+    advised = _integer("runtime_block_size", *places, default=block)
+    if advised > block:
+        raise AdapterError(
+            f"drafter config: runtime_block_size is {advised}, but block_size is {block}"
+        )
+    return advised
 
 
 def _refuse_unsupported(config: dict[str, Any], inner: dict[str, Any]) -> None:

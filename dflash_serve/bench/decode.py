@@ -39,7 +39,7 @@ def run_decode(options: DecodeOptions) -> Result:
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to measure; give --drafter or --random-target")
-    blocks = options.block_sizes or (pair.drafter.block_size,)
+    blocks = options.block_sizes or (pair.drafter.runtime_block_size,)
     work = make_work(options, pair)
     bench = _Bench(options, pair, work, blocks)
     batches = [bench.measure(batch) for batch in options.batches]

@@ -82,7 +82,7 @@ def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:
     """Greedy tokens of a few prompts, drafted in a batch, against plain ones one at a time."""
     options = DecodeOptions(pair=choice, prompts=prompts, max_tokens=48, seed=choice.seed)
     work = make_work(options, pair)
-    block = work.drafter.block_size
+    block = work.drafter.runtime_block_size
     context = work.longest + block
     plain = DeviceRunner(pair.target, None, 1)
     drafted = DeviceRunner(pair.target, work.drafter, block)

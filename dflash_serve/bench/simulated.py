@@ -42,6 +42,10 @@ class SimulatedDrafter:
         return self._inner.block_size
 
     @property
+    def runtime_block_size(self) -> int:
+        return self._inner.runtime_block_size
+
+    @property
     def target_layer_ids(self) -> tuple[int, ...]:
         return self._inner.target_layer_ids
 
@@ -72,6 +76,10 @@ class VerifyOnly:
 
     @property
     def block_size(self) -> int:
+        return 1
+
+    @property
+    def runtime_block_size(self) -> int:
         return 1
 
     @property

@@ -104,15 +104,16 @@ def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelC
 
 
 def block_size(settings: Settings, drafter: Path | None) -> int:
-    """Tokens verified per row and round: 1 without a drafter, else as asked or as trained."""
+    """Tokens verified per row and round: 1 without a drafter, else as asked or as it advises."""
     if drafter is None:
         return 1
-    trained = read_drafter_config(drafter).block_size
-    if settings.block_size > trained:
+    config = read_drafter_config(drafter)
+    if settings.block_size > config.block_size:
         raise SettingsError(
-            f"--block-size is {settings.block_size}, but the drafter was trained with {trained}"
+            f"--block-size is {settings.block_size}, but the drafter was trained "
+            f"with {config.block_size}"
         )
-    return settings.block_size or trained
+    return settings.block_size or config.runtime_block_size
 
 
 def load(settings: Settings, target_path: Path, drafter_path: Path | None) -> Loaded:

@@ -63,7 +63,7 @@ def serve(
         int, typer.Option(help="Tokens of prompt and completion; 0 is the model's own limit.")
     ] = _D.max_context,
     block_size: Annotated[
-        str, typer.Option(help="Tokens verified per round: auto (as trained) or a number.")
+        str, typer.Option(help="Tokens verified per round: auto (as the drafter advises) or a number.")
     ] = "auto",
     speculation: Annotated[str, typer.Option(help="always or off.")] = _D.speculation,
     prefill_chunk: Annotated[

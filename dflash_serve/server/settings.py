@@ -98,7 +98,7 @@ def parse_bytes(name: str, text: str) -> int:
 
 
 def parse_block_size(text: str) -> int:
-    """``auto`` (0: the drafter's trained block size) or a number of tokens."""
+    """``auto`` (0: what the drafter advises) or a number of tokens."""
     if text == "auto":
         return 0
     if not text.isascii() or not text.isdigit() or int(text) < 1:

@@ -340,3 +340,13 @@ def test_default_layer_ids_of_a_target_too_shallow_for_them_are_refused() -> Non
     changes = {"num_target_layers": 2, "num_hidden_layers": 2, "layer_types": None}
     with pytest.raises(AdapterError, match="outside the target's 2 layers"):
         parse(**changes, dflash_config={"mask_token_id": 1})
+
+
+def test_the_advised_block_is_read_and_at_most_the_trained_one() -> None:
+    assert parse_dflash_config(QWEN3_8B).runtime_block_size == 16
+    inner = QWEN3_8B["dflash_config"]
+    advised = QWEN3_8B | {"dflash_config": inner | {"runtime_block_size": 8}}
+    assert parse_dflash_config(advised).runtime_block_size == 8
+    wrong = QWEN3_8B | {"dflash_config": inner | {"runtime_block_size": 17}}
+    with pytest.raises(AdapterError, match="runtime_block_size is 17, but block_size is 16"):
+        parse_dflash_config(wrong)

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import dflash_serve  # noqa: F401 - before mlx: the optimised matmul on Linux
+
+# isort: split
 import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm import load
