@@ -69,6 +69,7 @@ def test_the_published_qwen3_8b_drafter() -> None:
         layer_windows=(None,) * 5,
         layer_causal=(False,) * 5,
         block_size=16,
+        runtime_block_size=16,
         mask_token_id=151669,
         target_layer_ids=(1, 9, 17, 25, 33),
         num_target_layers=36,
