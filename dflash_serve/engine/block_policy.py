@@ -1,12 +1,17 @@
 """How many tokens to verify for a row in the next round. Pure Python, no device."""
 
+from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.sequence import Sequence
 
 
-def choose_block(sequence: Sequence, block_size: int) -> int:
-    """The block for ``sequence``: the anchor and its drafts, never past what it may still emit.
+def choose_block(sequence: Sequence, rows: int, config: EngineConfig) -> int:
+    """The block for ``sequence`` in a round of ``rows``: the anchor and its drafts.
 
     A block of b tokens commits at most b, so b > remaining would be wasted work and, at the
-    context's end, writes past the cache.
+    context's end, writes past the cache. ``config.verify_tokens`` is shared by all rows.
     """
-    return max(1, min(block_size, sequence.remaining))
+    block = config.block_size
+    if config.verify_tokens:
+        room = max(1, config.verify_tokens // rows)
+        block = min(block, 1 << (room.bit_length() - 1))  # a width that is traced anyway
+    return max(1, min(block, sequence.remaining))

@@ -10,7 +10,9 @@ class EngineConfig:
     max_batch: rows that decode together. max_queue: requests that may wait. max_context: tokens
     of one request, prompt and completion. prefill_chunk: prompt tokens (rows x padded length)
     processed between two rounds. block_size: tokens verified per row and round, the anchor
-    included; 1 is plain decoding. memory_limit: bytes of cache the slots may take, 0 for none.
+    included; 1 is plain decoding. verify_tokens: bound on rows x block in one round, 0 for none:
+    where verification is compute-bound, more rows leave less room to draft. memory_limit: bytes
+    of cache the slots may take, 0 for none.
     """
 
     max_batch: int = 8
@@ -18,6 +20,7 @@ class EngineConfig:
     max_context: int = 4096
     prefill_chunk: int = 512
     block_size: int = 1
+    verify_tokens: int = 0
     memory_limit: int = 0
 
     def __post_init__(self) -> None:
@@ -25,7 +28,7 @@ class EngineConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
-        for name in ("max_queue", "memory_limit"):
+        for name in ("max_queue", "verify_tokens", "memory_limit"):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name} is {value}, but must not be negative")

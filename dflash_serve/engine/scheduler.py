@@ -151,7 +151,7 @@ class Scheduler:
                 slot,
                 sequence.length,
                 sequence.generated[-1],
-                choose_block(sequence, self._config.block_size),
+                choose_block(sequence, self._decoding, self._config),
                 sequence.request.sampling,
             )
             for slot, sequence in enumerate(self._rows[: self._decoding])

@@ -11,7 +11,7 @@ from typing import Any
 import dflash_serve
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, resolve
-from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config
+from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config, on_cpu
 from dflash_serve.adapters.pairs import find_pair
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.config import EngineConfig
@@ -29,6 +29,8 @@ from dflash_serve.server.tokenizer import ChatTokenizer
 _log = logging.getLogger("dflash_serve")
 _DEMO = Path(dflash_serve.__file__).parent / "demo"
 DEMO_NAME = "dflash-demo"
+_CPU_VERIFY_TOKENS = 32
+"""Rows x block beyond which drafting stops paying on a CPU, where every verified row costs."""
 
 
 def serve(settings: Settings) -> int:
@@ -131,6 +133,7 @@ def load(settings: Settings, target_path: Path, drafter_path: Path | None) -> Lo
         max_context=_context(settings, target.max_context, runner.bytes_per_token),
         prefill_chunk=settings.prefill_chunk,
         block_size=block,
+        verify_tokens=_CPU_VERIFY_TOKENS if on_cpu() else 0,
         memory_limit=settings.memory_limit,
     )
     _report_matmul()
