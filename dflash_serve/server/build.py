@@ -29,7 +29,7 @@ from dflash_serve.server.tokenizer import ChatTokenizer
 _log = logging.getLogger("dflash_serve")
 _DEMO = Path(dflash_serve.__file__).parent / "demo"
 DEMO_NAME = "dflash-demo"
-_CPU_VERIFY_TOKENS = 32
+_CPU_VERIFY_TOKENS = 64
 """Rows x block beyond which drafting stops paying on a CPU, where every verified row costs."""
 
 
