@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dflash_serve.bench.errors import BenchError
-
-_UsageError: Any = typer.BadParameter.__bases__[0]
-"""Base of everything typer raises for a bad command line; it has no public name of its own."""
+from dflash_serve.server import console
 
 app = typer.Typer(
     add_completion=False,
@@ -39,15 +37,7 @@ Save = Annotated[bool, typer.Option("--save", help="Write to docs/results/.")]
 def main() -> None:
     """Console entry point. Bad input is one line on stderr and exit code 2; a failed check 1."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
-    try:
-        code = app(standalone_mode=False)
-    except (_UsageError, BenchError) as error:
-        text = error.format_message() if isinstance(error, _UsageError) else str(error)
-        print(f"dflash-bench: error: {' '.join(text.split())}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+    console.run(app, "dflash-bench", (BenchError,))
 
 
 @app.command()

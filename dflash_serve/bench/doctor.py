@@ -5,16 +5,13 @@ Arguments and tables; `examine` does the looking. Heavy imports wait for the com
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from dflash_serve.bench.errors import BenchError
-
-_UsageError: Any = typer.BadParameter.__bases__[0]
-"""Base of everything typer raises for a bad command line; it has no public name of its own."""
+from dflash_serve.server import console
 
 _STOCK_GFLOPS = 2.5
 """What the matmul in MLX's Linux wheel reaches (one thread, float32), on any size."""
@@ -25,15 +22,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main() -> None:
     """Console entry point. A pair that cannot be used is one line on stderr and exit code 2."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
-    try:
-        code = app(standalone_mode=False)
-    except (_UsageError, BenchError) as error:
-        text = error.format_message() if isinstance(error, _UsageError) else str(error)
-        print(f"dflash-doctor: error: {' '.join(text.split())}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+    console.run(app, "dflash-doctor", (BenchError,))
 
 
 @app.command()

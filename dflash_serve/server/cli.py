@@ -6,27 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from dflash_serve.server import settings
+from dflash_serve.server import console, settings
 from dflash_serve.server.settings import Settings, SettingsError
 from dflash_serve.version import __version__
-
-_UsageError: Any = typer.BadParameter.__bases__[0]
-"""Base of everything typer raises for a bad command line; it has no public name of its own."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 def main() -> None:
     """Console entry point. A bad option is one line on stderr and exit code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except (_UsageError, SettingsError) as error:
-        text = error.format_message() if isinstance(error, _UsageError) else str(error)
-        print(f"dflash-serve: error: {' '.join(text.split())}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+    console.run(app, "dflash-serve", (SettingsError,))
 
 
 def _version(wanted: bool) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dflash_serve.server import console
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -118,9 +120,10 @@ def _guarded(job: Callable[[], None]) -> None:
     try:
         job()
     except (AdapterError, DataError, ValueError, FloatingPointError) as error:
-        typer.echo(f"dflash-train: {error}", err=True)
+        typer.echo(f"dflash-train: error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
 
 
 def main() -> None:
-    app()
+    """Console entry point. A mistake is one line on stderr and exit code 2."""
+    console.run(app, "dflash-train", ())

@@ -153,4 +153,4 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     arguments = ["data", "--target", str(tmp_path / "none"), "--prompts", "p", "--out", "o"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert result.output.startswith("dflash-train: no directory")
+    assert result.output.startswith("dflash-train: error: no directory")
