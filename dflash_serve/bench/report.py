@@ -15,16 +15,18 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.version import __version__
+
+if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
+    from matplotlib.figure import Figure
 
 RESULTS = Path("docs/results")
 """Where ``--save`` puts results, relative to the working directory."""
@@ -123,7 +125,7 @@ class Destination:
 
 
 def write(
-    result: Result, destination: Destination, plot: Callable[[], Figure] | None = None
+    result: Result, destination: Destination, plot: "Callable[[], Figure] | None" = None
 ) -> Path | None:
     """Write the JSON atomically and the plot beside it as PNG; the JSON's path, if any."""
     path = destination.path(result.name)
