@@ -152,21 +152,17 @@ class DFlashDrafter:
     ) -> mx.array:
         """Logits [R, width - 1, V] of the slots after the anchor."""
         rows = anchors.shape[0]
-        masks = mx.full((rows, width - 1), self.config.mask_token_id, dtype=mx.int32)
-        x = self.embed_block(mx.concatenate([anchors[:, None], masks], axis=1))
-        for index, (layer, cache) in enumerate(zip(self.model.layers, caches, strict=True)):
-            x = layer(x, self._mask(index, cache, block_lengths, width), cache)
+        empty = mx.full((rows, width - 1), self.config.mask_token_id, dtype=mx.int32)
+        x = self.embed_block(mx.concatenate([anchors[:, None], empty], axis=1))
+        kinds = list(zip(self.config.layer_windows, self.config.layer_causal, strict=True))
+        offset, attended = caches[0].offset, caches[0].attended
+        masks = {
+            kind: block_mask(offset, block_lengths, width, attended, window=kind[0], causal=kind[1])
+            for kind in dict.fromkeys(kinds)
+        }
+        for layer, kind, cache in zip(self.model.layers, kinds, caches, strict=True):
+            x = layer(x, masks[kind], cache)
         return self.head(x[:, 1:])
-
-    def _mask(self, index: int, cache: LayerCache, block_lengths: mx.array, width: int) -> mx.array:
-        return block_mask(
-            cache.offset,
-            block_lengths,
-            width,
-            cache.attended,
-            window=self.config.layer_windows[index],
-            causal=self.config.layer_causal[index],
-        )
 
     def embed_block(self, tokens: mx.array) -> mx.array:
         """Token ids of a block -> the rows that enter the first layer, in the drafter's dtype."""
