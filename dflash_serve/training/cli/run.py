@@ -1,45 +1,13 @@
-"""dflash-train: self-answers of a target, and the training of a drafter on them."""
+"""dflash-train run: the options."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dflash_serve.server import console
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Train DFlash drafters for the targets that dflash-serve serves.",
-)
-
-Target = Annotated[str, typer.Option(help="Target: a directory or a hub id.")]
+from dflash_serve.training.cli.common import Target, guarded
 
 
-@app.command()
-def data(
-    *,
-    target: Target,
-    prompts: Annotated[Path, typer.Option(help='JSON lines {"messages": [...]}.')],
-    out: Annotated[Path, typer.Option(help="Answer file; continued if it exists.")],
-    drafter: Annotated[str | None, typer.Option(help="Drafter: same answers, sooner.")] = None,
-    max_new: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts answered together.")] = 16,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts.")] = None,
-) -> None:
-    """Let the target answer prompts, greedily: what a drafter learns from."""
-    from dflash_serve.training import commands
-
-    _guarded(
-        lambda: commands.make_data(
-            commands.DataJob(target, prompts, out, drafter, max_new, batch, limit)
-        )
-    )
-
-
-@app.command()
 def run(
     *,
     target: Target,
@@ -75,7 +43,7 @@ def run(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train a drafter; the best one by tokens per round is kept in --out."""
-    from dflash_serve.training import commands
+    from dflash_serve.training.commands import run as commands
     from dflash_serve.training.export import DrafterShape
     from dflash_serve.training.schedule import Horizon
     from dflash_serve.training.trainer import TrainOptions
@@ -109,21 +77,4 @@ def run(
             )
         )
 
-    _guarded(job)
-
-
-def _guarded(job: Callable[[], None]) -> None:
-    """Mistakes of the caller are one line and exit code 2."""
-    from dflash_serve.adapters.base import AdapterError
-    from dflash_serve.training.data import DataError
-
-    try:
-        job()
-    except (AdapterError, DataError, ValueError, FloatingPointError) as error:
-        typer.echo(f"dflash-train: error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from error
-
-
-def main() -> None:
-    """Console entry point. A mistake is one line on stderr and exit code 2."""
-    console.run(app, "dflash-train", ())
+    guarded(job)

@@ -1,4 +1,4 @@
-"""The two commands of dflash-train, put together from the room's parts. Shows progress."""
+"""dflash-train run: a drafter from answers, measured as it goes."""
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -8,23 +8,18 @@ from typing import Any
 
 import mlx.core as mx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from dflash_serve.adapters.base import DraftAdapter
 from dflash_serve.adapters.checkpoint import read_config, read_weights, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.engine.types import Usage
+from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import (
     Answer,
-    AnswerFile,
     DataError,
-    Prompt,
-    file_digest,
-    fingerprint,
     read_answers,
-    read_prompts,
 )
 from dflash_serve.training.export import (
     DrafterShape,
@@ -34,7 +29,6 @@ from dflash_serve.training.export import (
     start_from_target,
 )
 from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.generate import generate
 from dflash_serve.training.measure import pooled, walk_answers
 from dflash_serve.training.report import RunLog
 from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
@@ -42,17 +36,6 @@ from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
 _MEASURED = 64  # answers held back for measuring where no --heldout is given
 _FEATURE_BYTES = 6 << 30
 _DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
-
-
-@dataclass(frozen=True, slots=True)
-class DataJob:
-    target: str
-    prompts: Path
-    out: Path
-    drafter: str | None
-    max_new: int
-    batch: int
-    limit: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,46 +50,6 @@ class TrainJob:
     copy_target: bool
     measure_block: int | None
     dtype: str
-
-
-def make_data(job: DataJob) -> None:
-    """Answer the prompts that the file does not hold yet; longest prompts first."""
-    console, directory = Console(), resolve(job.target)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    prompts = {prompt.row: prompt for prompt in read_prompts(job.prompts, tokenizer)[: job.limit]}
-    target = load_target(directory)
-    drafter = load_drafter(resolve(job.drafter), target) if job.drafter else None
-    origin = {"target": fingerprint(directory), "prompts": file_digest(job.prompts)}
-    file = AnswerFile(job.out, {**origin, "max_new": job.max_new})
-    todo = {row: prompt.tokens for row, prompt in prompts.items() if row not in file.done}
-    produced = generate(
-        target,
-        drafter,
-        todo,
-        stop_token=tokenizer.eos_token_id,
-        max_new=job.max_new,
-        batch=job.batch,
-    )
-    totals: list[Usage] = []
-    with _progress(console) as progress:
-        task = progress.add_task("answers", total=len(prompts), completed=len(file.done))
-        for made in produced:
-            file.append(_answer(prompts[made.index], made.tokens))
-            totals.append(made.usage)
-            progress.advance(task)
-    file.close()
-    console.print(_summary(totals, drafter))
-
-
-def _answer(prompt: Prompt, tokens: tuple[int, ...]) -> Answer:
-    return Answer(prompt.row, prompt.kind, prompt.tokens, tokens)
-
-
-def _summary(totals: list[Usage], drafter: DraftAdapter | None) -> str:
-    tokens = sum(usage.completion_tokens for usage in totals)
-    rounds = max(1, sum(usage.rounds for usage in totals))
-    line = f"{len(totals)} answers, {tokens} tokens"
-    return f"{line}, {(tokens - len(totals)) / rounds:.2f} per round" if drafter else line
 
 
 def mask_token_id(target: str, given: int | None) -> int:
@@ -150,7 +93,7 @@ def train(job: TrainJob) -> None:
         drafter, examples, FeatureStore(target, taps, examples, _FEATURE_BYTES), job.options
     )
     width = job.measure_block or drafter.block_size
-    with closing(RunLog(job.out)) as log, _progress(console) as progress:
+    with closing(RunLog(job.out)) as log, progress_bar(console) as progress:
         view = _View(progress, log, lambda: _save(job, config, drafter))
         best = trainer.run(lambda: pooled(walk_answers(drafter, features, measured, width)), view)
     console.print(f"{len(examples)} answers, best {best:.2f} tokens per round at block {width}")
@@ -204,14 +147,3 @@ class _View:
         self._progress.console.print(f"step {step}: {tokens_per_round:.3f} tokens per round{mark}")
         if best:
             self._save()
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )

@@ -1,0 +1,25 @@
+"""dflash-train: training data, drafters, and what they are worth. One module per command.
+
+Options only: what a command does is the module of the same name in `training.commands`, imported
+when it runs, so that ``--help`` needs no MLX.
+"""
+
+import typer
+
+from dflash_serve.server import console
+from dflash_serve.training.cli.data import data
+from dflash_serve.training.cli.run import run
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train DFlash drafters for the targets that dflash-serve serves.",
+)
+for command in (data, run):
+    app.command()(command)
+
+
+def main() -> None:
+    """Console entry point. A mistake is one line on stderr and exit code 2."""
+    console.run(app, "dflash-train", ())
