@@ -1,9 +1,12 @@
-"""Target features of clean sequences: one causal forward with taps, kept in memory if they fit.
+"""Target features of clean sequences: one causal forward with taps, kept in memory or on disk.
 
 Knows nothing of blocks. The target is frozen: no gradient passes through here.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +14,79 @@ import numpy as np
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.masks import causal_mask
 from dflash_serve.training.blocks import Example
+from dflash_serve.training.data import DataError
+from dflash_serve.training.feature_files import FeatureFiles, Row, StoreIdentity, examples_digest
+
+_DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16}
+_FLOAT16_MAX = 65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a target leaves behind for S sequences, zero behind each one's end.
+
+    taps: [S, T, K * H], the residual stream after each tapped layer. final: [S, T, H] after the
+    final norm, which the target's head makes logits of; None where it was not asked for.
+    """
+
+    taps: mx.array
+    final: mx.array | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSettings:
+    """How features are kept.
+
+    ``memory`` and ``disk`` keep those that come first, up to ``max_bytes``; the rest is computed
+    anew each time, as is everything with ``online``. ``directory`` and ``target_id`` (the
+    checkpoint's fingerprint) are needed for ``disk``; ``rebuild`` empties a directory that was
+    made from something else. ``final`` adds the target's last hidden states. ``dtype`` is what
+    float32 features are kept as: bfloat16 where a target's activations exceed 65,504.
+    """
+
+    mode: Literal["memory", "disk", "online"] = "memory"
+    max_bytes: int = 6 << 30
+    directory: Path | None = None
+    target_id: str = ""
+    final: bool = False
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    rebuild: bool = False
+
+
+def open_features(
+    target: TargetAdapter,
+    layers: tuple[int, ...],
+    examples: Sequence[Example],
+    settings: FeatureSettings,
+) -> "FeatureStore":
+    """The store that ``settings`` ask for; `FeatureStore.close` it in the end.
+
+    Raises:
+        DataError: the directory holds features of something else, or is not given.
+    """
+    files = None
+    if settings.mode == "disk":
+        if settings.directory is None or not settings.target_id:
+            raise DataError("features on disk need a directory and the target's fingerprint")
+        identity = StoreIdentity(
+            settings.target_id,
+            examples_digest(examples),
+            layers,
+            settings.dtype,
+            settings.final,
+        )
+        files = FeatureFiles.open(
+            settings.directory, identity, settings.max_bytes, rebuild=settings.rebuild
+        )
+    return FeatureStore(
+        target,
+        layers,
+        examples,
+        settings.max_bytes if settings.mode == "memory" else 0,
+        final=settings.final,
+        dtype=_DTYPES[settings.dtype],
+        files=files,
+    )
 
 
 class CleanCache:
@@ -24,8 +100,10 @@ class CleanCache:
         return keys, values
 
 
-def target_taps(target: TargetAdapter, tokens: mx.array, layers: tuple[int, ...]) -> mx.array:
-    """[S, T] tokens -> [S, T, K * H], the residual stream after each of ``layers``.
+def target_features(
+    target: TargetAdapter, tokens: mx.array, layers: tuple[int, ...], *, final: bool = False
+) -> Features:
+    """[S, T] tokens -> features in the target's own dtype.
 
     Causal, so what stands in the padding after a sequence does not reach it.
     """
@@ -34,13 +112,20 @@ def target_taps(target: TargetAdapter, tokens: mx.array, layers: tuple[int, ...]
     mask = causal_mask(cache.offset, length, length)
     captured = target.forward(tokens, mask, [cache] * target.num_layers, layers)
     assert captured.taps is not None
-    return mx.stop_gradient(captured.taps)
+    hidden = mx.stop_gradient(captured.hidden) if final else None
+    return Features(mx.stop_gradient(captured.taps), hidden)
+
+
+def target_taps(target: TargetAdapter, tokens: mx.array, layers: tuple[int, ...]) -> mx.array:
+    """[S, T] tokens -> [S, T, K * H], the taps of `target_features` alone."""
+    return target_features(target, tokens, layers).taps
 
 
 class FeatureStore:
     """Computes the features of examples on first use; owns those that fit into ``max_bytes``.
 
-    Float32 features are kept as float16: half the memory, and far below a drafter's own noise.
+    Float32 features are kept as ``dtype``: half the memory, and far below a drafter's own noise.
+    Rows come from memory, from ``files``, or from the target, and are the same either way.
     """
 
     def __init__(
@@ -49,36 +134,68 @@ class FeatureStore:
         layers: tuple[int, ...],
         examples: Sequence[Example],
         max_bytes: int,
+        *,
+        final: bool = False,
+        dtype: mx.Dtype = mx.float16,
+        files: FeatureFiles | None = None,
     ) -> None:
         self._target, self._layers, self._examples = target, layers, examples
-        self._room = max_bytes
-        self._kept: dict[int, mx.array] = {}  # example -> [T, K * H]
+        self._room, self._final, self._dtype, self._files = max_bytes, final, dtype, files
+        self._kept: dict[int, Row] = {}
 
-    def batch(self, indices: Sequence[int], length: int) -> mx.array:
-        """Features [S, length, K * H] of the named examples, zero behind each one's end."""
-        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+    def batch(self, indices: Sequence[int], length: int) -> Features:
+        """Features [S, length, ...] of the named examples.
+
+        Raises:
+            ValueError: an activation is too large for float16.
+            OSError: the disk is full.
+        """
+        found = {index: self._find(index) for index in indices}
+        missing = [index for index, row in found.items() if row is None]
         fresh = dict(zip(missing, self._compute(missing, length), strict=True)) if missing else {}
-        rows = [self._kept[index] if index in self._kept else fresh[index] for index in indices]
-        padded = [mx.pad(row, [(0, length - row.shape[0]), (0, 0)]) for row in rows]
-        for index, row in fresh.items():
-            self._keep(index, row)
-        return mx.stack(padded)
+        for index, made in fresh.items():
+            self._keep(index, made)
+        rows = [found[index] or fresh[index] for index in indices]
+        taps = mx.stack([_padded(row.taps, length) for row in rows])
+        finals = [_padded(row.final, length) for row in rows if row.final is not None]
+        return Features(taps, mx.stack(finals) if finals else None)
 
-    def _compute(self, indices: Sequence[int], length: int) -> list[mx.array]:
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        if self._files is not None:
+            self._files.close()
+
+    def _find(self, index: int) -> Row | None:
+        if index in self._kept:
+            return self._kept[index]
+        return self._files.get(index) if self._files is not None else None
+
+    def _compute(self, indices: Sequence[int], length: int) -> list[Row]:
         tokens = mx.array(pad_tokens([self._examples[index] for index in indices], length))
-        taps = target_taps(self._target, tokens, self._layers)
-        if taps.dtype == mx.float32:
-            taps = taps.astype(mx.float16)
+        made = target_features(self._target, tokens, self._layers, final=self._final)
+        lengths = [self._examples[index].length for index in indices]
+        taps = self._rows(made.taps, lengths)
+        finals = self._rows(made.final, lengths) if made.final is not None else [None] * len(taps)
+        return [Row(tap, final) for tap, final in zip(taps, finals, strict=True)]
+
+    def _rows(self, values: mx.array, lengths: Sequence[int]) -> list[mx.array]:
+        if values.dtype == mx.float32:
+            largest = float(np.array(mx.abs(values).max()))
+            if self._dtype == mx.float16 and largest > _FLOAT16_MAX:
+                raise ValueError(
+                    f"a feature of the target is {largest:.0f}, more than float16 holds: "
+                    "keep them as bfloat16"
+                )
+            values = values.astype(self._dtype)
         # A copy per row: a slice would keep the whole padded batch alive.
-        rows = [
-            mx.contiguous(taps[row, : self._examples[index].length])
-            for row, index in enumerate(indices)
-        ]
+        rows = [mx.contiguous(values[row, :length]) for row, length in enumerate(lengths)]
         mx.eval(rows)
         return rows
 
-    def _keep(self, index: int, row: mx.array) -> None:
-        if row.nbytes <= self._room:
+    def _keep(self, index: int, row: Row) -> None:
+        if self._files is not None:
+            self._files.put(index, row)
+        elif row.nbytes <= self._room:
             self._kept[index] = row
             self._room -= row.nbytes
 
@@ -89,3 +206,7 @@ def pad_tokens(examples: Sequence[Example], length: int) -> np.ndarray:
     for row, example in enumerate(examples):
         tokens[row, : example.length] = example.tokens
     return tokens
+
+
+def _padded(row: mx.array, length: int) -> mx.array:
+    return mx.pad(row, [(0, length - row.shape[0]), (0, 0)])

@@ -50,7 +50,7 @@ def walk_answers(
     for start in range(0, len(order), batch):
         indices = order[start : start + batch]
         length = padded_length(examples[indices[-1]].length, bucket)
-        context = context_keys_values(drafter, features.batch(indices, length))
+        context = context_keys_values(drafter, features.batch(indices, length).taps)
         group = [examples[index] for index in indices]
         for index, walk in zip(indices, _walk(drafter, context, group, width), strict=True):
             walks[index] = walk

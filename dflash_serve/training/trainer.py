@@ -111,7 +111,7 @@ class Trainer:
         for part, factor in zip(self.optimizer.optimizers, _FACTORS, strict=False):
             part.learning_rate = rate * factor
         loss, right, seen, accepted, blocks = self._step(
-            self.features.batch(batch.indices, batch.length), *self._blocks(batch)
+            self.features.batch(batch.indices, batch.length).taps, *self._blocks(batch)
         )
         mx.eval(self.drafter.model.state, self.optimizer.state, loss, right, seen, accepted, blocks)
         if not np.isfinite(loss.item()):

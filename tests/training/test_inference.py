@@ -99,12 +99,12 @@ def test_the_feature_store_pads_with_zeros_and_repeats_itself(
     room: int, target: Qwen3Target, examples: list[Example]
 ) -> None:
     store = FeatureStore(target, (1, 2), examples, room)
-    first = np.array(store.batch([2, 0, 2], 32))
+    first = np.array(store.batch([2, 0, 2], 32).taps)
     assert not first[0, examples[2].length :].any()
     np.testing.assert_array_equal(first[0], first[2])
     exact = np.array(target_taps(target, mx.array(examples[0].tokens)[None], (1, 2))[0])
     np.testing.assert_allclose(first[1, : examples[0].length], exact, rtol=2e-3, atol=1e-3)
-    np.testing.assert_array_equal(np.array(store.batch([2, 0, 2], 32)), first)
+    np.testing.assert_array_equal(np.array(store.batch([2, 0, 2], 32).taps), first)
 
 
 def test_an_export_loads_into_the_same_drafter(

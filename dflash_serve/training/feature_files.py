@@ -1,0 +1,233 @@
+"""Feature rows in safetensors shards: bounded, resumable, and bound to what they were made from.
+
+Knows nothing of targets or batches. A shard appears whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from dflash_serve.training.blocks import Example
+from dflash_serve.training.data import DataError
+
+_SHARD_BYTES = 256 << 20
+_TENSOR_OVERHEAD = 160  # bytes of a shard's header for one tensor, at most
+_HEADER = 4096  # bytes of a shard besides: metadata and alignment
+_DTYPES = {"F16": mx.float16, "BF16": mx.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example's features: taps [T, K * H], final [T, H] or None; float16 or bfloat16."""
+
+    taps: mx.array
+    final: mx.array | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.taps.nbytes + (self.final.nbytes if self.final is not None else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """What features depend on; stored beside them as ``features.json``."""
+
+    target: str
+    tokens: str
+    layers: tuple[int, ...]
+    dtype: str
+    final: bool
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """Changes when a token or the order of the examples does. Loss masks do not matter here."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.length.to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(example.tokens, dtype=np.int32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one tensor's bytes are: [start, start + bytes of shape) of ``path``."""
+
+    path: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+
+    def read(self) -> mx.array:
+        count = int(np.prod(self.shape))
+        raw = np.fromfile(self.path, dtype=np.uint16, count=count, offset=self.start)
+        return mx.array(raw.reshape(self.shape)).view(self.dtype)
+
+
+class FeatureFiles:
+    """Rows by example index, in one directory; owns its shards and up to one shard in memory.
+
+    Rows that no longer fit into ``max_bytes`` of files are not taken.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, shard_bytes: int) -> None:
+        self._directory, self._max_bytes, self._shard_bytes = directory, max_bytes, shard_bytes
+        self._places: dict[int, dict[str, _Place]] = {}
+        self._pending: dict[int, Row] = {}
+        self._used = 0  # bytes of shards on disk
+        self._pending_bytes = 0
+        self._next_shard = 0
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        identity: StoreIdentity,
+        max_bytes: int,
+        *,
+        rebuild: bool = False,
+        shard_bytes: int = _SHARD_BYTES,
+    ) -> "FeatureFiles":
+        """The directory's rows so far. Torn shards are deleted; their rows come again.
+
+        Raises:
+            DataError: the directory was made from something else, unless ``rebuild``.
+        """
+        found = _read_identity(directory)
+        wanted = json.loads(json.dumps(asdict(identity)))
+        changed = [key for key in wanted if found is not None and found.get(key) != wanted[key]]
+        if changed and found is not None and not rebuild:
+            what = ", ".join(f"{key} {found.get(key)} (now {wanted[key]})" for key in changed)
+            raise DataError(
+                f"{directory} holds features of another {what}: rebuild it or choose another folder"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        files = cls(directory, max_bytes, min(shard_bytes, max_bytes))
+        if changed or found is None:
+            for path in directory.glob("shard-*"):
+                path.unlink()
+            _write_whole(directory / "features.json", json.dumps(wanted).encode())
+        files._scan()
+        return files
+
+    def get(self, index: int) -> Row | None:
+        """A row that was put, now or by an earlier run."""
+        if index in self._pending:
+            return self._pending[index]
+        places = self._places.get(index)
+        if places is None:
+            return None
+        final = places.get("final")
+        return Row(places["taps"].read(), final.read() if final else None)
+
+    def put(self, index: int, row: Row) -> None:
+        """Take a row if there is room; it is on disk when its shard is full, or on `close`.
+
+        Raises:
+            OSError: the disk is full; rows written before stay.
+        """
+        bytes_ = row.nbytes + 2 * _TENSOR_OVERHEAD
+        if self._used + self._pending_bytes + bytes_ + _HEADER > self._max_bytes:
+            return
+        self._pending[index] = row
+        self._pending_bytes += bytes_
+        if self._pending_bytes >= self._shard_bytes:
+            self._write_shard()
+
+    def close(self) -> None:
+        """Write the rows still in memory."""
+        if self._pending:
+            self._write_shard()
+
+    def _write_shard(self) -> None:
+        tensors = {f"taps.{index}": row.taps for index, row in self._pending.items()}
+        tensors |= {
+            f"final.{index}": row.final
+            for index, row in self._pending.items()
+            if row.final is not None
+        }
+        path = self._directory / f"shard-{self._next_shard:05d}.safetensors"
+        torn = path.with_suffix(".part.safetensors")
+        try:
+            mx.save_safetensors(str(torn), tensors)
+        except RuntimeError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
+        _publish(torn, path)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._add_shard(path)
+
+    def _scan(self) -> None:
+        for path in sorted(self._directory.glob("shard-*.safetensors")):
+            if path.name.endswith(".part.safetensors") or not self._add_shard(path):
+                path.unlink()
+
+    def _add_shard(self, path: Path) -> bool:
+        header = _read_header(path)
+        if header is None:
+            return False
+        for name, place in header.items():
+            kind, _, index = name.partition(".")
+            self._places.setdefault(int(index), {})[kind] = place
+        self._used += path.stat().st_size
+        self._next_shard = max(self._next_shard, int(path.name[6:11]) + 1)
+        return True
+
+
+def _read_header(path: Path) -> dict[str, _Place] | None:
+    """Where each tensor of a safetensors file is, or None if the file is not whole.
+
+    The format: 8 bytes of length, little-endian; that many bytes of JSON; the tensors.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size:
+                return None
+            header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
+        if end != size:
+            return None
+        return {
+            name: _Place(
+                path,
+                8 + length + entry["data_offsets"][0],
+                tuple(entry["shape"]),
+                _DTYPES[entry["dtype"]],
+            )
+            for name, entry in header.items()
+        }
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _read_identity(directory: Path) -> dict[str, Any] | None:
+    path = directory / "features.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    part = path.with_suffix(".part")
+    part.write_bytes(content)
+    _publish(part, path)
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Give a finished file its name; after a power cut it is there whole or not at all."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
