@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.drive import Run, grow, run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.exactness import exact_path
 from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.report import Result, middle, ratio
 from dflash_serve.bench.textsink import TextSink

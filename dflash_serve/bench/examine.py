@@ -7,15 +7,16 @@ from typing import Any
 
 import mlx.core as mx
 
+from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures, report
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.drive import run_all
-from dflash_serve.bench.exactness import exact_path
 from dflash_serve.bench.pair import Pair, PairChoice
 from dflash_serve.bench.work import DecodeOptions, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.kernels.dispatch import default_backend
+from dflash_serve.server import provenance
 
 _MATMUL = (8, 1024, 3584)
 """Rows, inner and columns: a block of eight tokens through a wide layer."""
@@ -25,9 +26,9 @@ def examine_machine() -> dict[str, Any]:
     """Everything that needs no model."""
     gflops = matmul_gflops()
     return {
-        "machine": report.machine(),
-        "versions": report.versions(),
-        "commit": report.commit(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
         "backend": {
             "device": str(mx.default_device()).removeprefix("Device(").removesuffix(")"),
             "kernels": default_backend().value,

@@ -4,34 +4,26 @@ Knows what every result carries (machine, versions, commit, settings), nothing o
 """
 
 import json
-import os
-import platform
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.kernels import cpu_blas
-from dflash_serve.version import __version__
+from dflash_serve.server.provenance import commit, machine, replace_text, versions
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.figure import Figure
 
 RESULTS = Path("docs/results")
 """Where ``--save`` puts results, relative to the working directory."""
-
-_PACKAGES = ("mlx", "mlx-lm", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,42 +53,6 @@ def document(result: Result) -> dict[str, Any]:
         "results": dict(result.measured),
         "failures": list(result.failures),
     }
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory (bytes), system and the load at this moment."""
-    load = os.getloadavg() if hasattr(os, "getloadavg") else ()
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "os": platform.platform(),
-        "arch": platform.machine(),
-        "load_average": [round(value, 2) for value in load],
-    }
-
-
-def versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {
-        "dflash-serve": __version__,
-        "python": platform.python_version(),
-    }
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def commit() -> dict[str, Any] | None:
-    """The commit that this package is run from, None outside a checkout."""
-    here = Path(__file__).parent
-    head = _git(here, "rev-parse", "HEAD")
-    if head is None:
-        return None
-    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
-    return {"hash": head.strip(), "dirty": bool(changed and changed.strip())}
 
 
 def blas() -> dict[str, Any]:
@@ -133,7 +89,7 @@ def write(
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, json.dumps(document(result), indent=1) + "\n")
+        replace_text(path, json.dumps(document(result), indent=1) + "\n")
         if plot is not None:
             plot().savefig(path.with_suffix(".png"), dpi=110)
     except OSError as error:
@@ -185,36 +141,3 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def ratio(above: float, below: float) -> float | None:
     return above / below if below else None
-
-
-def _replace(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
-    ) as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)
-
-
-def _cpu_model() -> str:
-    if sys.platform == "darwin":
-        return _run("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    return _run("git", "-C", str(directory), *arguments)
-
-
-def _run(*command: str) -> str | None:
-    """Standard output, or None if the command is missing or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
