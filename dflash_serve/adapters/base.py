@@ -60,17 +60,22 @@ class Captured:
     taps: mx.array | None
 
 
-class TargetAdapter(Protocol):
-    """A target: the model whose own choices are emitted."""
+class TargetSizes(Protocol):
+    """What of a target its drafters are made to fit."""
 
-    @property
-    def layout(self) -> CacheLayout: ...
     @property
     def num_layers(self) -> int: ...
     @property
     def hidden_size(self) -> int: ...
     @property
     def vocab_size(self) -> int: ...
+
+
+class TargetAdapter(TargetSizes, Protocol):
+    """A target: the model whose own choices are emitted."""
+
+    @property
+    def layout(self) -> CacheLayout: ...
     @property
     def max_context(self) -> int: ...
 

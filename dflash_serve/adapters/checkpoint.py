@@ -48,10 +48,15 @@ def _expanded(name: str) -> Path:
 def read_config(directory: Path) -> dict[str, Any]:
     """``config.json`` as a dictionary."""
     path = directory / "config.json"
+    if not path.exists():
+        raise AdapterError(f"{directory} has no config.json")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AdapterError(f"{directory} has no config.json") from error
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
@@ -122,3 +127,7 @@ def check_names(given: dict[str, mx.array], wanted: dict[str, mx.array], what: s
                 f"{what}: {name} has shape {list(given[name].shape)}, "
                 f"but its config says {list(tensor.shape)}"
             )
+
+
+def _ids(value: int | list[int] | None) -> frozenset[int]:
+    return frozenset([value] if isinstance(value, int) else value or ())
