@@ -64,6 +64,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_generation_config(directory: Path) -> dict[str, Any]:
+    """``generation_config.json`` as a dictionary, empty where there is none."""
+    path = directory / "generation_config.json"
+    return read_object(path) if path.exists() else {}
+
+
+def stop_token_ids(directory: Path) -> frozenset[int]:
+    """Every token that ends an answer: those of both configs."""
+    configs = (read_generation_config(directory), read_config(directory))
+    return frozenset().union(*(_ids(config.get("eos_token_id")) for config in configs))
+
+
 def shard_paths(directory: Path) -> list[Path]:
     """All safetensors files of a checkpoint; those its index names must exist."""
     index = directory / "model.safetensors.index.json"

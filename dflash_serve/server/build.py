@@ -1,6 +1,5 @@
 """Composition root: the only module that sees all rooms. Settings in, a running server out."""
 
-import json
 import logging
 import sys
 import time
@@ -10,8 +9,13 @@ from typing import Any
 
 import dflash_serve
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.adapters.checkpoint import read_config, resolve
-from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config, on_cpu
+from dflash_serve.adapters.checkpoint import (
+    read_config,
+    read_generation_config,
+    resolve,
+    stop_token_ids,
+)
+from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu, read_drafter_config
 from dflash_serve.adapters.pairs import find_pair
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.config import EngineConfig
@@ -85,7 +89,7 @@ def checkpoints(settings: Settings) -> tuple[Path, Path | None]:
 def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelCard:
     """What clients are told of the model, from the checkpoints' small files alone."""
     config = read_config(target)
-    generation = _generation_config(target)
+    generation = read_generation_config(target)
     own_context = int(config.get("max_position_embeddings", 0))
     if own_context and settings.max_context > own_context:
         raise SettingsError(
@@ -101,7 +105,7 @@ def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelC
         drafter=None if drafter is None else _drafter_name(settings, drafter),
         block_size=block_size(settings, drafter),
         sampling=_default_sampling(generation),
-        stop_tokens=_ids(generation.get("eos_token_id")) | _ids(config.get("eos_token_id")),
+        stop_tokens=stop_token_ids(target),
     )
 
 
@@ -177,21 +181,6 @@ def _report_matmul() -> None:
     status = cpu_blas.status()
     if status.state is cpu_blas.CpuBlasState.LOADED:
         _log.info("CPU matmul: %s, %d thread(s), row-invariant", status.isa, status.threads)
-
-
-def _generation_config(target: Path) -> dict[str, Any]:
-    path = target / "generation_config.json"
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _ids(value: int | list[int] | None) -> frozenset[int]:
-    return frozenset([value] if isinstance(value, int) else value or ())
 
 
 def _default_sampling(generation: dict[str, Any]) -> SamplingParams:

@@ -67,9 +67,15 @@ class ChatTokenizer:
         return made
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_kwargs: Mapping[str, Any],
+        *,
+        generation_prompt: bool = True,
     ) -> tuple[int, ...]:
         """The prompt, up to where the assistant's answer begins.
+
+        Without ``generation_prompt`` the messages alone, for chats that end with an answer.
 
         Raises:
             TemplateError: the template refuses the messages or the keyword arguments.
@@ -80,9 +86,15 @@ class ChatTokenizer:
             raise TemplateError(message, param="chat_template_kwargs")
         masks = _Masks(json.dumps([messages, template_kwargs], ensure_ascii=False))
         masked = [self._mask_message(message, masks) for message in messages]
-        text = self._render(masked, self._mask(template_kwargs, self._controls, masks))
+        kwargs = self._mask(template_kwargs, self._controls, masks)
+        text = self._render(masked, kwargs, generation_prompt)
         encoding = self.backend.encode(text, add_special_tokens=False)
         return tuple(self._replace_masked(text, encoding, masks) if masks else encoding.ids)
+
+    def template_reads(self, name: str) -> bool:
+        """Whether the chat template mentions a keyword argument at all."""
+        source = json.dumps(self._templates.chat_template)
+        return re.search(rf"\b{re.escape(name)}\b", source) is not None
 
     def _check_template(self, directory: Path) -> None:
         try:
@@ -93,10 +105,10 @@ class ChatTokenizer:
                 reason = " ".join(str(error.__cause__).split())
                 raise ValueError(f"{directory} has a broken chat template: {reason}") from error
 
-    def _mask_message(self, message: Mapping[str, str], masks: "_Masks") -> Mapping[str, str]:
+    def _mask_message(self, message: Mapping[str, Any], masks: "_Masks") -> Mapping[str, Any]:
         # an assistant's own markup (<think>, <tool_call>) is for the template to read
         controls = self._special if message["role"] == "assistant" else self._controls
-        masked: Mapping[str, str] = self._mask(message, controls, masks)
+        masked: Mapping[str, Any] = self._mask(message, controls, masks)
         return masked
 
     def _mask(self, value: Any, controls: frozenset[int], masks: "_Masks") -> Any:
@@ -126,10 +138,12 @@ class ChatTokenizer:
             return False
         return self._normalized_names.search(normalizer.normalize_str(text)) is not None
 
-    def _render(self, messages: list[Mapping[str, str]], kwargs: Mapping[str, Any]) -> str:
+    def _render(
+        self, messages: list[Mapping[str, Any]], kwargs: Mapping[str, Any], generation_prompt: bool
+    ) -> str:
         try:
             text = self._templates.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **kwargs
+                messages, tokenize=False, add_generation_prompt=generation_prompt, **kwargs
             )
         except (JinjaError, ValueError, TypeError, LookupError, ArithmeticError) as error:
             raise TemplateError(f"the chat template refuses the messages: {error}") from error
