@@ -7,7 +7,9 @@ when it runs, so that ``--help`` needs no MLX.
 import typer
 
 from dflash_serve.server import console
+from dflash_serve.training.cli.convert import convert
 from dflash_serve.training.cli.data import data
+from dflash_serve.training.cli.export import export
 from dflash_serve.training.cli.run import run
 
 app = typer.Typer(
@@ -16,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train DFlash drafters for the targets that dflash-serve serves.",
 )
-for command in (data, run):
+for command in (data, run, export, convert):
     app.command()(command)
 
 
