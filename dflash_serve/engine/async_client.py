@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull
-from dflash_serve.engine.loop import EngineLoop, Loaded, StepTimes
+from dflash_serve.engine.loop import Drafting, EngineLoop, Loaded, StepTimes
+from dflash_serve.engine.plan import Runner
 from dflash_serve.engine.scheduler import check_request
 from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, TokenChunk, Usage
 
@@ -28,6 +29,7 @@ class AsyncEngine:
         self._settled = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._swaps: set[asyncio.Future[Drafting]] = set()
         self._engine = EngineLoop(self._load_and_keep, self._emit, self._changed)
 
     def start(self) -> None:
@@ -82,6 +84,28 @@ class AsyncEngine:
     def abort(self, request_id: str) -> None:
         if request_id in self._queues:
             self._engine.abort(request_id)
+
+    async def swap(self, change: Callable[[Runner], Drafting]) -> Drafting:
+        """Put another drafter into the running engine, between two steps; streams go on.
+
+        ``change`` runs on the engine's thread. If it raises, the old drafter stays.
+
+        Raises:
+            EngineUnavailable: the engine is not running, or ends before the swap.
+            Exception: what ``change`` raised.
+        """
+        if self._loaded is None or self._state is not EngineState.READY:
+            raise EngineUnavailable(f"the engine is {self._state.value}")
+        runner = self._loaded.runner
+        swapped: asyncio.Future[Drafting] = asyncio.get_running_loop().create_future()
+        self._swaps.add(swapped)
+        self._engine.swap(
+            lambda: change(runner), lambda how: self._call_soon(lambda: _resolve(swapped, how))
+        )
+        try:
+            return await swapped
+        finally:
+            self._swaps.discard(swapped)
 
     async def close(self, grace: float) -> None:
         if self._state is EngineState.READY:
@@ -139,6 +163,18 @@ class AsyncEngine:
             self._deliver(
                 [TokenChunk(name, (), finish, Usage(), error) for name in list(self._queues)]
             )
+            for swapped in self._swaps:
+                _resolve(swapped, EngineUnavailable(error))
+
+
+def _resolve(swapped: asyncio.Future[Drafting], how: Drafting | Exception) -> None:
+    """Tell whoever waits, if anybody still does."""
+    if swapped.done():
+        return
+    if isinstance(how, Exception):
+        swapped.set_exception(how)
+    else:
+        swapped.set_result(how)
 
 
 class _Chunks:

@@ -8,8 +8,11 @@ def choose_block(sequence: Sequence, rows: int, config: EngineConfig) -> int:
     """The block for ``sequence`` in a round of ``rows``: the anchor and its drafts.
 
     A block of b tokens commits at most b, so b > remaining would be wasted work and, at the
-    context's end, writes past the cache. ``config.verify_tokens`` is shared by all rows.
+    context's end, writes past the cache. ``config.verify_tokens`` is shared by all rows. A drafter
+    that has not seen the whole row yet would guess in vain.
     """
+    if sequence.missed:
+        return 1
     block = config.block_size
     if config.verify_tokens:
         room = max(1, config.verify_tokens // rows)

@@ -116,8 +116,23 @@ class LayerView:
         at = (rows.slots, slice(None), rows.positions)
         self.keys[at] = keys.transpose(0, 2, 1, 3).astype(self.keys.dtype)
         self.values[at] = values.transpose(0, 2, 1, 3).astype(self.values.dtype)
+        return self.fetch()
+
+    def fetch(self) -> tuple[mx.array, mx.array]:
+        """What is stored of these rows: keys and values [R, kv_heads, attended, head_dim]."""
+        rows = self._rows
         span = slice(rows.first, rows.first + rows.offsets.shape[0])
         return self.keys[span, :, : rows.attended], self.values[span, :, : rows.attended]
+
+
+class HeldView(LayerView):
+    """One layer's rows in a forward over tokens that the store holds already: it only reads.
+
+    The stored keys and values are the very ones that the forward would write.
+    """
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        return self.fetch()
 
 
 class RowSpan:
@@ -137,9 +152,9 @@ class RowSpan:
         self.slots = mx.arange(first, first + offsets.shape[0], dtype=mx.int32)[:, None]
         self.positions = mx.where(step < lengths[:, None], offsets[:, None] + step, shape.trash)
 
-    def views(self, arrays: list[mx.array]) -> list[LayerView]:
+    def views(self, arrays: list[mx.array], kind: type[LayerView] = LayerView) -> list[LayerView]:
         pairs = zip(arrays[::2], arrays[1::2], strict=True)
-        return [LayerView(keys, values, self) for keys, values in pairs]
+        return [kind(keys, values, self) for keys, values in pairs]
 
 
 def stored(views: Sequence[LayerView]) -> list[mx.array]:

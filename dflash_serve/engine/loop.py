@@ -29,6 +29,14 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Drafting:
+    """How a runner drafts after a swap: what the scheduler has to know of it."""
+
+    block_size: int
+    bytes_per_token: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepTimes:
     """Totals over all steps, in seconds: inside MLX calls, and whole steps."""
 
@@ -82,6 +90,26 @@ class EngineLoop:
 
     def abort(self, request_id: str) -> None:
         self._commands.put(lambda scheduler: scheduler.abort(request_id))
+
+    def swap(
+        self, change: Callable[[], Drafting], done: Callable[[Drafting | Exception], None]
+    ) -> None:
+        """Run ``change`` on the loop's thread between two steps and tell ``done`` how it went.
+
+        ``change`` puts another drafter into the runner, or raises and leaves the runner alone.
+        """
+
+        def command(scheduler: Scheduler) -> list[TokenChunk]:
+            try:
+                drafting = change()
+            except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
+                done(error)
+                return []
+            scheduler.draft_anew(drafting.block_size, drafting.bytes_per_token)
+            done(drafting)
+            return []
+
+        self._commands.put(command)
 
     def stop(self) -> None:
         """Leave the loop after the commands already queued; does not wait."""

@@ -47,10 +47,26 @@ class DecodeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextRow:
+    """Tokens [start, start + len(tokens)) of ``slot`` that only the target's cache holds.
+
+    A drafter that was swapped in since gets its context of them.
+    """
+
+    slot: int
+    start: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: moves first, then a prefill chunk, then a round. Rows are in slot order."""
+    """One step: moves first, then context or a prefill chunk, then a round.
+
+    Rows are in slot order; those of ``context`` and of ``prefill`` are neighbours.
+    """
 
     moves: tuple[Move, ...] = ()
+    context: tuple[ContextRow, ...] = ()
     prefill: tuple[PrefillRow, ...] = ()
     decode: tuple[DecodeRow, ...] = ()
 

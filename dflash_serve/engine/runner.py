@@ -15,8 +15,15 @@ import numpy as np
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.masks import causal_mask
-from dflash_serve.engine.cache_pool import RowSpan, SlotCache, SpanShape, bucket, stored
-from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan, StepResult
+from dflash_serve.engine.cache_pool import (
+    HeldView,
+    RowSpan,
+    SlotCache,
+    SpanShape,
+    bucket,
+    stored,
+)
+from dflash_serve.engine.plan import ContextRow, DecodeRow, PrefillRow, StepPlan, StepResult
 from dflash_serve.engine.sampler import SampledRows, choose, gather
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
 
@@ -69,14 +76,32 @@ class DeviceRunner:
         self._rounds: dict[_RoundKey, Callable[..., Any]] = {}
 
     @property
+    def target(self) -> TargetAdapter:
+        return self._target
+
+    @property
     def bytes_per_token(self) -> int:
         """Cache bytes that one token of one row takes."""
         drafts = self._drafter.layout.bytes_per_token if self._drafter else 0
         return self._target.layout.bytes_per_token + drafts
 
+    def draft_with(self, drafter: DraftAdapter | None, block_size: int) -> None:
+        """Draft with another drafter, or not at all, from the next step on.
+
+        It starts with an empty context: for rows that are under way, `ContextRow`s bring it. The
+        old drafter, its context and its compiled rounds are let go.
+        """
+        self._drafter = drafter
+        self._block_size = block_size
+        self._draft_cache = SlotCache(drafter.layout) if drafter else None
+        self._rounds = {}
+        mx.clear_cache()
+
     def run(self, plan: StepPlan) -> StepResult:
         device = self._device = _Stopwatch()
         self._make_room(plan)
+        if plan.context:
+            self._show(plan.context)
         first = self._prefill(plan.prefill) if plan.prefill else None
         packed = self._round(plan.decode) if plan.decode else None
         with device:
@@ -97,6 +122,7 @@ class DeviceRunner:
 
     def _make_room(self, plan: StepPlan) -> None:
         rows = [(row.slot, row.start + len(row.tokens)) for row in plan.prefill]
+        rows += [(row.slot, row.start + len(row.tokens)) for row in plan.context]
         rows += [(row.slot, row.length + row.block) for row in plan.decode]
         slots = 1 + max(slot for slot, _ in rows)
         tokens = max(tokens for _, tokens in rows)
@@ -106,27 +132,51 @@ class DeviceRunner:
 
     def _prefill(self, rows: Sequence[PrefillRow]) -> mx.array:
         """Run prompt chunks; the chosen next tokens [R] int32, meaningful for last chunks."""
+        tokens, span = self._packed(rows)
+        target, draft = self._take()
+        with self._device:
+            hidden, target, draft = self._forward(tokens, span, target, draft)
+        self._put(target, draft)
+        if not any(row.last for row in rows):
+            return mx.zeros((len(rows),), dtype=mx.int32)
+        final = mx.take_along_axis(hidden, (span.lengths - 1)[:, None, None], axis=1)  # [R, 1, H]
+        sampled = gather([(row.sampling, row.start + len(row.tokens)) for row in rows], 1)
+        return choose(self._target.logits(final), sampled)[:, 0]
+
+    def _show(self, rows: Sequence[ContextRow]) -> None:
+        """Give the drafter its context of tokens that the target's cache holds.
+
+        The target runs over them once more against its own stored keys and values, which stay as
+        they are: what it emits next cannot change.
+        """
+        assert self._drafter is not None  # the scheduler plans context for drafters only
+        assert self._draft_cache is not None
+        tokens, span = self._packed(rows)
+        held = span.views(self._target_cache.arrays, HeldView)
+        context = span.views(self._draft_cache.take())
+        mask = causal_mask(span.offsets, span.width, span.attended)
+        with self._device:
+            taps = self._target.forward(tokens, mask, held, self._drafter.target_layer_ids).taps
+            assert taps is not None  # a drafter taps at least one layer
+            self._drafter.append_context(taps, context)
+            self._draft_cache.put(stored(context))
+            # evaluated now: the target's store has to be unshared when this step writes to it
+            mx.eval(self._draft_cache.arrays)
+
+    def _packed(self, rows: Sequence[PrefillRow | ContextRow]) -> tuple[mx.array, RowSpan]:
+        """Tokens [R, width] of neighbouring rows, padded, and where they stand."""
         width = max(len(row.tokens) for row in rows)
         tokens = np.zeros((len(rows), width), dtype=np.int32)
         for index, row in enumerate(rows):
             tokens[index, : len(row.tokens)] = row.tokens
         attended = bucket(max(row.start + len(row.tokens) for row in rows))
-        lengths = mx.array([len(row.tokens) for row in rows], dtype=mx.int32)
         span = RowSpan(
             rows[0].slot,
             mx.array([row.start for row in rows], dtype=mx.int32),
-            lengths,
+            mx.array([len(row.tokens) for row in rows], dtype=mx.int32),
             SpanShape(width, attended, self._target_cache.trash),
         )
-        target, draft = self._take()
-        with self._device:
-            hidden, target, draft = self._forward(mx.array(tokens), span, target, draft)
-        self._put(target, draft)
-        if not any(row.last for row in rows):
-            return mx.zeros((len(rows),), dtype=mx.int32)
-        final = mx.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)  # [R, 1, H]
-        sampled = gather([(row.sampling, row.start + len(row.tokens)) for row in rows], 1)
-        return choose(self._target.logits(final), sampled)[:, 0]
+        return mx.array(tokens), span
 
     def _take(self) -> tuple[list[mx.array], list[mx.array]]:
         return self._target_cache.take(), self._draft_cache.take() if self._draft_cache else []

@@ -5,11 +5,20 @@ Owns the waiting queue, the slots and every `Sequence`.
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import takewhile
 
 from dflash_serve.engine.block_policy import choose_block
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import RequestError
-from dflash_serve.engine.plan import DecodeRow, Move, PrefillRow, StepPlan, StepResult
+from dflash_serve.engine.plan import (
+    ContextRow,
+    DecodeRow,
+    Move,
+    PrefillRow,
+    StepPlan,
+    StepResult,
+)
 from dflash_serve.engine.sequence import Sequence
 from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, TokenChunk
 
@@ -81,17 +90,32 @@ class Scheduler:
             sequence.finish = FinishReason.ERROR
         return [self._terminal(sequence, (), message) for sequence in live]
 
+    def draft_anew(self, block_size: int, bytes_per_token: int) -> None:
+        """Another drafter has taken over, knowing none of the tokens that rows hold.
+
+        Rows decode plainly until the next plans have shown it all of theirs.
+        """
+        self._config = replace(self._config, block_size=block_size)
+        self._bytes_per_token = bytes_per_token
+        for sequence in self._rows:
+            sequence.missed_from = 0
+            sequence.missed_to = sequence.length if block_size > 1 else 0
+
     def plan(self) -> StepPlan | None:
         """The next step, or None when nothing can run."""
         self._admit()
         if not self._rows:
             return None
         moves, self._moves = tuple(self._moves), []
-        return StepPlan(moves, self._plan_prefill(), self._plan_decode())
+        context = self._plan_context()
+        prefill = () if context else self._plan_prefill()
+        return StepPlan(moves, context, prefill, self._plan_decode())
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
         """Take a step's results: one chunk per row that has tokens or ends."""
         now = self._clock()
+        for shown in plan.context:
+            self._rows[shown.slot].missed_from += len(shown.tokens)
         chunks: list[TokenChunk] = []
         ready: list[Sequence] = []
         for row, token in zip(plan.prefill, result.first_tokens, strict=True):
@@ -126,17 +150,23 @@ class Scheduler:
         longest = max(sequence.reserved for sequence in rows)
         return len(rows) * longest * self._bytes_per_token <= limit
 
+    def _plan_context(self) -> tuple[ContextRow, ...]:
+        """The first rows next to each other that the drafter has not seen whole; mostly none."""
+        missed = [sequence.missed for sequence in self._rows]
+        first = next((slot for slot, amount in enumerate(missed) if amount), len(missed))
+        amounts = list(takewhile(bool, missed[first:]))
+        picked, width = self._chunk(amounts)
+        rows = []
+        for slot, sequence in enumerate(self._rows[first : first + picked], start=first):
+            start = sequence.missed_from
+            end = min(start + width, sequence.missed_to)
+            rows.append(ContextRow(slot, start, sequence.tokens(start, end)))
+        return tuple(rows)
+
     def _plan_prefill(self) -> tuple[PrefillRow, ...]:
-        """The first prefilling rows whose padded chunk fits ``prefill_chunk`` tokens."""
-        budget = self._config.prefill_chunk
+        """The first prefilling rows."""
         candidates = self._rows[self._decoding :]
-        picked = 0
-        width = 0
-        for sequence in candidates:
-            wider = max(width, min(sequence.prompt_remaining, budget))
-            if picked and (picked + 1) * wider > budget:
-                break
-            picked, width = picked + 1, wider
+        picked, width = self._chunk([sequence.prompt_remaining for sequence in candidates])
         rows = []
         for slot, sequence in enumerate(candidates[:picked], start=self._decoding):
             start, prompt = sequence.prefilled, sequence.request.prompt
@@ -144,6 +174,20 @@ class Scheduler:
             last = start + len(tokens) == len(prompt)
             rows.append(PrefillRow(slot, start, tokens, last, sequence.request.sampling))
         return tuple(rows)
+
+    def _chunk(self, wanted: list[int]) -> tuple[int, int]:
+        """How many of the first rows go together, ``wanted`` tokens each, and how many columns.
+
+        Rows padded to the widest fit ``prefill_chunk`` tokens.
+        """
+        budget = self._config.prefill_chunk
+        picked, width = 0, 0
+        for amount in wanted:
+            wider = max(width, min(amount, budget))
+            if picked and (picked + 1) * wider > budget:
+                break
+            picked, width = picked + 1, wider
+        return picked, width
 
     def _plan_decode(self) -> tuple[DecodeRow, ...]:
         return tuple(
@@ -184,7 +228,15 @@ class Scheduler:
         self, sequence: Sequence, tokens: tuple[int, ...], error: str | None = None
     ) -> TokenChunk:
         self._finished += 1
-        return TokenChunk(sequence.request.id, tokens, sequence.finish, sequence.usage(), error)
+        stopped = sequence.finish is FinishReason.STOP
+        return TokenChunk(
+            sequence.request.id,
+            tokens,
+            sequence.finish,
+            sequence.usage(),
+            error,
+            sequence.generated[-1] if stopped else None,
+        )
 
     def _promote(self, sequence: Sequence) -> None:
         """A prefilled row becomes the last decoding one."""

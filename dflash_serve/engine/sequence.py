@@ -10,6 +10,8 @@ class Sequence:
     """A request on its way: prompt tokens prefilled so far, tokens emitted, counters, clocks.
 
     ``limit`` is the number of tokens it may generate: max_tokens, cut at the context's end.
+    [``missed_from``, ``missed_to``) are the tokens in the target's cache that a drafter swapped in
+    since has no context of.
     Clock readings are seconds; 0.0 means not yet.
     """
 
@@ -21,6 +23,8 @@ class Sequence:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    missed_from: int = 0
+    missed_to: int = 0
     admitted_at: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
@@ -45,9 +49,22 @@ class Sequence:
         return self.prefilled + max(0, len(self.generated) - 1)
 
     @property
+    def missed(self) -> int:
+        """Tokens still to be shown to the drafter."""
+        return self.missed_to - self.missed_from
+
+    @property
     def reserved(self) -> int:
         """Tokens that its caches may come to hold."""
         return len(self.request.prompt) + self.limit
+
+    def tokens(self, start: int, end: int) -> tuple[int, ...]:
+        """Tokens [start, end) of prompt and completion."""
+        prompt = self.request.prompt
+        before = prompt[start:end]
+        return before + tuple(
+            self.generated[max(0, start - len(prompt)) : max(0, end - len(prompt))]
+        )
 
     def commit(self, tokens: tuple[int, ...], now: float) -> tuple[int, ...]:
         """Take chosen tokens up to the first stop token or the limit; return those to emit.

@@ -89,7 +89,8 @@ class Usage:
 class TokenChunk:
     """Tokens of one request from one step. Exactly one chunk per request has ``finish`` set.
 
-    ``usage`` is set on the terminal chunk. ``tokens`` may be empty on it.
+    ``usage`` is set on the terminal chunk. ``tokens`` may be empty on it. ``stop_token`` is the
+    one that ended the request: counted, but not among the tokens.
     """
 
     request_id: str
@@ -97,6 +98,7 @@ class TokenChunk:
     finish: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None
+    stop_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

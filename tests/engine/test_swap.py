@@ -1,0 +1,331 @@
+"""Another drafter takes over in mid-stream: no token changes, and its context is complete."""
+
+import asyncio
+import gc
+import random
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dflash_serve.adapters.base import DraftAdapter, LayerCache, TargetAdapter
+from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.loading import load_drafter
+from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.cache_pool import HeldView, RowSpan, SpanShape
+from dflash_serve.engine.client import EngineState
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.errors import EngineUnavailable
+from dflash_serve.engine.loop import Drafting, Loaded
+from dflash_serve.engine.plan import Runner
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.scheduler import Scheduler
+from dflash_serve.engine.types import EngineRequest, SamplingParams
+from tests.engine.test_async_client import CONFIG, CountingRunner, drain, request, run
+from tests.tiny import tiny_pair, write_drafter
+
+BLOCK = 8
+CONTEXT = 192
+OTHERS: dict[str, dict[str, object]] = {
+    "short block": {"block_size": 3},
+    "one layer, other taps": {
+        "num_hidden_layers": 1,
+        "layer_types": ["full_attention"],
+        "dflash_config": {"mask_token_id": 95, "target_layer_ids": [3]},
+    },
+    "sliding": {"layer_types": ["sliding_attention"] * 2, "sliding_window": 9},
+}
+
+
+@dataclass(frozen=True)
+class World:
+    target: TargetAdapter
+    drafters: dict[str, DraftAdapter]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    directory = tmp_path_factory.mktemp("pair")
+    target, first = tiny_pair(directory)
+    drafters = {
+        name: load_drafter(write_drafter(directory / name, seed=5, **changes), target)
+        for name, changes in OTHERS.items()
+    }
+    return World(target, {"first": first, **drafters})
+
+
+def requests(count: int, seed: int) -> list[EngineRequest]:
+    """Greedy and sampled requests, short and long."""
+    rng = random.Random(seed)
+    return [
+        EngineRequest(
+            str(number),
+            tuple(rng.randrange(96) for _ in range(rng.choice([1, 5, 40, 90]))),
+            rng.randint(5, 50),
+            SamplingParams(rng.choice([0.0, 0.7, 1.3]), seed=rng.randrange(2**60)),
+        )
+        for number in range(count)
+    ]
+
+
+@dataclass
+class Swapping:
+    """A scheduler and a runner whose drafter may change between any two steps."""
+
+    target: TargetAdapter
+    drafter: DraftAdapter | None
+    batch: int
+    compiled: bool = True
+    chunk: int = 24
+    texts: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        block = min(BLOCK, self.drafter.block_size) if self.drafter else 1
+        self.runner = DeviceRunner(self.target, self.drafter, block, compiled=self.compiled)
+        config = EngineConfig(
+            max_batch=self.batch,
+            max_context=CONTEXT,
+            prefill_chunk=self.chunk,
+            block_size=block,
+        )
+        self.scheduler = Scheduler(config, lambda: 0.0)
+
+    def swap(self, drafter: DraftAdapter | None) -> None:
+        block = min(BLOCK, drafter.block_size) if drafter else 1
+        self.runner.draft_with(drafter, block)
+        self.scheduler.draft_anew(block, self.runner.bytes_per_token)
+
+    def add(self, work: Sequence[EngineRequest]) -> None:
+        for each in work:
+            self.texts[each.id] = []
+            self.scheduler.add(each)
+
+    def step(self) -> None:
+        plan = self.scheduler.plan()
+        assert plan is not None
+        for chunk in self.scheduler.commit(plan, self.runner.run(plan)):
+            self.texts[chunk.request_id].extend(chunk.tokens)
+
+    def steps(self) -> Iterator[int]:
+        """Step until all is done, giving the number of each step that was made."""
+        number = 0
+        while not self.scheduler.idle:
+            self.step()
+            yield number
+            number += 1
+
+
+@pytest.fixture(scope="module")
+def plain(world: World) -> dict[str, list[int]]:
+    made = Swapping(world.target, None, 1, compiled=False)
+    made.add(requests(9, 3))
+    for _ in made.steps():
+        pass
+    return made.texts
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("seed", [1])
+def test_tokens_are_those_of_plain_decoding_whatever_is_swapped_when(
+    world: World, plain: dict[str, list[int]], batch: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    made = Swapping(world.target, world.drafters["first"], batch)
+    made.add(requests(9, 3))
+    names = []
+    for _ in made.steps():
+        if rng.random() < 0.15:
+            names.append(rng.choice(["none", *world.drafters]))
+            made.swap(world.drafters.get(names[-1]))
+    assert len(set(names)) >= 4
+    assert made.texts == plain
+    assert made.scheduler.stats().drafted > 0
+
+
+Proposals = dict[tuple[int, ...], list[np.ndarray]]
+
+
+class Watched:
+    """A drafter that keeps the logits of what it proposes."""
+
+    def __init__(self, drafter: DraftAdapter) -> None:
+        assert isinstance(drafter, DFlashDrafter)
+        self._drafter = drafter
+        self._seen: list[tuple[mx.array, mx.array]] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._drafter, name)
+
+    def propose(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        logits = self._drafter.block_logits(anchors, block_lengths, width, caches)
+        where = mx.stack([caches[0].offset, anchors, block_lengths], axis=1)
+        self._seen.append((where, logits))
+        return mx.argmax(logits, axis=-1).astype(mx.int32)
+
+    def proposals(self) -> Proposals:
+        """By position, anchor and block: the logits there, for any request."""
+        found: Proposals = {}
+        for where, logits in self._seen:
+            for key, row in zip(where.tolist(), np.array(logits), strict=True):
+                if key[2] > 1:
+                    found.setdefault(tuple(key), []).append(row[: key[2] - 1])
+        return found
+
+
+@pytest.mark.parametrize("name", ["first", "one layer, other taps", "sliding"])
+def test_a_drafter_swapped_in_proposes_what_it_would_have_from_the_start(
+    world: World, name: str
+) -> None:
+    """Prompts that were prefilled, chunks that were under way and rounds that were committed."""
+    drafter = world.drafters[name]
+    work = [
+        EngineRequest(f"{n}", tuple(range(n, n + size)), 40)
+        for n, size in enumerate((3, 30, 57, 90))
+    ]
+    fresh, late = Watched(drafter), Watched(drafter)
+    for each in work:  # alone: whatever the neighbours do
+        made = Swapping(world.target, fresh, 1, compiled=False)  # type: ignore[arg-type]
+        made.add([each])
+        for _ in made.steps():
+            pass
+    made = Swapping(world.target, world.drafters["short block"], 4, compiled=False)
+    made.add(work)
+    for number in made.steps():
+        if number == 6:  # by now some rows decode and one is still prefilling
+            held = made.scheduler.stats().rounds
+            made.swap(late)  # type: ignore[arg-type]
+    assert held > 4
+    expected = fresh.proposals()
+    compared = [(key, row) for key, rows in late.proposals().items() for row in rows]
+    assert len(compared) > 40
+    assert all(any(np.array_equal(row, was) for was in expected[key]) for key, row in compared)
+
+
+def test_rows_decode_plainly_until_the_new_drafter_has_seen_them(world: World) -> None:
+    made = Swapping(world.target, world.drafters["first"], 2)
+    made.add([EngineRequest("a", tuple(range(60)), 50), EngineRequest("b", (1, 2), 50)])
+    for _ in range(6):
+        made.step()
+    made.swap(world.drafters["sliding"])
+    made.add([EngineRequest("c", (4, 5), 2)])
+    blocks, shown = [], 0
+    while True:
+        plan = made.scheduler.plan()
+        assert plan is not None
+        made.scheduler.commit(plan, made.runner.run(plan))
+        if not plan.context:
+            break
+        assert sum(len(row.tokens) for row in plan.context) <= made.chunk
+        assert not plan.prefill
+        assert all(
+            row.block == 1 for row in plan.decode if row.slot in {r.slot for r in plan.context}
+        )
+        shown += sum(len(row.tokens) for row in plan.context)
+        blocks = [row.block for row in plan.decode]
+    assert shown >= 62
+    assert [row.block for row in plan.decode] == [BLOCK, BLOCK]
+    assert blocks[-1] in (1, BLOCK)
+
+
+def test_a_view_of_what_is_held_writes_nothing() -> None:
+    store = [mx.random.normal((3, 2, 8, 4)) for _ in range(2)]
+    before = [np.array(array) for array in store]
+    span = RowSpan(1, mx.array([2, 0]), mx.array([3, 3]), SpanShape(3, 6, -1))
+    (view,) = span.views(store, HeldView)
+    keys, values = view.update_and_fetch(mx.zeros((2, 2, 3, 4)), mx.zeros((2, 2, 3, 4)))
+    assert all(np.array_equal(a, b) for a, b in zip(before, store, strict=True))
+    assert np.array_equal(np.array(keys), before[0][1:3, :, :6])
+    assert np.array_equal(np.array(values), before[1][1:3, :, :6])
+
+
+def test_the_old_drafter_is_let_go(tmp_path: Path) -> None:
+    target, old = tiny_pair(tmp_path)
+    made = Swapping(target, old, 2)
+    made.add(requests(2, 3))
+    for _ in range(6):
+        made.step()
+    gone = weakref.ref(old)
+    made.swap(load_drafter(tmp_path / "drafter", target))
+    del old
+    made.drafter = None
+    gc.collect()
+    assert gone() is None
+    for _ in made.steps():
+        pass
+
+
+def test_a_memory_limit_counts_the_new_drafters_bytes() -> None:
+    config = EngineConfig(max_batch=4, max_context=64, memory_limit=200)
+    scheduler = Scheduler(config, lambda: 0.0, bytes_per_token=1)
+    scheduler.draft_anew(1, 10)
+    for name in "ab":
+        scheduler.add(EngineRequest(name, (1, 2), 10))
+    scheduler.plan()
+    assert (scheduler.stats().running, scheduler.stats().waiting) == (1, 1)
+
+
+def test_a_swap_waits_for_the_step_and_a_failed_one_changes_nothing() -> None:
+    async def test() -> None:
+        runner = CountingRunner()
+        made = AsyncEngine(lambda: Loaded(runner, CONFIG))
+        with pytest.raises(EngineUnavailable, match="loading"):
+            await made.swap(lambda _: Drafting(1, 0))
+        made.start()
+        await asyncio.wait_for(made.loaded(), 5)
+        threads: list[str] = []
+
+        def change(given: Runner) -> Drafting:
+            assert given is runner
+            threads.append(threading.current_thread().name)
+            return Drafting(2, 0)
+
+        def fail(_: Runner) -> Drafting:
+            raise OSError("no such drafter")
+
+        runner.gate.clear()
+        stream = made.submit(request("a", 41))
+        while not runner.waiting:
+            await asyncio.sleep(0.001)
+        swap = asyncio.create_task(made.swap(change))
+        await asyncio.sleep(0)
+        runner.gate.set()
+        assert await swap == Drafting(2, 0)
+        with pytest.raises(OSError, match="no such drafter"):
+            await made.swap(fail)
+        chunks = await drain(stream)
+        assert threads == ["mlx-engine"]
+        assert [len(chunk.tokens) for chunk in chunks[-4:-1]] == [2, 2, 2]
+        await made.close(1)
+        with pytest.raises(EngineUnavailable, match="stopped"):
+            await made.swap(change)
+
+    run(test)
+
+
+def test_whoever_waits_for_a_swap_is_told_that_the_engine_failed() -> None:
+    async def test() -> None:
+        runner = CountingRunner(fail_at=1)
+        made = AsyncEngine(lambda: Loaded(runner, CONFIG))
+        made.start()
+        await asyncio.wait_for(made.loaded(), 5)
+        runner.gate.clear()
+        stream = made.submit(request("a"))
+        while not runner.waiting:
+            await asyncio.sleep(0.001)
+        swap = asyncio.create_task(made.swap(lambda _: Drafting(1, 0)))
+        await asyncio.sleep(0)
+        runner.gate.set()
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await swap
+        await drain(stream)
+        assert made.state is EngineState.FAILED
+        await made.close(1)
+
+    run(test)
