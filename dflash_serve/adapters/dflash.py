@@ -4,7 +4,7 @@ Follows z-lab's published checkpoints (arXiv 2602.06036); parameter names are th
 cache but the views it is given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -71,6 +71,10 @@ class DraftMLP(nn.Module):
         return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+Attend = Callable[[DraftAttention, mx.array], mx.array]
+"""(a layer's attention, normed block rows [R, q, H]) -> [R, q, H]: over a cache, or in training."""
+
+
 class DraftLayer(nn.Module):
     """Pre-norm attention and MLP over block rows; context rows enter keys and values only."""
 
@@ -81,16 +85,26 @@ class DraftLayer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, mask: mx.array, cache: LayerCache) -> mx.array:
-        normed = self.input_layernorm(x)
-        queries = self.self_attn.queries(normed, cache.offset)
-        keys, values = cache.update_and_fetch(*self.self_attn.keys_values(normed, cache.offset))
-        x = x + self.self_attn.attend(queries, keys, values, mask)
+    def __call__(self, x: mx.array, attend: Attend) -> mx.array:
+        x = x + attend(self.self_attn, self.input_layernorm(x))
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def over_cache(mask: mx.array, cache: LayerCache) -> Attend:
+    """Attention over [cached context; block]; the block's keys and values go into the cache."""
+
+    def attend(attention: DraftAttention, normed: mx.array) -> mx.array:
+        queries = attention.queries(normed, cache.offset)
+        keys, values = cache.update_and_fetch(*attention.keys_values(normed, cache.offset))
+        return attention.attend(queries, keys, values, mask)
+
+    return attend
 
 
 class DFlashModel(nn.Module):
     """The stored weights: 11 tensors per layer and fc, hidden_norm, norm."""
+
+    layer_class: type[DraftLayer] = DraftLayer
 
     def __init__(self, config: DFlashConfig) -> None:
         super().__init__()
@@ -102,7 +116,7 @@ class DFlashModel(nn.Module):
         rotary = Rotary(
             config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
         )
-        self.layers = [DraftLayer(config, rotary) for _ in range(config.num_layers)]
+        self.layers = [self.layer_class(config, rotary) for _ in range(config.num_layers)]
 
     def context(self, taps: mx.array) -> mx.array:
         """[..., K * H] target features -> the context [..., H] that feeds every layer."""
@@ -111,6 +125,8 @@ class DFlashModel(nn.Module):
 
 class DFlashDrafter:
     """A `DraftAdapter`: the draft network with its target's frozen embedding and head."""
+
+    model_class: type[DFlashModel] = DFlashModel
 
     def __init__(self, config: DFlashConfig, model: DFlashModel, target: TargetAdapter) -> None:
         self.config = config
@@ -143,26 +159,31 @@ class DFlashDrafter:
     def propose(
         self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
     ) -> mx.array:
-        return mx.argmax(self.block_logits(anchors, block_lengths, width, caches), axis=-1).astype(
-            mx.int32
-        )
+        return self.choose(self.block_rows(anchors, block_lengths, width, caches), anchors)
 
     def block_logits(
         self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
     ) -> mx.array:
         """Logits [R, width - 1, V] of the slots after the anchor."""
+        return self.logits(self.block_rows(anchors, block_lengths, width, caches))
+
+    def block_rows(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        """Rows [R, width - 1, H] of the slots after the anchor, after the final norm."""
         rows = anchors.shape[0]
         empty = mx.full((rows, width - 1), self.config.mask_token_id, dtype=mx.int32)
         x = self.embed_block(mx.concatenate([anchors[:, None], empty], axis=1))
-        kinds = list(zip(self.config.layer_windows, self.config.layer_causal, strict=True))
         offset, attended = caches[0].offset, caches[0].attended
         masks = {
             kind: block_mask(offset, block_lengths, width, attended, window=kind[0], causal=kind[1])
-            for kind in dict.fromkeys(kinds)
+            for kind in dict.fromkeys(self.config.layer_kinds)
         }
-        for layer, kind, cache in zip(self.model.layers, kinds, caches, strict=True):
-            x = layer(x, masks[kind], cache)
-        return self.head(x[:, 1:])
+        for layer, kind, cache in zip(
+            self.model.layers, self.config.layer_kinds, caches, strict=True
+        ):
+            x = layer(x, over_cache(masks[kind], cache))
+        return self.model.norm(x[:, 1:])
 
     def embed_block(self, tokens: mx.array) -> mx.array:
         """Token ids of a block -> the rows that enter the first layer, in the drafter's dtype."""
@@ -170,9 +191,20 @@ class DFlashDrafter:
         scale = self.config.input_embedding_scale
         return x if scale == 1.0 else x * scale
 
-    def head(self, hidden: mx.array) -> mx.array:
-        """[..., H] after the last layer -> logits [..., V] by the target's frozen head."""
-        logits = self._target.logits(self.model.norm(hidden))
+    def choose(self, rows: mx.array, anchors: mx.array) -> mx.array:
+        """Proposals [R, q] int32 from rows [R, q, H] after the final norm, behind ``anchors`` [R].
+
+        Each slot's most likely token: slots are predicted independently of each other.
+        """
+        return mx.argmax(self.logits(rows), axis=-1).astype(mx.int32)
+
+    def target_logits(self, rows: mx.array) -> mx.array:
+        """The target's own logits [..., V] of its rows [..., H] after its final norm."""
+        return self._target.logits(rows)
+
+    def logits(self, rows: mx.array) -> mx.array:
+        """Rows [..., H] after the final norm -> logits [..., V] by the target's frozen head."""
+        logits = self._target.logits(rows)
         if self.config.output_multiplier != 1.0:
             logits = logits * self.config.output_multiplier
         cap = self.config.final_logit_softcapping

@@ -1,4 +1,4 @@
-"""config.json of a DFlash v1 drafter in z-lab's layout, read strictly but from every known place.
+"""config.json of a DFlash drafter, v1 or 2, in z-lab's layout, read strictly from all known places.
 
 Source: the published checkpoints z-lab/*-DFlash-b16 and the keys other trainers write.
 """
@@ -15,8 +15,9 @@ _REFUSED = (
     "aux_hidden_state_layer_ids",  # speculators' layout: its ids count from the embedding
     "draft_shift",
     "sample_from_anchor",
-    "selector_rank",  # DFlash 2
 )
+DFLASH2 = "DFlash2DraftModel"
+_DFLASH2_KEYS = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
 _ONLY = {
     "projector_type": "dflash",
     "attention_bias": False,
@@ -39,7 +40,8 @@ class DFlashConfig:
 
     layer_windows[i] is None for a full-attention layer and W for a sliding one.
     layer_causal[i] tells whether layer i is causal inside the block. block_size is as trained;
-    runtime_block_size is what its maker advises to verify per round, at most that.
+    runtime_block_size is what its maker advises to verify per round, at most that. The conv and
+    selector sizes are DFlash 2's, 0 in DFlash v1.
     """
 
     hidden_size: int
@@ -62,10 +64,19 @@ class DFlashConfig:
     input_embedding_scale: float = 1.0
     output_multiplier: float = 1.0
     final_logit_softcapping: float = 0.0
+    conv_kernel_size: int = 0
+    conv_group_size: int = 0
+    selector_rank: int = 0
+    selector_top_k: int = 0
 
     @property
     def num_layers(self) -> int:
         return len(self.layer_windows)
+
+    @property
+    def layer_kinds(self) -> tuple[tuple[int | None, bool], ...]:
+        """(window, causal) of each layer: what its mask depends on."""
+        return tuple(zip(self.layer_windows, self.layer_causal, strict=True))
 
 
 def default_layer_ids(target_layers: int, draft_layers: int) -> tuple[int, ...]:
@@ -117,6 +128,7 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
         input_embedding_scale=_number("input_embedding_scale", inner, config, default=1.0),
         output_multiplier=_number("output_multiplier", inner, config, default=1.0),
         final_logit_softcapping=_number("final_logit_softcapping", inner, config, default=0.0),
+        **_dflash2_sizes(config, inner, hidden),
     )
 
 
@@ -138,6 +150,25 @@ def _refuse_unsupported(config: dict[str, Any], inner: dict[str, Any]) -> None:
         value = _first(key, inner, config)
         if value is not None and value != wanted:
             raise AdapterError(f"drafter config: {key} is {value!r}, but DFlash has {wanted!r}")
+
+
+def _dflash2_sizes(config: dict[str, Any], inner: dict[str, Any], hidden: int) -> dict[str, int]:
+    """The four sizes that a DFlash 2 checkpoint must name and a v1 checkpoint must not."""
+    if (config.get("architectures") or [""])[0] != DFLASH2:
+        for key in _DFLASH2_KEYS:
+            value = _first(key, inner, config)
+            if value:
+                raise AdapterError(
+                    f"drafter config: {key} is {value!r}, but only {DFLASH2} has such a part"
+                )
+        return {}
+    sizes = {key: _integer(key, inner, config) for key in _DFLASH2_KEYS}
+    if hidden % sizes["conv_group_size"]:
+        raise AdapterError(
+            f"drafter config: conv_group_size is {sizes['conv_group_size']}, which does not divide "
+            f"hidden_size {hidden}"
+        )
+    return sizes
 
 
 def _first(key: str, *places: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import load_model
 
 from dflash_serve.adapters import registry
-from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter, TargetSizes
 from dflash_serve.adapters.checkpoint import (
     check_names,
     read_config,
@@ -19,7 +19,7 @@ from dflash_serve.adapters.checkpoint import (
     read_weights,
     shard_paths,
 )
-from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
+from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
 
 _NOT_STORED = ("embed_tokens.", "lm_head.", "d2t", "t2d")
@@ -65,11 +65,12 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
     Raises:
         AdapterError: the checkpoint is damaged, or does not fit ``target``.
     """
+    drafter_class = _drafter_class(read_config(directory))
     config = read_drafter_config(directory)
     if (directory / "mask_embedding.pt").exists():
         raise AdapterError(f"drafter {directory} has a mask_embedding.pt, which is not supported")
     check_pair(config, target)
-    model = DFlashModel(config)
+    model = drafter_class.model_class(config)
     weights = {
         key.removeprefix("model."): value
         for key, value in read_weights(directory).items()
@@ -81,19 +82,30 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
     model.update(tree_unflatten([(key, value.astype(dtype)) for key, value in weights.items()]))
     model.eval()
     mx.eval(model.parameters())
-    return DFlashDrafter(config, model, target)
+    return drafter_class(config, model, target)
 
 
 def read_drafter_config(directory: Path) -> DFlashConfig:
     """The config of a drafter whose architecture can be served; reads no weights."""
     raw = read_config(directory)
-    names = raw.get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else str(names)
-    registry.find(registry.DRAFTERS, name, "drafter architecture")
+    _drafter_class(raw)
     return parse_dflash_config(raw)
 
 
-def check_pair(config: DFlashConfig, target: TargetAdapter) -> None:
+def make_drafter(raw: dict[str, Any], target: TargetAdapter) -> DFlashDrafter:
+    """A drafter with the random weights of its class, from the content of a config.json."""
+    drafter_class, config = _drafter_class(raw), parse_dflash_config(raw)
+    return drafter_class(config, drafter_class.model_class(config), target)
+
+
+def _drafter_class(raw: dict[str, Any]) -> type[DFlashDrafter]:
+    names = raw.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else str(names)
+    found: type[DFlashDrafter] = registry.find(registry.DRAFTERS, name, "drafter architecture")
+    return found
+
+
+def check_pair(config: DFlashConfig, target: TargetSizes) -> None:
     """Refuse a drafter that was made for another target, naming both values."""
     pairs: list[tuple[str, Any, str, Any]] = [
         ("hidden_size", config.hidden_size, "hidden_size", target.hidden_size),

@@ -6,9 +6,12 @@ and its own rows, nothing else. Knows nothing of losses or optimisers.
 
 import mlx.core as mx
 
-from dflash_serve.adapters.dflash import DFlashDrafter, DraftAttention, DraftLayer
+from dflash_serve.adapters.dflash import Attend, DFlashDrafter, DraftAttention
 
 KeysValues = tuple[mx.array, mx.array]
+
+SCORE_BYTES = 96 << 20
+"""Attention scores held at once, per layer: blocks are attended in groups that stay below it."""
 
 
 def context_keys_values(drafter: DFlashDrafter, taps: mx.array) -> list[KeysValues]:
@@ -21,94 +24,134 @@ def context_keys_values(drafter: DFlashDrafter, taps: mx.array) -> list[KeysValu
     return [layer.self_attn.keys_values(context, start) for layer in drafter.model.layers]
 
 
-def block_hidden(
+def block_tokens(mask_token_id: int, labels: mx.array, visible: mx.array) -> mx.array:
+    """What enters the network: [S, N, B] labels, of which ``visible`` [S, N] slots are shown.
+
+    The other slots are masks. The anchor is slot 0 of ``labels``, so at least 1 is visible.
+    """
+    slots = mx.arange(labels.shape[2], dtype=mx.int32)
+    return mx.where(slots < visible[..., None], labels, mask_token_id)
+
+
+def block_rows(
     drafter: DFlashDrafter,
     context: list[KeysValues],
     anchors: mx.array,
-    anchor_tokens: mx.array,
-    block_size: int,
+    tokens: mx.array,
+    score_bytes: int = SCORE_BYTES,
 ) -> mx.array:
-    """Rows of all blocks after the last layer: [S, N, B, H], before the final norm.
+    """Rows [S, N, B, H] of all blocks after the final norm.
 
-    ``anchors`` [S, N] are positions, ``anchor_tokens`` [S, N] the tokens there. Blocks are rows of
-    a batch of S * N, so that each is rotated from its own anchor.
+    ``anchors`` [S, N] are positions, ``tokens`` [S, N, B] what each block holds. Blocks are rows
+    of a batch of S * N, so that each is rotated from its own anchor.
     """
-    sequences, count = anchors.shape
-    masks = mx.full((sequences * count, block_size - 1), drafter.config.mask_token_id, mx.int32)
-    tokens = mx.concatenate([anchor_tokens.reshape(-1, 1).astype(mx.int32), masks], axis=1)
-    x = drafter.embed_block(tokens)  # [S * N, B, H]
-    visible: dict[tuple[int | None, bool], mx.array] = {}
-    for index, (layer, keys_values) in enumerate(zip(drafter.model.layers, context, strict=True)):
-        kind = drafter.config.layer_windows[index], drafter.config.layer_causal[index]
-        if kind not in visible:
-            length = keys_values[0].shape[2]
-            visible[kind] = training_mask(anchors, block_size, length, *kind)
-        x = _layer(layer, x, anchors, keys_values, visible[kind])
-    return x.reshape(sequences, count, block_size, -1)
+    sequences, count, block = tokens.shape
+    x = drafter.embed_block(tokens.reshape(sequences * count, block))
+    positions = anchors.reshape(-1)
+    for layer, keys_values, kind in zip(
+        drafter.model.layers, context, drafter.config.layer_kinds, strict=True
+    ):
+        x = layer(x, _over_context(keys_values, anchors, positions, kind, score_bytes))
+    return drafter.model.norm(x).reshape(sequences, count, block, -1)
 
 
-def block_logits(drafter: DFlashDrafter, hidden: mx.array) -> mx.array:
-    """[S, N, B, H] -> logits [S, N, B - 1, V] of the slots after the anchor."""
-    return drafter.head(hidden[:, :, 1:])
+def proposals(
+    drafter: DFlashDrafter,
+    context: list[KeysValues],
+    anchors: mx.array,
+    tokens: mx.array,
+) -> mx.array:
+    """One block per sequence: anchors [S], block tokens [S, B] -> the drafter's choice [S, B - 1].
+
+    Slots that hold real tokens are proposed anew like all others; their reader knows them.
+    """
+    rows = block_rows(drafter, context, anchors[:, None], tokens[:, None])[:, 0, 1:]
+    return drafter.choose(rows, tokens[:, 0])
 
 
 def training_mask(
     anchors: mx.array, block_size: int, length: int, window: int | None, causal: bool
 ) -> mx.array:
-    """[S, N] anchors -> visibility [S, N, B, T + B] over [context; own block].
+    """[S, N] anchors -> visibility [S, N, B or 1, T + B] over [context; own block].
 
     Context t < anchor; own rows all, or with ``causal`` up to the query; with ``window`` W also
     query - key < W. A row always sees itself, so no row is fully masked.
     """
     slots = mx.arange(block_size, dtype=mx.int32)
-    query = anchors[..., None, None] + slots[:, None]  # [S, N, B, 1]
     key = mx.arange(length, dtype=mx.int32)
     context = key < anchors[..., None, None]  # [S, N, 1, T]
-    own = slots <= slots[:, None] if causal else mx.ones((block_size, block_size), mx.bool_)
+    own = slots <= slots[:, None] if causal else mx.ones((1, block_size), mx.bool_)
     if window is not None:
+        query = anchors[..., None, None] + slots[:, None]  # [S, N, B, 1]
         context = context & (query - key < window)
         own = own & (slots[:, None] - slots < window)
-    shape = (*anchors.shape, block_size)
+    rows = max(context.shape[2], own.shape[0])
+    shape = (*anchors.shape, rows)
     return mx.concatenate(
         [mx.broadcast_to(context, (*shape, length)), mx.broadcast_to(own, (*shape, block_size))],
         axis=-1,
     )
 
 
-def _layer(
-    layer: DraftLayer, x: mx.array, anchors: mx.array, context: KeysValues, mask: mx.array
-) -> mx.array:
-    attention = layer.self_attn
-    normed, offset = layer.input_layernorm(x), anchors.reshape(-1)
-    queries = attention.queries(normed, offset)  # [S * N, heads, B, hd]
-    own = attention.keys_values(normed, offset)  # [S * N, kv, B, hd]
-    x = x + attention.o_proj(_attend(attention, queries, context, own, mask))
-    updated: mx.array = x + layer.mlp(layer.post_attention_layernorm(x))
-    return updated
-
-
-def _attend(
-    attention: DraftAttention,
-    queries: mx.array,
+def _over_context(
     context: KeysValues,
-    own: KeysValues,
-    mask: mx.array,
+    anchors: mx.array,
+    positions: mx.array,
+    kind: tuple[int | None, bool],
+    score_bytes: int,
+) -> Attend:
+    """Attention of all blocks [S * N, B, H] of a step over [context; own block]."""
+    sequences, count = anchors.shape
+
+    def attend(attention: DraftAttention, normed: mx.array) -> mx.array:
+        block, heads, length = normed.shape[1], attention.heads, context[0].shape[2]
+        split = (sequences, count)
+        queries = attention.queries(normed, positions).reshape(*split, heads, block, -1)
+        keys, values = (
+            part.reshape(*split, attention.kv_heads, block, -1)
+            for part in attention.keys_values(normed, positions)
+        )
+
+        def group(
+            q: mx.array, k: mx.array, v: mx.array, at: mx.array, *shared: mx.array
+        ) -> mx.array:
+            mask = training_mask(at, block, length, *kind)
+            return _attend_blocks(q, (k, v), (shared[0], shared[1]), mask)
+
+        size = max(1, score_bytes // (4 * sequences * heads * block * (length + block)))
+        if size >= count:
+            out = group(queries, keys, values, anchors, *context)
+        else:
+            # Scores are recomputed in the backward pass, group by group.
+            again = mx.checkpoint(group)
+            parts = [slice(first, first + size) for first in range(0, count, size)]
+            out = mx.concatenate(
+                [
+                    again(queries[:, p], keys[:, p], values[:, p], anchors[:, p], *context)
+                    for p in parts
+                ],
+                axis=1,
+            )
+        return attention.o_proj(out.reshape(sequences * count, block, -1))
+
+    return attend
+
+
+def _attend_blocks(
+    queries: mx.array, own: KeysValues, context: KeysValues, mask: mx.array
 ) -> mx.array:
-    """One softmax over [context; own block] per query row -> [S * N, B, heads * hd].
+    """One softmax over [context; own block] per row: [S, N, heads, B, hd] -> [S, N, B, heads * hd].
 
-    The context's keys and values are shared by all blocks of a sequence and never repeated.
+    The context's keys and values [S, kv, T, hd] are shared by all blocks of a sequence and never
+    repeated; a block's own are [S, N, kv, B, hd].
     """
-    sequences, count, block, _ = mask.shape
-    kv, dim = attention.kv_heads, attention.head_dim
-    group = attention.heads // kv
+    sequences, count, heads, block, dim = queries.shape
+    kv = own[0].shape[2]
+    group = heads // kv
     rows = (sequences, kv, count, group, block)
-
-    def by_sequence(x: mx.array, inner: int) -> mx.array:
-        return x.reshape(sequences, count, kv, inner, dim).swapaxes(1, 2)
-
-    q = by_sequence(queries * dim**-0.5, group * block)  # [S, kv, N, group * B, hd]
-    k_own, v_own = (by_sequence(x, block) for x in own)  # [S, kv, N, B, hd]
-    k_context, v_context = context  # [S, kv, T, hd]
+    q = (queries * dim**-0.5).reshape(sequences, count, kv, group * block, dim).swapaxes(1, 2)
+    k_own, v_own = (part.swapaxes(1, 2) for part in own)  # [S, kv, N, B, hd]
+    k_context, v_context = context
     flat = q.reshape(sequences, kv, count * group * block, dim)
     scores = mx.concatenate(
         [
@@ -123,4 +166,4 @@ def _attend(
     over_context = shares[..., :length].reshape(sequences, kv, count * group * block, length)
     over_own = shares[..., length:].reshape(sequences, kv, count, group * block, block)
     out = (over_context @ v_context).reshape(*rows, dim) + (over_own @ v_own).reshape(*rows, dim)
-    return out.transpose(0, 2, 4, 1, 3, 5).reshape(sequences * count, block, -1)
+    return out.transpose(0, 2, 4, 1, 3, 5).reshape(sequences, count, block, -1)

@@ -42,21 +42,49 @@ class Blocks:
 
     anchors: [S, N] int32, sorted. keep: [S, N] bool, false for blocks that only fill up.
     labels: [S, N, B] int32, the token at anchor + slot: slot 0 is the anchor itself and no label.
-    weights: [S, N, B] float32; slot 0 is 0.
+    weights: [S, N, B] float32; 0 for slots that are visible or have no label.
+    visible: [S, N] int32, slots that hold their real token: 1, the anchor, except in VP training.
     """
 
     anchors: IntArray
     keep: BoolArray
     labels: IntArray
     weights: FloatArray
+    visible: IntArray
 
 
-def slot_weights(block_size: int, gamma: float) -> FloatArray:
-    """[B]: 0 for the anchor, then exp(-(slot - 1) / gamma): early slots decide acceptance."""
-    slots = np.arange(block_size, dtype=np.float32)
-    weights: FloatArray = np.exp(-(slots - 1) / np.float32(gamma)).astype(np.float32)
-    weights[0] = 0.0
-    return weights
+@dataclass(frozen=True, slots=True)
+class BlockRecipe:
+    """How blocks are made: B slots, ``count`` blocks per sequence, slot weights decaying by gamma.
+
+    prefix_weight_base: None for DFlash. For a VP-drafter (D2SD, variable prefix) the number i of
+    visible slots is drawn from 2 .. B - 1 with P(i) proportional to base ** i.
+    """
+
+    block_size: int
+    count: int
+    gamma: float
+    prefix_weight_base: float | None = None
+
+
+def slot_weights(block_size: int, gamma: float, visible: IntArray) -> FloatArray:
+    """Visible slots [...] -> [..., B]: 0 for those, then exp(-(slot - visible) / gamma).
+
+    Early slots decide acceptance.
+    """
+    behind = np.arange(block_size, dtype=np.float32) - visible[..., None].astype(np.float32)
+    weights = np.where(behind < 0, 0.0, np.exp(-np.maximum(behind, 0) / np.float32(gamma)))
+    return weights.astype(np.float32)
+
+
+def draw_visible(recipe: BlockRecipe, rng: np.random.Generator) -> IntArray:
+    """How many slots of each block hold their real token: [N] int32."""
+    if recipe.prefix_weight_base is None:
+        return np.ones(recipe.count, dtype=np.int32)
+    lengths = np.arange(2, recipe.block_size)
+    shares = np.power(recipe.prefix_weight_base, lengths.astype(np.float64))
+    drawn = rng.choice(lengths, size=recipe.count, p=shares / shares.sum())
+    return drawn.astype(np.int32)
 
 
 def eligible_anchors(loss_mask: BoolArray) -> npt.NDArray[np.int64]:
@@ -83,42 +111,36 @@ def draw_anchors(
 
 
 def make_blocks(
-    examples: Sequence[Example],
-    rngs: Sequence[np.random.Generator],
-    *,
-    count: int,
-    block_size: int,
-    gamma: float,
+    examples: Sequence[Example], rngs: Sequence[np.random.Generator], recipe: BlockRecipe
 ) -> Blocks:
-    """Draw ``count`` blocks for each example; ``rngs`` holds one generator per example."""
-    drawn = [
-        draw_anchors(example.loss_mask, count, rng)
-        for example, rng in zip(examples, rngs, strict=True)
-    ]
-    anchors = np.stack([anchor for anchor, _ in drawn])
-    return blocks_at(
-        examples,
-        anchors,
-        np.stack([keep for _, keep in drawn]),
-        slot_weights(block_size, gamma),
-    )
+    """Draw ``recipe.count`` blocks for each example; ``rngs`` holds one generator per example."""
+    anchors, keep, visible = [], [], []
+    for example, rng in zip(examples, rngs, strict=True):
+        drawn, exists = draw_anchors(example.loss_mask, recipe.count, rng)
+        anchors.append(drawn)
+        keep.append(exists)
+        visible.append(draw_visible(recipe, rng))
+    return blocks_at(examples, np.stack(anchors), np.stack(keep), np.stack(visible), recipe)
 
 
 def blocks_at(
-    examples: Sequence[Example], anchors: IntArray, keep: BoolArray, by_slot: FloatArray
+    examples: Sequence[Example],
+    anchors: IntArray,
+    keep: BoolArray,
+    visible: IntArray,
+    recipe: BlockRecipe,
 ) -> Blocks:
     """Labels and weights of given [S, N] anchors.
 
-    weight = keep * (anchor + slot < T) * loss_mask[anchor + slot] * by_slot[slot].
+    weight = keep * (anchor + slot < T) * loss_mask[anchor + slot] * decay, 0 where visible.
     """
-    slots = np.arange(by_slot.size)
-    labels = np.zeros((*anchors.shape, by_slot.size), dtype=np.int32)
-    weights = np.zeros(labels.shape, dtype=np.float32)
+    slots = np.arange(recipe.block_size)
+    weights = slot_weights(recipe.block_size, recipe.gamma, visible)
+    labels = np.zeros(weights.shape, dtype=np.int32)
     for row, example in enumerate(examples):
         positions = anchors[row][:, None] + slots  # [N, B]
         inside = positions < example.length
         positions = np.minimum(positions, example.length - 1)
         labels[row] = np.where(inside, example.tokens[positions], 0)
-        counted = inside & example.loss_mask[positions] & keep[row][:, None]
-        weights[row] = counted * by_slot
-    return Blocks(anchors, keep, labels, weights)
+        weights[row] *= inside & example.loss_mask[positions] & keep[row][:, None]
+    return Blocks(anchors, keep, labels, weights, visible)

@@ -14,7 +14,8 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
-from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
+from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
+from dflash_serve.adapters.loading import make_drafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,10 @@ class DrafterShape:
     """What is free in a drafter; everything else follows its target.
 
     ``target_layer_ids`` None is the published spread for as many taps as layers.
-    ``intermediate_size`` None is the target's. ``sliding_window`` W makes all layers sliding.
+    ``intermediate_size`` None is the target's. ``sliding_window`` W makes all layers sliding;
+    ``causal`` None is the default: causal exactly in sliding layers. ``selector_rank`` above 0
+    makes it a DFlash 2 drafter. ``prefix_weight_base`` names a VP-drafter and how its visible
+    prefixes were drawn.
     """
 
     mask_token_id: int
@@ -31,6 +35,16 @@ class DrafterShape:
     target_layer_ids: tuple[int, ...] | None = None
     intermediate_size: int | None = None
     sliding_window: int | None = None
+    causal: bool | None = None
+    selector_rank: int = 0
+    selector_top_k: int = 16
+    conv_kernel_size: int = 2
+    conv_group_size: int = 16
+    prefix_weight_base: float | None = None
+
+    @property
+    def architecture(self) -> str:
+        return DFLASH2 if self.selector_rank else "DFlashDraftModel"
 
 
 def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any]:
@@ -40,15 +54,16 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
     heads = int(target["num_attention_heads"])
     kind = "full_attention" if shape.sliding_window is None else "sliding_attention"
     config: dict[str, Any] = {
-        "architectures": ["DFlashDraftModel"],
+        "architectures": [shape.architecture],
         "model_type": "qwen3",
-        "auto_map": {"AutoModel": "dflash.DFlashDraftModel"},
+        "auto_map": {"AutoModel": f"dflash.{shape.architecture}"},
         "block_size": shape.block_size,
         "dflash_config": {
             "mask_token_id": shape.mask_token_id,
             "target_layer_ids": list(
                 shape.target_layer_ids or default_layer_ids(depth, shape.layers)
             ),
+            **_dflash_extras(shape),
         },
         "num_target_layers": depth,
         "num_hidden_layers": shape.layers,
@@ -73,17 +88,34 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
         "bos_token_id": target.get("bos_token_id"),
         "eos_token_id": target.get("eos_token_id"),
     }
-    return config
+    return config if shape.causal is None else config | {"is_causal": shape.causal}
+
+
+def _dflash_extras(shape: DrafterShape) -> dict[str, Any]:
+    """What only DFlash 2 and VP-drafters say of themselves in dflash_config."""
+    extras: dict[str, Any] = {}
+    if shape.selector_rank:
+        extras |= {
+            "conv_kernel_size": shape.conv_kernel_size,
+            "conv_group_size": shape.conv_group_size,
+            "selector_rank": shape.selector_rank,
+            "selector_top_k": shape.selector_top_k,
+        }
+    if shape.prefix_weight_base is not None:
+        extras |= {
+            "training_mode": "vp_drafter",
+            "prefix_weight_base": shape.prefix_weight_base,
+        }
+    return extras
 
 
 def new_drafter(config: dict[str, Any], target: TargetAdapter, seed: int) -> DFlashDrafter:
     """A drafter with random float32 weights. Seeds MLX's random state."""
     mx.random.seed(seed)
-    parsed = parse_dflash_config(config)
-    model = DFlashModel(parsed)
-    model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
-    return DFlashDrafter(parsed, model, target)
+    drafter = make_drafter(config, target)
+    drafter.model.set_dtype(mx.float32)
+    mx.eval(drafter.model.parameters())
+    return drafter
 
 
 def start_from_target(drafter: DFlashDrafter, weights: dict[str, mx.array]) -> None:

@@ -219,9 +219,9 @@ def test_yarn_scales_the_rotation(tmp_path: Path) -> None:
     assert np.abs(outputs[0] - outputs[2]).max() > 0.05
 
 
-def test_a_drafter_of_the_next_generation_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_drafter_of_an_unknown_generation_is_refused_by_name(tmp_path: Path) -> None:
     """Its name is the reason that a user is told, whatever else its config has or lacks."""
-    config = {"architectures": ["DFlash2DraftModel"], "dflash_config": {"selector_rank": 256}}
+    config = {"architectures": ["DFlash9DraftModel"], "dflash_config": {"selector_rank": 256}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(AdapterError, match="'DFlash2DraftModel' is not supported"):
+    with pytest.raises(AdapterError, match="'DFlash9DraftModel' is not supported"):
         read_drafter_config(tmp_path)

@@ -114,7 +114,7 @@ def test_a_quantised_target_lends_its_drafter_its_own_embedding_and_head(
     want = mx.dequantize(*table, group_size=32, bits=bits)
     assert mx.allclose(rows, want, atol=1e-5).item()
     normed = drafter.model.norm(rows)
-    assert mx.array_equal(drafter.head(rows), target.logits(normed)).item()
+    assert mx.array_equal(drafter.logits(normed), target.logits(normed)).item()
     head = "model.embed_tokens" if tied else "lm_head"
     table = [weights[f"{head}.{name}"] for name in ("weight", "scales", "biases")]
     want = normed @ mx.dequantize(*table, group_size=32, bits=bits).T
@@ -299,7 +299,8 @@ MISFITS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"dflash_config": INNER | {"target_layer_ids": [0, 1]}}, ("[64, 192]", "[64, 128]")),
     ({"num_hidden_layers": 3, "layer_types": None}, ("lacks 11", "layers.2")),
     ({"intermediate_size": 48}, ("96", "48")),
-    ({"architectures": ["DFlash2DraftModel"]}, ("'DFlash2DraftModel'", "DFlashDraftModel")),
+    ({"architectures": ["DFlash9DraftModel"]}, ("'DFlash9DraftModel'", "DFlashDraftModel")),
+    ({"architectures": ["DFlash2DraftModel"]}, ("conv_kernel_size is missing",)),
     ({"architectures": None}, ("architecture", "None")),
     ({"architectures": []}, ("architecture",)),
     ({"architectures": [["x"]]}, ("architecture",)),

@@ -114,7 +114,7 @@ def failing_starts(pair: PairPaths, to: Path, url: str) -> dict[str, tuple[list[
     wordless = _copied(pair.target, to / "no-words", lambda d: (d / "tokenizer.json").unlink())
     shapeless = _copied(pair.target, to / "shapeless", _edit(max_position_embeddings="many"))
     other = write_drafter(to / "other", vocab_size=96)
-    newer = _copied(pair.drafter, to / "newer", _edit(architectures=["DFlash2DraftModel"]))
+    newer = _copied(pair.drafter, to / "newer", _edit(architectures=["DFlash9DraftModel"]))
     port = str(httpx.URL(url).port)
     both = ["--target", target, "--drafter", drafter]
     return {
@@ -128,7 +128,7 @@ def failing_starts(pair: PairPaths, to: Path, url: str) -> dict[str, tuple[list[
             ["--target", target, "--drafter", str(other)],
             ["vocab_size is 96", "vocab_size is 320"],
         ),
-        "newer drafter": (["--target", target, "--drafter", str(newer)], ["DFlash2DraftModel"]),
+        "newer drafter": (["--target", target, "--drafter", str(newer)], ["DFlash9DraftModel"]),
         "unknown pair": (["--target", target], ["no published drafter", target]),
         "no such directory": (["--target", "./nowhere", "--drafter", drafter], ["./nowhere"]),
         "no such hub id": (["--target", "nobody/nothing", "--drafter", drafter], ["nobody"]),

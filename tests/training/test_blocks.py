@@ -4,9 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dflash_serve.training.blocks import (
+    BlockRecipe,
     Example,
     blocks_at,
     draw_anchors,
+    draw_visible,
     eligible_anchors,
     make_blocks,
     slot_weights,
@@ -14,7 +16,19 @@ from dflash_serve.training.blocks import (
 
 
 def test_weights_decay_from_the_first_slot_after_the_anchor() -> None:
-    assert slot_weights(4, 2.0) == pytest.approx([0.0, 1.0, np.exp(-0.5), np.exp(-1.0)])
+    by_slot = slot_weights(4, 2.0, np.array([1, 3], dtype=np.int32))
+    assert by_slot[0] == pytest.approx([0.0, 1.0, np.exp(-0.5), np.exp(-1.0)])
+    assert by_slot[1] == pytest.approx([0.0, 0.0, 0.0, 1.0])
+
+
+def test_visible_prefixes_follow_their_law() -> None:
+    recipe = BlockRecipe(block_size=6, count=40_000, gamma=4.0, prefix_weight_base=0.5)
+    drawn = draw_visible(recipe, np.random.default_rng(0))
+    shares = np.bincount(drawn, minlength=6) / drawn.size
+    # P(i) for i = 2, 3, 4, 5 is 8 : 4 : 2 : 1
+    assert shares == pytest.approx(np.array([0, 0, 8, 4, 2, 1]) / 15, abs=0.01)
+    plain = draw_visible(BlockRecipe(6, 3, 4.0), np.random.default_rng(0))
+    assert plain.tolist() == [1, 1, 1]
 
 
 def test_labels_and_weights_by_hand() -> None:
@@ -24,11 +38,13 @@ def test_labels_and_weights_by_hand() -> None:
         [example],
         np.array([[2, 4, 0]], dtype=np.int32),
         np.array([[True, True, False]]),
-        np.array([0.0, 1.0, 0.5, 0.25], dtype=np.float32),
+        np.array([[1, 1, 1]], dtype=np.int32),
+        BlockRecipe(block_size=4, count=3, gamma=1 / np.log(2)),  # halves from slot to slot
     )
     # anchor 2 -> 3, 4, 5; position 4 is not the answer. anchor 4 -> 5, then the end.
     assert blocks.labels.tolist() == [[[7, 8, 9, 10], [9, 10, 0, 0], [5, 6, 7, 8]]]
-    assert blocks.weights.tolist() == [[[0, 1, 0, 0.25], [0, 1, 0, 0], [0, 0, 0, 0]]]
+    wanted = np.array([[[0, 1, 0, 0.25], [0, 1, 0, 0], [0, 0, 0, 0]]])
+    np.testing.assert_allclose(blocks.weights, wanted, rtol=1e-6)
 
 
 def test_the_first_answer_token_is_an_anchor_and_the_last_is_not() -> None:
@@ -56,7 +72,7 @@ def test_anchors_are_distinct_sorted_eligible_and_of_constant_count(
 @given(masks, st.integers(0, 2**32))
 def test_every_kept_block_learns_something_and_no_other_does(mask: np.ndarray, seed: int) -> None:
     example = Example(np.arange(mask.size, dtype=np.int32), mask)
-    blocks = make_blocks([example], [np.random.default_rng(seed)], count=7, block_size=5, gamma=4.0)
+    blocks = make_blocks([example], [np.random.default_rng(seed)], BlockRecipe(5, 7, 4.0))
     assert ((blocks.weights.sum(axis=-1) > 0) == blocks.keep).all()
     counted = blocks.weights > 0
     positions = blocks.anchors[..., None] + np.arange(5)

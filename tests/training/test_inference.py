@@ -12,7 +12,7 @@ from dflash_serve.adapters.base import LayerCache
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import block_hidden, block_logits, context_keys_values
+from dflash_serve.training.attention import block_rows, context_keys_values
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.export import (
     DrafterShape,
@@ -74,10 +74,9 @@ def test_a_trained_block_is_the_drafted_block(
             cache.commit()
             cache.expect(width)
         drafted = drafter.block_logits(tokens[:, anchor], mx.array([width]), width, views)
-        hidden = block_hidden(
-            drafter, context, mx.array([[anchor]]), tokens[:, anchor : anchor + 1], width
-        )
-        trained = block_logits(drafter, hidden)[:, 0]
+        block = [[[tokens[0, anchor].item(), *[drafter.config.mask_token_id] * (width - 1)]]]
+        rows = block_rows(drafter, context, mx.array([[anchor]]), mx.array(block))
+        trained = drafter.logits(rows[:, 0, 1:])
         np.testing.assert_allclose(np.array(trained), np.array(drafted), rtol=1e-5, atol=1e-5)
         start = anchor
 
@@ -125,8 +124,8 @@ def test_an_export_loads_into_the_same_drafter(
 
     def logits(of: DFlashDrafter) -> np.ndarray:
         context = context_keys_values(of, taps)
-        hidden = block_hidden(of, context, mx.array([[7, 20]]), mx.array([[1, 2]]), 4)
-        return np.array(block_logits(of, hidden))
+        tokens = mx.array([[[1, 60, 60, 60], [2, 60, 60, 60]]])
+        return np.array(of.logits(block_rows(of, context, mx.array([[7, 20]]), tokens)))
 
     np.testing.assert_array_equal(logits(loaded), logits(drafter))
 
@@ -165,7 +164,7 @@ def test_walks_count_rounds_as_serving_does(make_drafter: MakeDrafter, target: Q
     prompt, answer = 4, 13
     tokens = np.full(prompt + answer, 50, dtype=np.int32)
     wrong = Example(tokens, np.arange(tokens.size) >= prompt)
-    drafter.head = lambda hidden: mx.zeros((*hidden.shape[:-1], 61))  # type: ignore[method-assign]
+    drafter.logits = lambda rows: mx.zeros((*rows.shape[:-1], 61))  # type: ignore[method-assign]
     right = Example(np.zeros_like(tokens), wrong.loss_mask)
     store = FeatureStore(target, drafter.target_layer_ids, [wrong, right], 0)
     walks = walk_answers(drafter, store, [wrong, right], 6)

@@ -1,0 +1,123 @@
+"""DFlash 2: the DFlash network with dynamic convolutions in the block and a candidate selector.
+
+Follows z-lab's published DFlash 2 checkpoints; parameter names are theirs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dflash_serve.adapters.dflash import Attend, DFlashDrafter, DFlashModel, DraftLayer
+from dflash_serve.adapters.dflash_config import DFlashConfig
+from dflash_serve.adapters.rotary import Rotary
+
+
+class BlockConv(nn.Module):
+    """Causal convolutions along a block's rows, before and after a sublayer.
+
+    Each channel has a base kernel of its own, to which every row adds one of its own per group of
+    channels. Rows before the block's first are zero.
+    """
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__()
+        hidden, taps = config.hidden_size, config.conv_kernel_size
+        self._groups = hidden // config.conv_group_size
+        first = mx.concatenate([mx.ones((2, 1, hidden)), mx.zeros((2, taps - 1, hidden))], axis=1)
+        self.base_kernel = first  # [2, taps, H]: the identity
+        self.kernel_projection = nn.Linear(hidden, 2 * taps * self._groups, bias=False)
+        self.kernel_projection.weight = mx.zeros_like(self.kernel_projection.weight)
+
+    def __call__(self, x: mx.array, sublayer: Callable[[mx.array], mx.array]) -> mx.array:
+        """Normed block rows [R, q, H] -> the convolved sublayer's output [R, q, H]."""
+        _, taps, _ = self.base_kernel.shape
+        own = self.kernel_projection(x).reshape(*x.shape[:2], 2, taps, self._groups)
+        inner = sublayer(_convolve(x, self.base_kernel[0], own[:, :, 0]))
+        return _convolve(inner, self.base_kernel[1], own[:, :, 1])
+
+
+def _convolve(x: mx.array, base: mx.array, own: mx.array) -> mx.array:
+    """[R, q, H] rows, base kernel [taps, H], rows' own kernels [R, q, taps, groups] -> [R, q, H].
+
+    out[i] = sum over taps t of (base[t] + own[i, t]) * x[i - t].
+    """
+    rows, length, hidden = x.shape
+    taps, groups = own.shape[2:]
+    grouped = x.reshape(rows, length, groups, -1)
+    kernel = base.reshape(taps, groups, -1) + own[..., None]  # [R, q, taps, groups, size]
+    out = kernel[:, :, 0] * grouped
+    for tap in range(1, min(taps, length)):
+        earlier = mx.pad(grouped[:, :-tap], [(0, 0), (tap, 0), (0, 0), (0, 0)])
+        out = out + kernel[:, :, tap] * earlier
+    return out.reshape(rows, length, hidden)
+
+
+class DFlash2Layer(DraftLayer):
+    """A draft layer whose attention and MLP sit between convolutions along the block."""
+
+    def __init__(self, config: DFlashConfig, rotary: Rotary) -> None:
+        super().__init__(config, rotary)
+        self.attention_conv = BlockConv(config)
+        self.mlp_conv = BlockConv(config)
+
+    def __call__(self, x: mx.array, attend: Attend) -> mx.array:
+        x = x + self.attention_conv(self.input_layernorm(x), partial(attend, self.self_attn))
+        return x + self.mlp_conv(self.post_attention_layernorm(x), self.mlp)
+
+
+class CandidateSelector(nn.Module):
+    """Rescores each slot's best tokens by the token before: low-rank, gated by the slot's row."""
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__()
+        vocab, rank = config.vocab_size, config.selector_rank
+        self._top_k = config.selector_top_k
+        # predecessors start at zero: at first the selector leaves the order as it is
+        self.predecessor_codebook = mx.zeros((vocab, rank))
+        self.successor_codebook = mx.random.normal((vocab, rank)) * rank**-0.5
+        self.hidden_projection = nn.Linear(config.hidden_size, rank, bias=False)
+
+    def candidates(self, logits: mx.array) -> mx.array:
+        """Logits [..., V] -> ids [..., C] of the C highest, in no order."""
+        count = min(self._top_k, logits.shape[-1])
+        return mx.argpartition(-logits, count - 1, axis=-1)[..., :count]
+
+    def scores(
+        self, rows: mx.array, previous: mx.array, candidates: mx.array, unary: mx.array
+    ) -> mx.array:
+        """Rows [..., H], tokens before [...], candidate ids and logits [..., C] -> [..., C]."""
+        gate = self.hidden_projection(rows) * self.predecessor_codebook[previous]  # [..., r]
+        return unary + (self.successor_codebook[candidates] @ gate[..., None])[..., 0]
+
+    def walk(self, rows: mx.array, logits: mx.array, anchors: mx.array) -> mx.array:
+        """Rows [R, q, H], logits [R, q, V], anchors [R] -> tokens [R, q] int32, left to right."""
+        candidates = self.candidates(logits)
+        unary = mx.take_along_axis(logits, candidates, axis=-1)
+        chosen, previous = [], anchors
+        for slot in range(rows.shape[1]):
+            scores = self.scores(rows[:, slot], previous, candidates[:, slot], unary[:, slot])
+            best = mx.argmax(scores, axis=-1, keepdims=True)
+            previous = mx.take_along_axis(candidates[:, slot], best, axis=-1)[:, 0]
+            chosen.append(previous)
+        return mx.stack(chosen, axis=1).astype(mx.int32)
+
+
+class DFlash2Model(DFlashModel):
+    """The stored weights: 15 tensors per layer, fc, hidden_norm, norm, and the selector's three."""
+
+    layer_class = DFlash2Layer
+
+    def __init__(self, config: DFlashConfig) -> None:
+        super().__init__(config)
+        self.candidate_selector = CandidateSelector(config)
+
+
+class DFlash2Drafter(DFlashDrafter):
+    """A `DraftAdapter` whose slots are chosen left to right, each knowing the token before it."""
+
+    model_class = DFlash2Model
+
+    def choose(self, rows: mx.array, anchors: mx.array) -> mx.array:
+        return self.model.candidate_selector.walk(rows, self.logits(rows), anchors)
