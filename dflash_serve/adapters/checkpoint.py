@@ -3,6 +3,7 @@
 Every failure is an `AdapterError` of one line. Knows nothing of model families.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,19 @@ def stop_token_ids(directory: Path) -> frozenset[int]:
     """Every token that ends an answer: those of both configs."""
     configs = (read_generation_config(directory), read_config(directory))
     return frozenset().union(*(_ids(config.get("eos_token_id")) for config in configs))
+
+
+def fingerprint(directory: Path) -> str:
+    """Changes when a checkpoint does: its config, and size and both ends of each shard."""
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for path in sorted(directory.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def shard_paths(directory: Path) -> list[Path]:
