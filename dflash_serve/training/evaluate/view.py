@@ -1,0 +1,141 @@
+"""An evaluation's figures as tables and as a plot. Knows nothing of how they were measured."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from dflash_serve.training.evaluate.figures import Figures
+
+TOTAL = "total"
+
+_COLUMNS = (
+    "data set", "responses", "tokens/round", "pooled", "accepted/generated", "accepted/proposed",
+    "ms/token plain", "ms/token spec.", "decode speedup", "end-to-end speedup", "tokens/s",
+    "differing",
+)  # fmt: skip
+
+
+def table(sets: Mapping[str, Figures], total: Figures) -> Table:
+    """One row per data set and one for all responses together."""
+    made = Table(title="evaluation", title_justify="left")
+    for index, column in enumerate(_COLUMNS):
+        made.add_column(column, justify="right" if index else "left", no_wrap=not index)
+    for name, one in sets.items():
+        made.add_row(name, *_cells(one))
+    made.add_section()
+    made.add_row(TOTAL, *_cells(total))
+    return made
+
+
+def slot_table(total: Figures) -> Table | None:
+    """Acceptance by slot over all responses; None where it is unknown."""
+    if not total.drafting.slots:
+        return None
+    made = Table(title="acceptance by slot", title_justify="left")
+    made.add_column("slot", justify="left")
+    for one in total.drafting.slots:
+        made.add_column(str(one.slot), justify="right")
+    made.add_row("of all rounds", *(_number(one.share) for one in total.drafting.slots))
+    made.add_row("given those before", *(_number(one.conditional) for one in total.drafting.slots))
+    return made
+
+
+def plot(sets: Mapping[str, Figures], total: Figures) -> Figure:
+    """Tokens per round and speedups per data set; histogram and slots over all responses."""
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    rounds, speedups, sizes, slots = figure.subplots(2, 2).flatten()
+    shown = {**sets, TOTAL: total}
+    _bars(
+        rounds,
+        list(shown),
+        {
+            "mean over responses": [one.drafting.tokens_per_round for one in shown.values()],
+            "pooled": [one.drafting.pooled for one in shown.values()],
+        },
+    )
+    rounds.set(title="tokens per round", ylabel="tokens, the bonus token included")
+    _bars(
+        speedups,
+        list(shown),
+        {
+            "decoding": [one.decode_speedup for one in shown.values()],
+            "end to end": [one.end_to_end_speedup for one in shown.values()],
+        },
+    )
+    speedups.axhline(1.0, color="grey", linewidth=0.8)
+    speedups.set(title="speedup over plain decoding", ylabel="times")
+    _histogram(sizes, total)
+    _slots(slots, total)
+    return figure
+
+
+def _cells(one: Figures) -> list[str]:
+    drafting, plain = one.drafting, one.plain
+    return [
+        str(one.responses),
+        _number(drafting.tokens_per_round),
+        _number(drafting.pooled),
+        _number(drafting.accepted_per_generated),
+        _number(drafting.accepted_per_proposed),
+        _milliseconds(plain.time_per_output_token if plain else None),
+        _milliseconds(one.speculative.time_per_output_token),
+        _number(one.decode_speedup),
+        _number(one.end_to_end_speedup),
+        _number(one.speculative.tokens_per_second, 1),
+        f"{one.differing} of {one.compared}" if one.compared else "-",
+    ]
+
+
+def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> None:
+    """Groups of bars side by side; unknown values leave a gap."""
+    if all(value is None for values in series.values() for value in values):
+        _unknown(axes)
+        return
+    width = 0.8 / len(series)
+    for index, (label, values) in enumerate(series.items()):
+        at = [place + (index - (len(series) - 1) / 2) * width for place in range(len(names))]
+        bars = axes.bar(at, [value or 0.0 for value in values], width, label=label)
+        texts = ["" if value is None else f"{value:.2f}" for value in values]
+        axes.bar_label(bars, texts, fontsize=7, rotation=90, padding=3)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.margins(y=0.18)
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def _histogram(axes: Axes, total: Figures) -> None:
+    axes.set(title="committed tokens per round", xlabel="tokens", ylabel="share of rounds")
+    counts = total.drafting.histogram
+    if counts is None:
+        _unknown(axes)
+        return
+    whole = sum(counts) or 1
+    axes.bar(range(len(counts)), [count / whole for count in counts])
+    axes.set_xticks(range(len(counts)))
+
+
+def _slots(axes: Axes, total: Figures) -> None:
+    axes.set(title="acceptance by slot", xlabel="slot", ylabel="share", ylim=(0, 1))
+    told = total.drafting.slots
+    if not told:
+        _unknown(axes)
+        return
+    judged = [(one.slot, one.conditional) for one in told if one.conditional is not None]
+    axes.plot([one.slot for one in told], [one.share for one in told], "o-", label="of all rounds")
+    if judged:
+        axes.plot(*zip(*judged, strict=True), "s--", label="given those before")
+    axes.set_xticks([one.slot for one in told])
+    axes.legend(fontsize=8)
+
+
+def _unknown(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not known", ha="center", va="center", transform=axes.transAxes)
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.2f}"
