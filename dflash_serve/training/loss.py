@@ -148,7 +148,8 @@ def _weights(objective: Objective, logits: mx.array, part: SlotRows) -> mx.array
     """[M, B - 1] weights: as given, or D-PACE's for those slots that have any.
 
     D-PACE: s_k = (1 - alpha) p(label_k) + alpha, weight_k = sum over j >= k of prod over i <= j of
-    s_i: what a better slot k adds to the expected accepted prefix. Slots without a label end it.
+    s_i: what a better slot k adds to the expected accepted prefix. A slot without a label
+    is passed over: the loss mask is one of positions, not a cumulative product.
     """
     given = part.weights[:, 1:]
     if objective.d_pace is None:
@@ -156,9 +157,7 @@ def _weights(objective: Objective, logits: mx.array, part: SlotRows) -> mx.array
     counted = given > 0
     likely = mx.exp(-cross_entropy(logits, part.labels[:, 1:]))
     smooth = (1.0 - objective.d_pace) * likely + objective.d_pace
-    shown = mx.arange(1, part.labels.shape[1]) < part.visible[:, None]
-    prefix = mx.cumprod(mx.where(shown, 1.0, mx.where(counted, smooth, 0.0)), axis=-1)
-    prefix = mx.where(counted, prefix, 0.0)
+    prefix = mx.where(counted, mx.cumprod(mx.where(counted, smooth, 1.0), axis=-1), 0.0)
     onward = mx.cumsum(prefix, axis=-1, reverse=True)
     return mx.stop_gradient(mx.where(counted, onward, 0.0))
 
