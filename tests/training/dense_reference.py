@@ -37,7 +37,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Goal:
-    """Weights exp(-(k - visible) / gamma), or D-PACE's; soft: the share of the target's law."""
+    """Weights exp(-(k - visible) / gamma) or D-PACE's; soft: the share of KL(target || drafter)."""
 
     gamma: float = 4.0
     soft: float = 0.0
@@ -127,7 +127,7 @@ class DenseStep:
             if goal.soft:
                 assert clean.final is not None
                 law = _softmax(self._target_logits(clean.final[at - 1]))
-                soft = (law * (_log_sum(logits[k]) - logits[k])).sum()
+                soft = (law * (mx.log(law) - logits[k] + _log_sum(logits[k]))).sum()
                 cost = (1 - goal.soft) * cost + goal.soft * soft
             if goal.selector:
                 cost = cost + goal.selector * self._selector_cost(
