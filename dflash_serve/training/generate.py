@@ -1,74 +1,151 @@
-"""Greedy answers of a target to many prompts, through the engine's own scheduler and runner.
+"""A target's answers to many chats, through the engine's own scheduler and runner.
 
 Runs on the calling thread, without queues or asyncio. Knows no text.
 """
 
+import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
-from dflash_serve.engine.types import EngineRequest, FinishReason, Usage
+from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk, Usage
 
 _PREFILL = 4096  # prompt tokens at a time: nobody waits for a single answer here
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One finished answer; its stop token is part of ``tokens`` if it came to one."""
+class Talk(Protocol):
+    """A chat that asks for one answer after the other."""
 
-    index: int
-    tokens: tuple[int, ...]
-    usage: Usage
+    @property
+    def row(self) -> int:
+        """Its number, unique among all talks; with the seed it fixes every random draw."""
+        ...
+
+    def next_prompt(self) -> tuple[int, ...] | None:
+        """What to answer next, or None when the chat is done."""
+        ...
+
+    def take(self, tokens: tuple[int, ...], *, stopped: bool) -> None:
+        """The answer, its stop token included if it came to one."""
+        ...
+
+
+T = TypeVar("T", bound=Talk)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateSettings:
+    """``max_new`` bounds one answer, ``max_length`` prompt and answer together.
+
+    ``sampling.seed`` is mixed with row and turn, so that no answer depends on its neighbours.
+    """
+
+    stop_tokens: frozenset[int]
+    max_new: int
+    max_length: int
+    batch: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[T]):
+    """A talk that is done, and what each of its answers cost."""
+
+    talk: T
+    usages: tuple[Usage, ...]
 
 
 def generate(
     target: TargetAdapter,
     drafter: DraftAdapter | None,
-    prompts: Mapping[int, Sequence[int]],
-    *,
-    stop_token: int,
-    max_new: int,
-    batch: int,
-) -> Iterator[Generated]:
-    """Answers as they finish, in no order. ``prompts`` maps an index to token ids.
+    talks: Iterable[T],
+    settings: GenerateSettings,
+) -> Iterator[Finished[T]]:
+    """Talks as they finish, in no order. With a drafter the same answers come sooner.
 
-    With a drafter the same answers come sooner.
-
-    Raises:
-        ValueError: a prompt leaves no room for an answer in the target's context.
+    At most ``settings.batch`` talks are open at once: memory does not grow with their number.
     """
-    block = drafter.block_size if drafter else 1
-    room = max((len(tokens) for tokens in prompts.values()), default=1) + max_new
-    config = EngineConfig(
-        max_batch=batch,
-        max_queue=len(prompts),
-        max_context=min(room, target.max_context),
-        prefill_chunk=_PREFILL,
-        block_size=block,
-    )
-    scheduler = Scheduler(config, time.perf_counter)
-    runner = DeviceRunner(target, drafter, block)
-    for index, tokens in prompts.items():
-        if len(tokens) >= config.max_context:
-            raise ValueError(
-                f"prompt {index} has {len(tokens)} tokens, but the target's context is "
-                f"{config.max_context}"
-            )
-        scheduler.add(
-            EngineRequest(str(index), tuple(tokens), max_new, stop_tokens=frozenset({stop_token}))
+    return _Answering[T](target, drafter, settings).run(talks)
+
+
+class _Answering(Generic[T]):
+    """Owns the engine and the open talks."""
+
+    def __init__(
+        self, target: TargetAdapter, drafter: DraftAdapter | None, settings: GenerateSettings
+    ) -> None:
+        block = drafter.block_size if drafter else 1
+        config = EngineConfig(
+            max_batch=settings.batch,
+            max_context=min(settings.max_length, target.max_context),
+            prefill_chunk=_PREFILL,
+            block_size=block,
         )
-    answers: dict[str, list[int]] = {str(index): [] for index in prompts}
-    while not scheduler.idle:
-        plan = scheduler.plan()
-        if plan is None:
-            continue
-        for chunk in scheduler.commit(plan, runner.run(plan)):
-            answers[chunk.request_id] += chunk.tokens
-            if chunk.finish is not None:
-                stopped = chunk.finish is FinishReason.STOP
-                tokens = (*answers.pop(chunk.request_id), *([stop_token] if stopped else ()))
-                yield Generated(int(chunk.request_id), tokens, chunk.usage or Usage())
+        self._settings = settings
+        self._scheduler = Scheduler(config, time.perf_counter)
+        self._runner = DeviceRunner(target, drafter, block)
+        self._open: dict[str, _Open[T]] = {}
+
+    def run(self, talks: Iterable[T]) -> Iterator[Finished[T]]:
+        waiting = iter(talks)
+        while True:
+            yield from self._begin(waiting)
+            plan = self._scheduler.plan()
+            if plan is None:
+                return
+            for chunk in self._scheduler.commit(plan, self._runner.run(plan)):
+                if finished := self._take(chunk):
+                    yield finished
+
+    def _begin(self, waiting: Iterator[T]) -> Iterator[Finished[T]]:
+        while len(self._open) < self._settings.batch:
+            talk = next(waiting, None)
+            if talk is None:
+                return
+            if not self._ask(_Open(talk)):
+                yield Finished(talk, ())
+
+    def _ask(self, open_: "_Open[T]") -> bool:
+        """Queue the talk's next prompt, if there is one."""
+        prompt = open_.talk.next_prompt()
+        if prompt is None:
+            return False
+        settings, key = self._settings, f"{open_.talk.row}.{len(open_.usages)}"
+        sampling = replace(settings.sampling, seed=_mixed_seed(settings.sampling.seed, key))
+        self._open[key] = open_
+        self._scheduler.add(
+            EngineRequest(key, prompt, settings.max_new, sampling, settings.stop_tokens)
+        )
+        return True
+
+    def _take(self, chunk: TokenChunk) -> Finished[T] | None:
+        open_ = self._open[chunk.request_id]
+        open_.tokens += chunk.tokens
+        if chunk.finish is None:
+            return None
+        del self._open[chunk.request_id]
+        stop = () if chunk.stop_token is None else (chunk.stop_token,)
+        open_.talk.take((*open_.tokens, *stop), stopped=bool(stop))
+        open_.usages.append(chunk.usage or Usage())
+        open_.tokens = []
+        return None if self._ask(open_) else Finished(open_.talk, tuple(open_.usages))
+
+
+@dataclass(slots=True)
+class _Open(Generic[T]):
+    """A talk in the engine: the answer so far, and what earlier ones cost."""
+
+    talk: T
+    tokens: list[int] = field(default_factory=list)
+    usages: list[Usage] = field(default_factory=list)
+
+
+def _mixed_seed(seed: int, key: str) -> int:
+    """A signed 64-bit seed for one answer."""
+    digest = hashlib.sha256(f"{seed}.{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)

@@ -122,7 +122,7 @@ def _split(job: TrainJob) -> tuple[list[Answer], list[Answer]]:
 
 
 def _long_enough(answers: Iterable[Answer]) -> list[Answer]:
-    return [answer for answer in answers if len(answer.answer) >= 2]
+    return [answer for answer in answers if answer.loss_tokens >= 2]
 
 
 class _View:

@@ -1,0 +1,29 @@
+"""Training data: rows of prompts in, exact token sequences with loss spans out."""
+
+from dflash_serve.training.data.answers import (
+    Answer,
+    AnswerFile,
+    read_answers,
+    read_origin,
+    usable,
+)
+from dflash_serve.training.data.errors import DataError
+from dflash_serve.training.data.origin import (
+    describe_changes,
+    file_digest,
+    fingerprint,
+    tokenizer_fingerprint,
+)
+
+__all__ = [
+    "Answer",
+    "AnswerFile",
+    "DataError",
+    "describe_changes",
+    "file_digest",
+    "fingerprint",
+    "read_answers",
+    "read_origin",
+    "tokenizer_fingerprint",
+    "usable",
+]

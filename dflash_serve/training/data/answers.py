@@ -1,0 +1,185 @@
+"""Answer files: JSON lines of token ids and loss spans, appended as answers are made.
+
+The first line says what they were made from. Knows no text.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dflash_serve.training.blocks import Example, IntArray
+from dflash_serve.training.data.errors import DataError
+from dflash_serve.training.data.origin import describe_changes
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """One token sequence of a chat, and which of its tokens are the answerer's own choice.
+
+    ``row`` counts rows of the prompts from 0, ``kind`` is the row's label. tokens: [T] int32.
+    spans: [start, end) of each answer, its stop token included, ascending. A row has several
+    sequences where the template renders an earlier answer otherwise than it was generated.
+    """
+
+    row: int
+    kind: str
+    tokens: IntArray
+    spans: tuple[Span, ...]
+
+    @property
+    def loss_tokens(self) -> int:
+        return sum(end - start for start, end in self.spans)
+
+    def example(self) -> Example:
+        """The clean sequence; the loss counts the answers only."""
+        return Example(self.tokens, _mask(len(self.tokens), self.spans))
+
+    def turns(self) -> list[Example]:
+        """One sequence per answer, cut behind it: what was asked for it, and the answer."""
+        return [Example(self.tokens[:end], _mask(end, [(start, end)])) for start, end in self.spans]
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """All sequences of a file, in the order of its prompts.
+
+    Rows are ``{"row", "kind", "tokens", "loss"}``, or ``{"row", "kind", "sequences": [...]}`` with
+    several of tokens and loss, or the older ``{"row", "kind", "prompt", "answer"}``.
+
+    Raises:
+        DataError: naming the line that is no answer, or there are none.
+    """
+    answers: list[Answer] = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            if number > 1:
+                answers += _parse(json.loads(line))
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise DataError(f"{path}, line {number}: {error!r} is no answer") from error
+    if not answers:
+        raise DataError(f"{path} holds no answers")
+    return sorted(answers, key=lambda answer: answer.row)
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """What a file was made from: its first line.
+
+    Raises:
+        DataError: the file has none.
+    """
+    line = next(_lines(path), "")
+    try:
+        origin = json.loads(line)
+    except ValueError:
+        origin = None
+    if not isinstance(origin, dict):
+        raise DataError(f"{path} is no answer file: its first line does not say its origin")
+    return origin
+
+
+def usable(
+    answers: Iterable[Answer], min_loss_tokens: int, max_length: int | None = None
+) -> tuple[list[Answer], dict[str, int]]:
+    """The answers that can be trained on, and how many were left out by reason."""
+    kept: list[Answer] = []
+    left_out: dict[str, int] = {}
+    for answer in answers:
+        if answer.loss_tokens < min_loss_tokens:
+            reason = f"fewer than {min_loss_tokens} loss tokens"
+        elif max_length is not None and len(answer.tokens) > max_length:
+            reason = f"longer than {max_length} tokens"
+        else:
+            kept.append(answer)
+            continue
+        left_out[reason] = left_out.get(reason, 0) + 1
+    return kept, left_out
+
+
+class AnswerFile:
+    """Appends rows as they are finished; owner of the file while open.
+
+    Raises:
+        DataError: the file exists but was made from something else; names both values.
+    """
+
+    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
+        self._path = path
+        self.done: set[int] = set()
+        if path.exists():
+            _drop_torn_line(path)
+            self._continue(origin)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+        if self._file.tell() == 0:
+            self._write(origin)
+
+    def append(self, answers: Sequence[Answer]) -> None:
+        """All sequences of one row, as one line: a row is there whole or not at all."""
+        parts = [{"tokens": answer.tokens.tolist(), "loss": answer.spans} for answer in answers]
+        content = parts[0] if len(parts) == 1 else {"sequences": parts}
+        self._write({"row": answers[0].row, "kind": answers[0].kind, **content})
+        self.done.add(answers[0].row)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _continue(self, origin: Mapping[str, Any]) -> None:
+        lines = _lines(self._path)
+        if next(lines, None) is None:
+            return
+        if changed := describe_changes(read_origin(self._path), origin):
+            raise DataError(f"{self._path} was made with another {changed}: choose another file")
+        for number, line in enumerate(lines, start=2):
+            try:
+                self.done.add(int(json.loads(line)["row"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{self._path}, line {number}: {error!r} is no answer") from error
+
+    def _write(self, value: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(value, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+
+def _parse(value: dict[str, Any]) -> list[Answer]:
+    row, kind = int(value["row"]), str(value["kind"])
+    if "prompt" in value:
+        tokens = [*value["prompt"], *value["answer"]]
+        return [_checked(row, kind, tokens, [[len(value["prompt"]), len(tokens)]])]
+    parts = value.get("sequences", [value])
+    return [_checked(row, kind, part["tokens"], part["loss"]) for part in parts]
+
+
+def _checked(row: int, kind: str, tokens: list[int], loss: list[list[int]]) -> Answer:
+    spans = tuple((int(start), int(end)) for start, end in loss)
+    edges = [edge for span in spans for edge in span]
+    if not spans or edges != sorted(edges) or edges[0] < 0 or edges[-1] > len(tokens):
+        raise ValueError(f"loss {loss} of {len(tokens)} tokens")
+    return Answer(row, kind, np.array(tokens, dtype=np.int32), spans)
+
+
+def _mask(length: int, spans: Iterable[Span]) -> np.ndarray:
+    mask = np.zeros(length, dtype=np.bool_)
+    for start, end in spans:
+        mask[start:end] = True
+    return mask
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from (line for line in file if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut what an interrupted run left behind the last whole line."""
+    with path.open("rb") as file:
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+    os.truncate(path, whole)

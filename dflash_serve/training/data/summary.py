@@ -1,0 +1,161 @@
+"""What became of every row: faults by reason with their places, and totals over the answers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from rich.table import Table
+
+from dflash_serve.engine.types import Usage
+from dflash_serve.training.data.answers import Answer
+from dflash_serve.training.data.errors import RowError
+
+_SHOWN = 5
+"""Places that are named for each reason; all are counted."""
+
+
+class Faults:
+    """Counts bad rows by reason. False if there are none."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Rows read, good and bad."""
+        self._places: dict[str, list[str]] = {}
+        self._details: dict[str, str] = {}
+
+    def add(self, place: str, error: RowError) -> None:
+        self._places.setdefault(error.reason, []).append(place)
+        self._details.setdefault(error.reason, error.detail)
+
+    def __len__(self) -> int:
+        return sum(len(places) for places in self._places.values())
+
+    def __str__(self) -> str:
+        """``not JSON: 2 (line 3, line 7); empty: 1 (line 9: no user message)``."""
+        return "; ".join(
+            f"{reason}: {len(places)} ({self.places(reason)})"
+            for reason, places in self._places.items()
+        )
+
+    def reasons(self) -> dict[str, int]:
+        """Bad rows by reason."""
+        return {reason: len(places) for reason, places in self._places.items()}
+
+    def places(self, reason: str) -> str:
+        """The first places, and of the first one what exactly was wrong."""
+        places, detail = self._places[reason], self._details[reason]
+        named = [f"{places[0]}: {detail}" if detail else places[0], *places[1:_SHOWN]]
+        more = [f"and {len(places) - _SHOWN} more"] if len(places) > _SHOWN else []
+        return ", ".join([*named, *more])
+
+    def as_json(self) -> dict[str, list[str]]:
+        """Every place by reason."""
+        return dict(self._places)
+
+
+class Costs:
+    """What this run's answers cost. Starts its clock when made."""
+
+    def __init__(self) -> None:
+        self._started = monotonic()
+        self._committed = 0
+        self.seconds = 0.0
+        self.tokens = 0
+        self.rounds = 0
+        self.cut_short: dict[str, int] = {}
+        """Chats whose later turns were left out, by reason."""
+
+    def add(self, usages: Iterable[Usage], cut_short: RowError | None) -> None:
+        """One finished row."""
+        for usage in usages:
+            self.tokens += usage.completion_tokens
+            self.rounds += usage.rounds
+            self._committed += max(0, usage.completion_tokens - 1)
+        if cut_short:
+            self.cut_short[cut_short.reason] = self.cut_short.get(cut_short.reason, 0) + 1
+        self.seconds = monotonic() - self._started
+
+    @property
+    def tokens_per_round(self) -> float:
+        return self._committed / self.rounds if self.rounds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Over a whole answer file. ``open_ended`` answers came to no stop token: a limit cut them."""
+
+    rows: int
+    sequences: int
+    answers: int
+    tokens: int
+    answer_tokens: int
+    open_ended: int
+
+    @classmethod
+    def of(cls, sequences: Sequence[Answer], stop_tokens: frozenset[int]) -> "Totals":
+        last = [int(made.tokens[end - 1]) for made in sequences for _, end in made.spans]
+        return cls(
+            len({made.row for made in sequences}),
+            len(sequences),
+            len(last),
+            sum(len(made.tokens) for made in sequences),
+            sum(made.loss_tokens for made in sequences),
+            sum(token not in stop_tokens for token in last),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a run: rows and faults of all prompts, totals of the file, costs of this run."""
+
+    faults: Faults
+    totals: Totals
+    costs: Costs
+    speculative: bool
+
+    @property
+    def usable(self) -> int:
+        return self.faults.rows - len(self.faults)
+
+    def table(self) -> Table:
+        table = Table(show_header=False, box=None)
+        table.add_row("rows read", str(self.faults.rows))
+        table.add_row("usable", str(self.usable))
+        for reason, count in self.faults.reasons().items():
+            table.add_row(f"bad: {reason}", f"{count}  ({self.faults.places(reason)})")
+        for reason, count in self.costs.cut_short.items():
+            table.add_row(f"later turns left out: {reason}", str(count))
+        for name, value in self._figures().items():
+            shown = f"{value:.2f}" if isinstance(value, float) else str(value)
+            table.add_row(name.replace("_", " "), shown)
+        return table
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows_read": self.faults.rows,
+            "usable": self.usable,
+            "bad": self.faults.as_json(),
+            "cut_short": self.costs.cut_short,
+            **self._figures(),
+        }
+
+    def _figures(self) -> dict[str, float | int]:
+        totals, costs = self.totals, self.costs
+        figures: dict[str, float | int] = {
+            "answers": totals.answers,
+            "sequences": totals.sequences,
+            "tokens": totals.tokens,
+            "answer_tokens": totals.answer_tokens,
+            "tokens_per_answer": totals.answer_tokens / max(1, totals.answers),
+            "answers_cut_by_a_limit": totals.open_ended,
+        }
+        if costs.tokens:
+            figures["tokens_per_second"] = costs.tokens_per_second
+            if self.speculative:
+                figures["tokens_per_round"] = costs.tokens_per_round
+        return figures
