@@ -41,6 +41,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-.venv/dev: .venv/bin/python $(SOURCES)
+# dflash is z-lab's own package, which the tests draft against on MLX. Without its dependencies: it
+# pins other versions of mlx, mlx-lm and datasets than ours.
+.venv/dev: .venv/bin/python $(SOURCES) Makefile
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint,train,bench]'
+	$(BIN)/python -m pip install --quiet --no-deps dflash==0.1.0
 	@touch $@ .venv/serve

@@ -3,8 +3,6 @@
 What is written here loads with `adapters.loading.load_drafter`.
 """
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
 from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
 from dflash_serve.adapters.loading import make_drafter
+from dflash_serve.training.layout import DTYPES, full_config, write_drafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +152,7 @@ def start_from_target(drafter: DFlashDrafter, weights: dict[str, mx.array]) -> N
 def export_drafter(
     directory: Path, config: dict[str, Any], model: DFlashModel, dtype: mx.Dtype
 ) -> None:
-    """Write config.json and model.safetensors; each file is replaced whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    names = {mx.float16: "float16", mx.bfloat16: "bfloat16", mx.float32: "float32"}
-    text = json.dumps({**config, "dtype": names[dtype]}, indent=2) + "\n"
-    scratch = directory / "config.json.part"
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, directory / "config.json")
-    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    weights = {name: value.astype(dtype) for name, value in parameters.items()}
-    scratch = directory / "part.safetensors"  # mx insists on the suffix
-    mx.save_safetensors(str(scratch), weights, metadata={"format": "pt"})
-    os.replace(scratch, directory / "model.safetensors")
+    """Write config.json and model.safetensors in full (see `layout.write_drafter`)."""
+    weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    name = next(name for name, known in DTYPES.items() if known == dtype)
+    write_drafter(directory, full_config(config), weights, name)

@@ -1,0 +1,104 @@
+"""Drafters draft the same here and in z-lab's own package, PyTorch backend, both ways.
+
+Skipped without PyTorch and transformers 5.15, which are too large to install for the tests alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dflash_serve.training.commands.convert import ConvertJob, convert
+from dflash_serve.training.convert import Given
+from tests.tiny import TARGET, write_checkpoint
+from tests.training.zlab import (
+    BLOCK,
+    DFLASH2,
+    KINDS,
+    MASK,
+    Array,
+    Ours,
+    assert_same,
+    exported,
+    loaded,
+    tiny_target,
+)
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+model_torch = pytest.importorskip(
+    "dflash.model", reason="z-lab's package or its transformers is missing", exc_type=ImportError
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's and transformers' own
+
+ROUNDS = (9, 3, 1, 1, 5, 1, 6, 2)
+"""Rounds of one row too, which z-lab's MLX backend gets wrong once a window is full."""
+
+
+class Theirs:
+    """z-lab's drafter over transformers' cache, cut back to the context after each round."""
+
+    def __init__(self, draft: Any, embedding: mx.array) -> None:
+        self._draft, self._seen = draft.eval(), 0
+        self._embedding = torch.tensor(np.array(embedding))
+        self._cache = model_torch._make_cache(draft.config)
+
+    def round(self, taps: Array, anchor: int) -> tuple[Array, list[int]]:
+        ids = torch.tensor([anchor] + [MASK] * (BLOCK - 1))
+        end = self._seen + len(taps)
+        with torch.inference_mode():
+            rows = self._draft(
+                target_hidden=torch.tensor(taps)[None],
+                noise_embedding=self._embedding[ids][None],
+                position_ids=torch.arange(self._seen, end + BLOCK)[None],
+                past_key_values=self._cache,
+                use_cache=True,
+            )[:, 1:]
+            model_torch._crop_to(self._cache, end)
+            logits = self._draft.compute_logits(rows, self._head)
+            chosen = logits.argmax(-1)
+            if isinstance(self._draft, model_torch.DFlash2DraftModel):
+                chosen = self._draft.propose(rows, ids[:1], self._head, 0.0)[0]
+        self._seen = end
+        return logits[0].numpy(), chosen[0].tolist()
+
+    def _head(self, rows: Any) -> Any:
+        return rows @ self._embedding.T
+
+
+def from_pretrained(kind: str, directory: Path) -> Any:
+    name = "DFlash2DraftModel" if kind == DFLASH2 else "DFlashDraftModel"
+    return getattr(model_torch, name).from_pretrained(directory, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_drafter_drafts_the_same_there(kind: str, tmp_path: Path) -> None:
+    model, target = tiny_target()
+    ours = Ours(exported(kind, target, tmp_path))
+    theirs = Theirs(from_pretrained(kind, tmp_path), model.model.embed_tokens.weight)
+    assert assert_same(ours, theirs, ROUNDS) == (kind == DFLASH2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_they_save_converts_and_drafts_the_same_here(kind: str, tmp_path: Path) -> None:
+    """transformers writes rope_parameters, and their codebooks with a ".weight"."""
+    model, target = tiny_target()
+    exported(kind, target, tmp_path / "first")
+    theirs = from_pretrained(kind, tmp_path / "first")
+    theirs.save_pretrained(tmp_path / "saved")
+    write_checkpoint(tmp_path / "target", TARGET, {})
+    convert(
+        ConvertJob(
+            source=str(tmp_path / "saved"),
+            target=str(tmp_path / "target"),
+            out=tmp_path / "back",
+            kind=None,
+            config=None,
+            dtype=None,
+            given=Given(),
+        )
+    )
+    ours = Ours(loaded(tmp_path / "back", target))
+    assert_same(ours, Theirs(theirs, model.model.embed_tokens.weight), ROUNDS)
