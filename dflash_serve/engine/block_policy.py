@@ -3,6 +3,9 @@
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.sequence import Sequence
 
+CPU_VERIFY_TOKENS = 64
+"""Rows x block beyond which drafting stops paying on a CPU, where every verified row costs."""
+
 
 def choose_block(sequence: Sequence, rows: int, config: EngineConfig) -> int:
     """The block for ``sequence`` in a round of ``rows``: the anchor and its drafts.

@@ -1,5 +1,6 @@
 """Composition root: the only module that sees all rooms. Settings in, a running server out."""
 
+import asyncio
 import logging
 import sys
 import time
@@ -10,31 +11,35 @@ from typing import Any
 import dflash_serve
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import (
+    fingerprint,
     read_config,
     read_generation_config,
     resolve,
     stop_token_ids,
 )
 from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu, read_drafter_config
-from dflash_serve.adapters.pairs import find_pair
+from dflash_serve.adapters.pairs import Pair, find_pair
 from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.loop import Loaded
-from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
+from dflash_serve.engine.loop import Drafting, Loaded
+from dflash_serve.engine.plan import DecodeRow, PrefillRow, Runner, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.server.app import create_app
-from dflash_serve.server.context import ModelCard
+from dflash_serve.server.context import ModelCard, ServerContext
+from dflash_serve.server.drafting import Change, DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.server.lifecycle import bind, run
+from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
 from dflash_serve.server.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("dflash_serve")
 _DEMO = Path(dflash_serve.__file__).parent / "demo"
 DEMO_NAME = "dflash-demo"
-_CPU_VERIFY_TOKENS = 64
-"""Rows x block beyond which drafting stops paying on a CPU, where every verified row costs."""
+_REFUSALS = (AdapterError, SettingsError, ValueError, OSError)
+"""What names, checkpoints and options that cannot be used raise; each is one line for the user."""
 
 
 def serve(settings: Settings) -> int:
@@ -42,14 +47,26 @@ def serve(settings: Settings) -> int:
     _start_logging(settings.log_level)
     try:
         target, drafter = checkpoints(settings)
-        card = model_card(settings, target, drafter)
+        model = model_card(settings, target)
+        drafting = drafter_card(settings, drafter)
         tokenizer = ChatTokenizer.load(target)
         listener = bind(settings)
-    except (AdapterError, SettingsError, ValueError, OSError) as error:
+        recorder = _recorder(settings, target, model)
+    except _REFUSALS as error:
         return _refuse(str(error))
     engine = AsyncEngine(lambda: load(settings, target, drafter))
-    app = create_app(engine, tokenizer, settings, card)
-    failure = run(app, engine, settings, listener, _banner(card, listener.getsockname()))
+    switch = DrafterSwitch(drafting, drafter_change(settings, engine))
+    context = ServerContext(engine, tokenizer, settings, model, switch, recorder)
+    failure = run(
+        create_app(context),
+        engine,
+        settings,
+        listener,
+        banner=_banner(model, drafting, listener.getsockname()),
+        reload=lambda: switch.reload(settings.drafter),
+    )
+    if recorder is not None:
+        recorder.close()
     return 0 if failure is None else _refuse(failure)
 
 
@@ -72,21 +89,25 @@ def checkpoints(settings: Settings) -> tuple[Path, Path | None]:
         target = resolve(pair.target)
     else:
         target = resolve(settings.target)
+    return target, _drafter_directory(settings, pair)
+
+
+def _drafter_directory(settings: Settings, pair: Pair | None) -> Path | None:
     if settings.drafter == "none" or settings.speculation == "off":
-        return target, None
+        return None
     if settings.drafter != "auto":
-        return target, resolve(settings.drafter)
+        return resolve(settings.drafter)
     if settings.target is None:
-        return target, _DEMO / "drafter"
+        return _DEMO / "drafter"
     if pair is None:
         raise AdapterError(
             f"no published drafter is known for {settings.target}: give --drafter PATH-or-ID, "
             "or --drafter none for plain decoding"
         )
-    return target, resolve(pair.drafter)
+    return resolve(pair.drafter)
 
 
-def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelCard:
+def model_card(settings: Settings, target: Path) -> ModelCard:
     """What clients are told of the model, from the checkpoints' small files alone."""
     config = read_config(target)
     generation = read_generation_config(target)
@@ -102,11 +123,66 @@ def model_card(settings: Settings, target: Path, drafter: Path | None) -> ModelC
         id=settings.served_model_name or default_name,
         created=int(time.time()),
         max_context=settings.max_context or own_context,
-        drafter=None if drafter is None else _drafter_name(settings, drafter),
-        block_size=block_size(settings, drafter),
         sampling=_default_sampling(generation),
         stop_tokens=stop_token_ids(target),
     )
+
+
+def drafter_card(settings: Settings, drafter: Path | None) -> DrafterCard:
+    """What clients are told of a drafter, from its small files and the ends of its weights."""
+    if drafter is None:
+        return DrafterCard()
+    block = block_size(settings, drafter)
+    return DrafterCard(_drafter_name(settings, drafter), block, fingerprint(drafter))
+
+
+def drafter_change(settings: Settings, engine: AsyncEngine) -> Change:
+    """How another drafter gets into the running ``engine``: found here, loaded on its thread."""
+
+    async def change(name: str) -> DrafterCard:
+        if settings.speculation == "off":
+            raise DrafterRefused("the server runs with --speculation off: it has no use for one")
+        try:
+            max_context = engine.max_context  # raises while the engine is loading
+            path, card = await asyncio.to_thread(_find_drafter, settings, name)
+            config = EngineConfig(
+                max_batch=settings.max_batch,
+                max_context=max_context,
+                block_size=card.block_size,
+                memory_limit=settings.memory_limit,
+            )
+            await engine.swap(lambda runner: swap_in(runner, path, config))
+        except _REFUSALS as error:
+            raise DrafterRefused(" ".join(str(error).split())) from error
+        return card
+
+    return change
+
+
+def _find_drafter(settings: Settings, name: str) -> tuple[Path | None, DrafterCard]:
+    wanted = replace(settings, drafter=name)
+    path = _drafter_directory(wanted, None if wanted.target is None else find_pair(wanted.target))
+    return path, drafter_card(wanted, path)
+
+
+def swap_in(runner: Runner, path: Path | None, config: EngineConfig) -> Drafting:
+    """Load the drafter at ``path``, try it on caches of its own, and let it take over.
+
+    Runs on the engine's thread between two rounds. Whatever is raised, the old drafter goes on.
+    """
+    assert isinstance(runner, DeviceRunner)
+    drafter = None if path is None else load_drafter(path, runner.target)
+    scratch = DeviceRunner(runner.target, drafter, config.block_size)
+    needed = scratch.bytes_per_token * config.max_context
+    if config.memory_limit and needed > config.memory_limit:
+        raise SettingsError(
+            f"--memory-limit is {config.memory_limit} bytes, but with this drafter a row of "
+            f"{config.max_context} tokens takes {needed}"
+        )
+    warm_up(scratch, config)
+    del scratch
+    runner.draft_with(drafter, config.block_size)
+    return Drafting(config.block_size, runner.bytes_per_token)
 
 
 def block_size(settings: Settings, drafter: Path | None) -> int:
@@ -137,7 +213,7 @@ def load(settings: Settings, target_path: Path, drafter_path: Path | None) -> Lo
         max_context=_context(settings, target.max_context, runner.bytes_per_token),
         prefill_chunk=settings.prefill_chunk,
         block_size=block,
-        verify_tokens=_CPU_VERIFY_TOKENS if on_cpu() else 0,
+        verify_tokens=CPU_VERIFY_TOKENS if on_cpu() else 0,
         memory_limit=settings.memory_limit,
     )
     _report_matmul()
@@ -171,6 +247,26 @@ def warm_up(runner: DeviceRunner, config: EngineConfig) -> None:
         runner.run(StepPlan(decode=decode))
 
 
+def _recorder(settings: Settings, target: Path, model: ModelCard) -> Recorder | None:
+    """Take the directory for records, and say so: whoever reads the log knows what is kept."""
+    if settings.record is None:
+        return None
+    header = {
+        "format": "dflash-serve records",
+        "target": fingerprint(target),
+        "model": model.id,
+        "prompts": settings.record_prompts,
+    }
+    directory = Path(settings.record).expanduser()
+    segments = Segments(directory, settings.record_limit, header)
+    segments.open()
+    recorder = Recorder(segments, settings.record_prompts)
+    recorder.start()
+    kept = "prompts and answers as token ids" if settings.record_prompts else "counts, no tokens"
+    _log.warning("recording every finished request (%s) in %s", kept, directory)
+    return recorder
+
+
 def _start_logging(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("dflash_serve").setLevel(level.upper())
@@ -202,8 +298,7 @@ def _drafter_name(settings: Settings, drafter: Path) -> str:
     return f"{DEMO_NAME}-drafter" if settings.target is None else drafter.name
 
 
-def _banner(card: ModelCard, address: tuple[Any, ...]) -> str:
+def _banner(model: ModelCard, drafter: DrafterCard, address: tuple[Any, ...]) -> str:
     host, port = address[:2]
-    speculation = f"drafter {card.drafter}, block {card.block_size}" if card.drafter else "plain"
     where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    return f"serving {card.id} ({speculation}) on {where}/v1"
+    return f"serving {model.id} ({drafter}) on {where}/v1"

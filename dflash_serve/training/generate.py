@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.adapters.loading import on_cpu
+from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
@@ -85,6 +87,7 @@ class _Answering(Generic[T]):
             max_context=min(settings.max_length, target.max_context),
             prefill_chunk=_PREFILL,
             block_size=block,
+            verify_tokens=CPU_VERIFY_TOKENS if on_cpu() else 0,
         )
         self._settings = settings
         self._scheduler = Scheduler(config, time.perf_counter)
