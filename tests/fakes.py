@@ -23,7 +23,9 @@ from dflash_serve.engine.types import (
     Usage,
 )
 from dflash_serve.server.app import create_app
-from dflash_serve.server.context import ModelCard
+from dflash_serve.server.context import ModelCard, ServerContext
+from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
 from dflash_serve.server.tokenizer import ChatTokenizer
 
@@ -184,8 +186,22 @@ def model_card(**changes: object) -> ModelCard:
     return ModelCard(**(facts | changes))  # type: ignore[arg-type]
 
 
-def make_app(engine: FakeEngine, tokenizer: ChatTokenizer, **options: object) -> FastAPI:
-    return create_app(engine, tokenizer, Settings(**options), model_card())  # type: ignore[arg-type]
+async def refuse(name: str) -> DrafterCard:
+    raise DrafterRefused(f"no drafter {name}")
+
+
+def make_app(
+    engine: FakeEngine,
+    tokenizer: ChatTokenizer,
+    *,
+    drafting: DrafterSwitch | None = None,
+    recorder: Recorder | None = None,
+    **options: object,
+) -> FastAPI:
+    """An app that serves ``model_card()``; ``options`` are its settings."""
+    settings = Settings(**options)  # type: ignore[arg-type]
+    switch = drafting or DrafterSwitch(DrafterCard(), refuse)
+    return create_app(ServerContext(engine, tokenizer, settings, model_card(), switch, recorder))
 
 
 @contextlib.contextmanager

@@ -6,15 +6,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from dflash_serve.engine.client import EngineClient
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.server import errors
-from dflash_serve.server.context import ModelCard, ServerContext
+from dflash_serve.server.context import ServerContext
 from dflash_serve.server.errors import ApiError, TemplateError, shown
 from dflash_serve.server.middleware import LimitBody, RequireApiKey
-from dflash_serve.server.routes import chat, health, models
-from dflash_serve.server.settings import Settings
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.server.routes import admin, chat, health, models
 from dflash_serve.version import __version__
 
 _ROUTING_ERRORS = {
@@ -23,15 +20,13 @@ _ROUTING_ERRORS = {
 }
 
 
-def create_app(
-    client: EngineClient, tokenizer: ChatTokenizer, settings: Settings, model: ModelCard
-) -> FastAPI:
-    """The HTTP server. It neither starts nor closes ``client``."""
+def create_app(context: ServerContext) -> FastAPI:
+    """The HTTP server. It neither starts nor closes the engine or the recorder."""
+    settings = context.settings
     app = FastAPI(
         title="dflash-serve", version=__version__, openapi_url=None, redirect_slashes=False
     )
-    context = ServerContext(client, tokenizer, settings, model)
-    for module in (chat, models, health):
+    for module in (chat, models, health, admin):
         app.include_router(module.router(context))
     _add_error_answers(app)
     # the last one added is the first to see a request

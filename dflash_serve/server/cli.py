@@ -1,7 +1,6 @@
 """``dflash-serve``: arguments -> Settings -> the server. Heavy imports wait for the command."""
 
 import os
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -52,7 +51,8 @@ def serve(
         int, typer.Option(help="Tokens of prompt and completion; 0 is the model's own limit.")
     ] = _D.max_context,
     block_size: Annotated[
-        str, typer.Option(help="Tokens verified per round: auto (as the drafter advises) or a number.")
+        str,
+        typer.Option(help="Tokens verified per round: auto (as the drafter advises) or a number."),
     ] = "auto",
     speculation: Annotated[str, typer.Option(help="always or off.")] = _D.speculation,
     prefill_chunk: Annotated[
@@ -77,6 +77,16 @@ def serve(
     max_body_bytes: Annotated[str, typer.Option(help="Largest request body, like 8MiB.")] = str(
         _D.max_body_bytes
     ),
+    record: Annotated[
+        str | None,
+        typer.Option(help="Directory to keep finished requests in, for dflash-train adapt."),
+    ] = None,
+    record_limit: Annotated[
+        str, typer.Option(help="Bytes of records; the oldest make room for the newest.")
+    ] = "1GB",
+    record_prompts: Annotated[
+        bool, typer.Option(help="Keep token ids; without them only counts, of no use to adapt.")
+    ] = _D.record_prompts,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -91,6 +101,7 @@ def serve(
             "block_size": settings.parse_block_size(block_size),
             "memory_limit": settings.parse_bytes("memory_limit", memory_limit),
             "max_body_bytes": settings.parse_bytes("max_body_bytes", max_body_bytes),
+            "record_limit": settings.parse_bytes("record_limit", record_limit),
             "cors_origin": tuple(cors_origin or ()),
         }
     )

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from dflash_serve.engine.client import EngineClient
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.server.drafting import DrafterSwitch
+from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
 from dflash_serve.server.tokenizer import ChatTokenizer
 
@@ -19,15 +21,17 @@ class ModelCard:
     id: str
     created: int
     max_context: int
-    drafter: str | None = None
-    block_size: int = 1
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=1.0))
     stop_tokens: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
+    """``recorder`` is None unless the operator asked to record."""
+
     client: EngineClient
     tokenizer: ChatTokenizer
     settings: Settings
     model: ModelCard
+    drafting: DrafterSwitch
+    recorder: Recorder | None = None

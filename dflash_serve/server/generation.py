@@ -17,7 +17,10 @@ from dflash_serve.engine.types import (
     Usage,
 )
 from dflash_serve.server import translate
+from dflash_serve.server.drafting import DrafterSwitch
 from dflash_serve.server.protocol.chat import FinishReason as WireFinish
+from dflash_serve.server.protocol.common import MetaInfo
+from dflash_serve.server.recording import Finished, Recorder
 from dflash_serve.server.text import TextStream
 
 _log = logging.getLogger("dflash_serve.request")
@@ -47,9 +50,14 @@ class Generation:
         client: EngineClient,
         requests: Sequence[EngineRequest],
         texts: Sequence[TextStream],
+        drafting: DrafterSwitch,
+        recorder: Recorder | None = None,
     ) -> None:
         self._name = name
         self._client = client
+        self._drafting = drafting
+        self._recorder = recorder
+        self._began_with = drafting.now
         self._choices = [
             _Choice(index, request, text)
             for index, (request, text) in enumerate(zip(requests, texts, strict=True))
@@ -101,15 +109,37 @@ class Generation:
             if choice.usage is None:
                 self._client.abort(choice.request.id)
 
+    def meta_info(self, usages: Sequence[Usage]) -> MetaInfo:
+        """How speculation went, with the drafter that runs now."""
+        return translate.meta_info(usages, self._drafting.now.name)
+
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._queue.put_nowait(_error_of(task))
         self._running -= 1
         if not self._running:
             self._log_end()
+            self._record()
+
+    def _record(self) -> None:
+        """Keep the choices that ran to their end; the others are nobody's finished answer."""
+        if self._recorder is None:
+            return
+        drafters = dict.fromkeys((self._began_with.identity, self._drafting.now.identity))
+        for choice in self._choices:
+            if choice.finish in ("stop", "length") and choice.usage is not None:
+                self._recorder.add(
+                    Finished(
+                        choice.request,
+                        choice.tokens,
+                        choice.finish,
+                        choice.usage,
+                        tuple(drafters),
+                    )
+                )
 
     def _log_end(self) -> None:
         usages = [choice.final_usage() for choice in self._choices]
-        meta = translate.meta_info(usages)
+        meta = self.meta_info(usages)
         _log.info(
             "%s prompt=%d completion=%d rounds=%d tokens_per_round=%.2f ttft=%.3fs "
             "tokens_per_second=%.1f finish=%s",
@@ -143,6 +173,7 @@ class _Choice:
         self.usage: Usage | None = None
         self._index = index
         self._text = text
+        self._tokens: list[int] = []
 
     async def run(
         self,
@@ -166,13 +197,20 @@ class _Choice:
             raise EngineError("the engine ended a request without a last chunk")
         out.put_nowait(self._end(last, last.finish))
 
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What was generated for the text, the stop token or a stop string's last one included."""
+        return tuple(self._tokens)
+
     def final_usage(self) -> Usage:
         """What the engine said it cost, or what is known if it never said."""
         known = Usage(prompt_tokens=len(self.request.prompt), completion_tokens=self._text.tokens)
         return self.usage or known
 
     def _take(self, chunk: TokenChunk) -> str:
+        before = self._text.tokens
         text = self._text.push(chunk.tokens)
+        self._tokens += chunk.tokens[: self._text.tokens - before]
         if chunk.finish in (FinishReason.STOP, FinishReason.LENGTH):
             text += self._text.flush()
         return text
@@ -185,6 +223,7 @@ class _Choice:
             return ChoiceDelta(self._index, finish="stop", usage=self.usage)
         self.finish = finish.value
         if finish is FinishReason.STOP:
+            self._tokens += () if chunk.stop_token is None else (chunk.stop_token,)
             return ChoiceDelta(self._index, finish="stop", usage=self.usage)
         if finish is FinishReason.LENGTH:
             return ChoiceDelta(self._index, finish="length", usage=self.usage)

@@ -6,9 +6,10 @@ Knows the engine only as something that loads, fails and closes.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import uvicorn
@@ -19,6 +20,8 @@ from dflash_serve.server.settings import Settings, SettingsError
 _log = logging.getLogger("dflash_serve")
 _LINGER = 5.0
 """Seconds that connections get after the last request has ended."""
+
+Reload = Callable[[], Coroutine[Any, Any, None]]
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -42,12 +45,20 @@ def bind(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, draining the engine while it waits for connections to end."""
+    """uvicorn, draining the engine while it waits for connections to end.
 
-    def __init__(self, config: uvicorn.Config, engine: AsyncEngine, grace: float) -> None:
+    SIGHUP calls ``reload``, unless it says that the terminal was closed: then the server stops.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, engine: AsyncEngine, grace: float, reload: Reload
+    ) -> None:
         super().__init__(config)
         self._engine = engine
         self._grace = grace
+        self._reload = reload
+        self._reloading: asyncio.Task[None] | None = None
+        self._terminal = _has_terminal()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._engine.close(self._grace))
@@ -62,20 +73,47 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Stop on SIGINT and SIGTERM without raising them again: a drained exit is exit 0."""
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
+        kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # started by nohup
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, kept)
         try:
             yield
         finally:
-            for number in signals:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def _hang_up(self, kept: bool) -> None:
+        closed = self._terminal and not _has_terminal()
+        self._terminal = self._terminal and not closed
+        if not closed:
+            self._reloading = asyncio.create_task(self._reload())
+        elif not kept:
+            self.handle_exit(signal.SIGHUP, None)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def run(
-    app: Any, engine: AsyncEngine, settings: Settings, listener: socket.socket, banner: str
+    app: Any,
+    engine: AsyncEngine,
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    banner: str,
+    reload: Reload,
 ) -> str | None:
-    """Serve until a signal (None) or until loading has failed (why, in one line)."""
+    """Serve until a signal (None) or until loading has failed (why, in one line).
+
+    ``reload`` answers SIGHUP.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -86,7 +124,7 @@ def run(
         ws="none",
         lifespan="off",
     )
-    server = _Server(config, engine, settings.drain_timeout)
+    server = _Server(config, engine, settings.drain_timeout, reload)
 
     async def main() -> str | None:
         failures: list[str] = []

@@ -63,10 +63,10 @@ async def chat_chunks(
             continue
         usages += [delta.usage] if delta.usage else []
         last = meta and not usage and len(usages) == choices
-        tail = {**extra, "meta_info": translate.meta_info(usages)} if last else extra
+        tail = {**extra, "meta_info": generation.meta_info(usages)} if last else extra
         yield envelope.chunk([translate.finish_delta(delta.index, delta.finish)], **tail)
     if usage:
-        tail = {"meta_info": translate.meta_info(usages)} if meta else {}
+        tail = {"meta_info": generation.meta_info(usages)} if meta else {}
         yield envelope.chunk([], usage=translate.wire_usage(usages), **tail)
 
 

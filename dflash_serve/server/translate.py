@@ -161,8 +161,11 @@ def wire_usage(usages: Sequence[Usage]) -> CompletionUsage:
     )
 
 
-def meta_info(usages: Sequence[Usage]) -> MetaInfo:
-    """How speculation went over all choices of one request, which run side by side."""
+def meta_info(usages: Sequence[Usage], drafter: str | None) -> MetaInfo:
+    """How speculation went over all choices of one request, which run side by side.
+
+    ``drafter`` is the name of the one that ran at its end.
+    """
     rounds = sum(usage.rounds for usage in usages)
     completion = sum(usage.completion_tokens for usage in usages)
     committed = sum(usage.tokens_per_round * usage.rounds for usage in usages)
@@ -179,6 +182,7 @@ def meta_info(usages: Sequence[Usage]) -> MetaInfo:
         ttft=min((usage.time_to_first_token for usage in usages), default=0.0),
         decode_time=decode_time,
         tokens_per_second=after_first / decode_time if decode_time > 0 else 0.0,
+        drafter=drafter,
     )
 
 

@@ -6,10 +6,9 @@ from openai import AuthenticationError, OpenAI
 from openai.types import Model
 
 from dflash_serve.engine.client import EngineState
-from dflash_serve.server.app import create_app
-from dflash_serve.server.settings import Settings
+from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, make_app, model_card, saying, serving
+from tests.fakes import FakeEngine, make_app, refuse, saying, serving
 
 URL = "/v1/chat/completions"
 GOOD = {"model": "fake/model", "messages": [{"role": "user", "content": "hi"}]}
@@ -22,13 +21,13 @@ def engine(tokenizer: ChatTokenizer) -> FakeEngine:
 
 
 def test_models_tell_what_is_served(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
-    card = model_card(drafter="fake/drafter", block_size=8, created=77)
-    with serving(create_app(engine, tokenizer, Settings(), card)) as url:
+    drafting = DrafterSwitch(DrafterCard("fake/drafter", 8), refuse)
+    with serving(make_app(engine, tokenizer, drafting=drafting)) as url:
         listed = httpx.get(url + "/v1/models", timeout=60).json()
         one = httpx.get(url + "/v1/models/fake/model", timeout=60).json()
         with OpenAI(base_url=url + "/v1", api_key="none") as client:
             assert [model.id for model in client.models.list()] == ["fake/model"]
-            assert client.models.retrieve("fake/model").created == 77
+            assert client.models.retrieve("fake/model").created == 1
     assert listed == {"object": "list", "data": [one]}
     Model.model_validate(one)
     facts = {"max_context": 512, "drafter": "fake/drafter", "block_size": 8}

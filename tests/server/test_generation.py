@@ -7,16 +7,17 @@ import pytest
 
 from dflash_serve.engine.errors import EngineError, EngineUnavailable
 from dflash_serve.engine.types import EngineRequest, TokenChunk
+from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import ChoiceDelta, Generation
 from dflash_serve.server.text import TextStream
 from dflash_serve.server.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, saying
+from tests.fakes import FakeEngine, Script, refuse, saying
 
 
 def generation(engine: FakeEngine, tokenizer: ChatTokenizer, n: int = 1) -> Generation:
     requests = [EngineRequest(f"r{index}", (1, 2), 100) for index in range(n)]
     texts = [TextStream(tokenizer.backend, ["END"]) for _ in requests]
-    made = Generation("name", engine, requests, texts)
+    made = Generation("name", engine, requests, texts, DrafterSwitch(DrafterCard(), refuse))
     made.start()
     return made
 

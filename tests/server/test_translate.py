@@ -77,7 +77,7 @@ def test_usage_of_several_choices_counts_the_prompt_once() -> None:
         Usage(prompt_tokens=3, completion_tokens=9, rounds=4, decode_time=2.0),
         Usage(prompt_tokens=3, completion_tokens=21, rounds=4, decode_time=4.0),
     ]
-    wire, meta = translate.wire_usage(usages), translate.meta_info(usages)
+    wire, meta = translate.wire_usage(usages), translate.meta_info(usages, "d")
     assert (wire.prompt_tokens, wire.completion_tokens, wire.total_tokens) == (3, 30, 33)
     assert meta.spec_accept_length == (8 + 20) / 8
     assert meta.tokens_per_second == (8 + 20) / 4.0
@@ -85,4 +85,4 @@ def test_usage_of_several_choices_counts_the_prompt_once() -> None:
 
 def test_no_usage_is_zero() -> None:
     assert translate.wire_usage([]).total_tokens == 0
-    assert translate.meta_info([Usage()]).spec_accept_length == 0.0
+    assert translate.meta_info([Usage()], None).spec_accept_length == 0.0

@@ -81,3 +81,5 @@ class MetaInfo(ResponseModel):
     decode_time: float
     tokens_per_second: float
     """After the first token."""
+    drafter: str | None
+    """The one that ran at the end; null is plain decoding."""

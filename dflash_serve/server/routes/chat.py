@@ -59,7 +59,7 @@ async def _generation(name: str, body: ChatRequest, context: ServerContext) -> G
     seed = fresh if body.seed is None else body.seed
     requests = translate.engine_requests(body, name, prompt, context.model, seed)
     texts = [TextStream(context.tokenizer.backend, body.stop or ()) for _ in requests]
-    return Generation(name, context.client, requests, texts)
+    return Generation(name, context.client, requests, texts, context.drafting, context.recorder)
 
 
 def _stream(
@@ -80,7 +80,7 @@ async def _whole(generation: Generation, envelope: Envelope, body: ChatRequest) 
             ends[delta.index] = (delta.finish, delta.usage)
     choices = [translate.choice(i, text, ends[i][0]) for i, text in enumerate(texts)]
     usages = [ends[i][1] for i in range(len(texts))]
-    extra = {"meta_info": translate.meta_info(usages)} if body.return_meta_info else {}
+    extra = {"meta_info": generation.meta_info(usages)} if body.return_meta_info else {}
     return envelope.completion(choices, usage=translate.wire_usage(usages), **extra)
 
 

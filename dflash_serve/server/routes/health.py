@@ -15,7 +15,13 @@ def router(context: ServerContext) -> APIRouter:
     @routes.get("/health")
     async def health() -> JSONResponse:
         state = context.client.state
-        body = {"status": state.value, "model": context.model.id, **asdict(context.client.stats())}
+        body = {
+            "status": state.value,
+            "model": context.model.id,
+            "drafter": context.drafting.now.name,
+            "recording": context.recorder is not None and context.recorder.active,
+            **asdict(context.client.stats()),
+        }
         return JSONResponse(body, status_code=200 if state is EngineState.READY else 503)
 
     return routes

@@ -1,0 +1,49 @@
+"""``GET`` and ``POST /admin/drafter``: which drafter runs, and another in its place."""
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from dflash_serve.server import errors
+from dflash_serve.server.context import ServerContext
+from dflash_serve.server.drafting import DrafterCard, DrafterRefused, SwapRunning
+from dflash_serve.server.errors import ApiError
+from dflash_serve.server.protocol.admin import DrafterChange, DrafterState
+
+
+def router(context: ServerContext) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/admin/drafter", response_model=None)
+    async def show_drafter() -> Response:
+        _require_key(context)
+        return _state(context.drafting.now)
+
+    @routes.post("/admin/drafter", response_model=None)
+    async def change_drafter(request: Request) -> Response:
+        _require_key(context)
+        try:
+            body = DrafterChange.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise errors.from_validation(error) from error
+        try:
+            return _state(await context.drafting.change_to(body.drafter))
+        except DrafterRefused as error:
+            raise ApiError(400, str(error), param="drafter", code="drafter_refused") from error
+        except SwapRunning as error:
+            raise ApiError(409, str(error), code="swap_running") from error
+
+    return routes
+
+
+def _require_key(context: ServerContext) -> None:
+    """Whoever serves without a key has not said who may administer."""
+    if context.settings.api_key is None:
+        message = "/admin needs a server that was started with --api-key"
+        raise ApiError(403, message, kind="permission_error", code="admin_disabled")
+
+
+def _state(card: DrafterCard) -> Response:
+    state = DrafterState(
+        drafter=card.name, block_size=card.block_size, fingerprint=card.fingerprint
+    )
+    return Response(state.json_text(), media_type="application/json")
