@@ -81,7 +81,7 @@ class Processes:
 
 def _joined(tree: Any, send: Callable[[mx.array], mx.array]) -> Any:
     """``send`` on all arrays of one dtype, laid end to end."""
-    flat: list[tuple[str, mx.array]] = tree_flatten(tree)
+    flat: list[tuple[str, mx.array]] = sorted(tree_flatten(tree), key=lambda item: item[0])
     sent: dict[str, mx.array] = {}
     for dtype in dict.fromkeys(value.dtype for _, value in flat):
         part = [(name, value) for name, value in flat if value.dtype == dtype]
@@ -92,4 +92,4 @@ def _joined(tree: Any, send: Callable[[mx.array], mx.array]) -> Any:
             start += value.size
     if isinstance(tree, mx.array):
         return next(iter(sent.values()))
-    return tree_unflatten([(name, sent[name]) for name, _ in flat])
+    return tree_unflatten([(name, sent[name]) for name, _ in tree_flatten(tree)])

@@ -190,7 +190,10 @@ def _compiled_update(optimizer: optimizers.Optimizer, clip: float) -> Callable[.
         norm = mx.sqrt(sum((mx.square(value).sum() for _, value in flat), mx.array(0.0)))
         factor = mx.minimum(1.0, clip / (norm + 1e-6))
         clipped = tree_unflatten([(name, value * factor) for name, value in flat])
-        updated: Tree = optimizer.apply_gradients(clipped, masters)
-        return updated, norm
+        updated = optimizer.apply_gradients(clipped, masters)
+        # MLX merges its parts through sets: without an order of our own, sums over all weights
+        # would differ in their last bits from one process to the next.
+        ordered: Tree = tree_map(lambda _, value: value, masters, updated)
+        return ordered, norm
 
     return update
