@@ -287,7 +287,7 @@ def _asked(questions: Questions, asked: Mapping[str, Sequence[Conversation]]) ->
         "shuffle": questions.shuffle,
         "samples": {name: len(conversations) for name, conversations in asked.items()},
         "prompts": questions.prompts.name if questions.prompts else None,
-        "source": "hub" if questions.directory is None else "files",
+        "data_dir": questions.directory.name if questions.directory else None,
     }
 
 
@@ -329,7 +329,8 @@ def _show(
     failures: Sequence[Failure],
     wrong: Sequence[str],
 ) -> None:
-    console.print(view.table(*found))
+    console.print(view.drafting_table(*found))
+    console.print(view.speed_table(*found))
     slots = view.slot_table(found[1])
     if slots is not None:
         console.print(slots)

@@ -124,5 +124,7 @@ def _messages(path: Path, number: int, line: str) -> tuple[Any, list[Message]]:
             raise DataError(f"{path}, line {number}: a message of role {message.get('role')!r}")
     if messages[-1]["role"] != "user":
         raise DataError(f"{path}, line {number}: the last message is not the user's")
-    told: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
+    told: list[Message] = [
+        {"role": message["role"], "content": message["content"]} for message in messages
+    ]
     return value.get("kind"), told

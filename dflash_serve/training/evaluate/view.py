@@ -10,23 +10,25 @@ from dflash_serve.training.evaluate.figures import Figures
 
 TOTAL = "total"
 
-_COLUMNS = (
-    "data set", "responses", "tokens/round", "pooled", "accepted/generated", "accepted/proposed",
-    "ms/token plain", "ms/token spec.", "decode speedup", "end-to-end speedup", "tokens/s",
-    "differing",
-)  # fmt: skip
+_DRAFTING = ("responses", "tokens/round", "pooled", "acc/generated", "acc/proposed")
+_SPEED = ("plain ms", "spec. ms", "decode", "end to end", "tokens/s", "differing")
 
 
-def table(sets: Mapping[str, Figures], total: Figures) -> Table:
-    """One row per data set and one for all responses together."""
-    made = Table(title="evaluation", title_justify="left")
-    for index, column in enumerate(_COLUMNS):
-        made.add_column(column, justify="right" if index else "left", no_wrap=not index)
-    for name, one in sets.items():
-        made.add_row(name, *_cells(one))
-    made.add_section()
-    made.add_row(TOTAL, *_cells(total))
-    return made
+def drafting_table(sets: Mapping[str, Figures], total: Figures) -> Table:
+    """Acceptance, one row per data set and one for all responses together."""
+    caption = "tokens/round: mean over responses of their means; pooled: all tokens / all rounds"
+    rows = {name: _drafting_cells(one) for name, one in {**sets, TOTAL: total}.items()}
+    return _table("drafting", caption, _DRAFTING, rows)
+
+
+def speed_table(sets: Mapping[str, Figures], total: Figures) -> Table:
+    """Time per token both ways and the speedups."""
+    caption = (
+        "ms: per token after the prompt; decode: their ratio; end to end: ratio of tokens per "
+        "wall second, prompts included; differing: from plain decoding's text"
+    )
+    rows = {name: _speed_cells(one) for name, one in {**sets, TOTAL: total}.items()}
+    return _table("speedup over plain decoding", caption, _SPEED, rows)
 
 
 def slot_table(total: Figures) -> Table | None:
@@ -71,15 +73,36 @@ def plot(sets: Mapping[str, Figures], total: Figures) -> Figure:
     return figure
 
 
-def _cells(one: Figures) -> list[str]:
-    drafting, plain = one.drafting, one.plain
+def _table(
+    title: str, caption: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]
+) -> Table:
+    made = Table(
+        title=title, title_justify="left", caption=caption, caption_justify="left", padding=(0, 1)
+    )
+    made.add_column("data set", no_wrap=True)
+    for column in columns:
+        made.add_column(column, justify="right", no_wrap=True)
+    for name, cells in rows.items():
+        if name == TOTAL:
+            made.add_section()
+        made.add_row(name, *cells)
+    return made
+
+
+def _drafting_cells(one: Figures) -> list[str]:
+    drafting = one.drafting
     return [
         str(one.responses),
         _number(drafting.tokens_per_round),
         _number(drafting.pooled),
         _number(drafting.accepted_per_generated),
         _number(drafting.accepted_per_proposed),
-        _milliseconds(plain.time_per_output_token if plain else None),
+    ]
+
+
+def _speed_cells(one: Figures) -> list[str]:
+    return [
+        _milliseconds(one.plain.time_per_output_token if one.plain else None),
         _milliseconds(one.speculative.time_per_output_token),
         _number(one.decode_speedup),
         _number(one.end_to_end_speedup),
@@ -100,8 +123,8 @@ def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float 
         texts = ["" if value is None else f"{value:.2f}" for value in values]
         axes.bar_label(bars, texts, fontsize=7, rotation=90, padding=3)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.margins(y=0.18)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.margins(y=0.3)
+    axes.legend(loc="upper right", ncols=len(series), fontsize=8)
 
 
 def _histogram(axes: Axes, total: Figures) -> None:

@@ -1,0 +1,242 @@
+"""dflash-train eval on a pair of this machine, as a user would call it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dflash_serve.adapters.exactness import exact_path
+from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.engine.types import SamplingParams
+from dflash_serve.training.cli import app
+from dflash_serve.training.data import DataError
+from dflash_serve.training.evaluate.local import Asking, Pair, Voice, template_arguments
+from dflash_serve.training.evaluate.prompts import Conversation
+from dflash_serve.training.evaluate.records import Failure, Response
+from tests.e2e.copying import BLOCK, write_copying_drafter, write_repeating_target
+from tests.fakes import save_tokenizer
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A target with a tokenizer, whose answers are accepted in part."""
+    directory = tmp_path_factory.mktemp("pair")
+    target = write_repeating_target(directory / "target")
+    save_tokenizer(target)
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": [305, 307]}))
+    return target, write_copying_drafter(directory / "drafter", target)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "own.jsonl"
+    rows = [
+        {"kind": kind, "messages": [{"role": "user", "content": f"{kind} {number} brown fox"}]}
+        for kind in ("dogs", "cats")
+        for number in range(3)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(pair: tuple[Path, Path], *arguments: object) -> Result:
+    target, drafter = pair
+    options = ["eval", "--target", target, "--drafter", drafter, "--max-new", 24, *arguments]
+    return CliRunner().invoke(app, [str(option) for option in options])
+
+
+def results(out: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return document
+
+
+@pytest.mark.parametrize("sampling", [(), ("--temperature", 1, "--top-k", 20, "--seed", 3)])
+def test_speculative_text_is_plain_text(
+    pair: tuple[Path, Path], prompts: Path, tmp_path: Path, sampling: tuple[object, ...]
+) -> None:
+    out = tmp_path / "out"
+    done = run(pair, "--prompts", prompts, "--samples", 2, "--out", out, *sampling)
+    assert done.exit_code == 0, done.output
+    document = results(out)
+    measured = document["results"]
+    assert document["settings"]["samples"] == {"dogs": 2, "cats": 2}
+    assert set(measured["datasets"]) == {"dogs", "cats"}
+    total = measured["total"]
+    assert (total["responses"], total["compared"]) == (4, 4)
+    if exact_path():
+        assert total["differing"] == 0
+    assert total["speculative"]["tokens"] == total["plain"]["tokens"]
+    drafting = total["drafting"]
+    assert len(drafting["histogram"]) == BLOCK + 1
+    assert sum(drafting["histogram"]) == drafting["passes"]
+    sizes = sum(size * count for size, count in enumerate(drafting["histogram"]))
+    assert sizes == total["speculative"]["tokens"] - 4  # the first token is the prompt's
+    assert drafting["pooled"] == pytest.approx(sizes / drafting["passes"])
+    assert [one["slot"] for one in drafting["slots"]] == list(range(1, BLOCK))
+    assert drafting["slots"][0]["share"] > 0
+    assert total["decode_speedup"] > 0
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_evaluation_goes_on_where_it_stopped(
+    pair: tuple[Path, Path], prompts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    common = ("--prompts", prompts, "--out", out)
+    assert run(pair, *common, "--samples", 1).exit_code == 0
+    path = out / "responses.jsonl"
+    first = path.read_text()
+    path.write_text(first + '{"dataset": "dogs", "ro')  # torn by a crash
+    assert run(pair, *common).exit_code == 0
+    whole = path.read_text()
+    assert whole.startswith(first)
+    assert whole.count("\n") == 1 + 6
+    assert results(out)["results"]["total"]["responses"] == 6
+    # nothing is left to ask: the same figures again
+    before = results(out)["results"]
+    assert run(pair, *common).exit_code == 0
+    assert path.read_text() == whole
+    assert results(out)["results"] == before
+
+
+def test_other_settings_do_not_go_into_the_same_folder(
+    pair: tuple[Path, Path], prompts: Path, tmp_path: Path
+) -> None:
+    common = ("--prompts", prompts, "--out", tmp_path / "out", "--samples", 1)
+    assert run(pair, *common).exit_code == 0
+    refused = run(pair, *common, "--block-size", 4)
+    assert refused.exit_code == 2
+    assert "other settings: block 8 (now 4)" in refused.output.replace("\n", " ")
+
+
+class _Pairs:
+    """Loads pairs around one target."""
+
+    def __init__(self, directories: tuple[Path, Path]) -> None:
+        self._directories = directories
+
+    def load(self, batch: int, target: Path | None = None) -> Pair:
+        directory = target or self._directories[0]
+        loaded = load_target(directory)
+        drafter = load_drafter(self._directories[1], loaded)
+        return Pair(loaded, drafter, Voice.load(directory, loaded), block=BLOCK, batch=batch)
+
+
+GREEDY = Asking(20, SamplingParams(), {})
+
+
+def test_replies_are_fed_back_into_the_next_turn(pair: tuple[Path, Path]) -> None:
+    two_turns = Conversation("mt", 0, ("hello world", "and again"))
+    first, second = _Pairs(pair).load(1).answers([two_turns], GREEDY)
+    assert isinstance(first, Response)
+    assert isinstance(second, Response)
+    assert (first.turn, second.turn) == (0, 1)
+    earlier = (
+        {"role": "user", "content": "hello world"},
+        {"role": "assistant", "content": first.text},
+    )
+    told = Conversation("mt", 0, ("and again",), earlier)
+    without = Conversation("mt", 0, ("and again",))
+    (alone,) = _Pairs(pair).load(1).answers([told], GREEDY)
+    (forgot,) = _Pairs(pair).load(1).answers([without], GREEDY)
+    assert isinstance(alone, Response)
+    assert isinstance(forgot, Response)
+    assert alone.text == second.text
+    assert forgot.text != second.text
+
+
+def test_a_batch_answers_like_one_at_a_time(pair: tuple[Path, Path]) -> None:
+    asked = [
+        Conversation("a", 0, ("hello", "world")),
+        Conversation("a", 1, ("the quick brown fox",)),
+        Conversation("a", 2, ("again and again", "lazy", "dog")),
+    ]
+    texts = [
+        {(one.row, one.turn): one.text for one in made if isinstance(one, Response)}
+        for made in (list(_Pairs(pair).load(batch).answers(asked, GREEDY)) for batch in (1, 3))
+    ]
+    assert set(texts[0]) == {(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)}
+    if exact_path():
+        assert texts[0] == texts[1]
+
+
+def test_a_prompt_beyond_the_context_is_told_not_fatal(pair: tuple[Path, Path]) -> None:
+    asked = [Conversation("a", 0, ("fox " * 600, "no")), Conversation("a", 1, ("fox",))]
+    told, answered = _Pairs(pair).load(2).answers(asked, GREEDY)
+    assert isinstance(told, Failure)
+    assert "tokens, the target's context 512" in told.error
+    assert isinstance(answered, Response)
+
+
+def test_thinking_reaches_the_template(pair: tuple[Path, Path]) -> None:
+    asked = Conversation("a", 0, ("hello",))
+    loaded = _Pairs(pair).load(1)
+    (plain,) = loaded.answers([asked], GREEDY)
+    (silent,) = loaded.answers([asked], Asking(20, SamplingParams(), {"enable_thinking": False}))
+    assert isinstance(plain, Response)
+    assert isinstance(silent, Response)
+    assert plain.text != silent.text
+
+
+def test_template_arguments() -> None:
+    knows = {"enable_thinking", "reasoning_effort"}.__contains__
+    nothing = frozenset[str]().__contains__
+    assert template_arguments("off", knows) == {"enable_thinking": False}
+    assert template_arguments("on", knows) == {"enable_thinking": True}
+    assert template_arguments("high", knows) == {"reasoning_effort": "high"}
+    assert template_arguments("default", knows) == {}
+    assert template_arguments("off", nothing) == {}
+    for thinking in ("on", "high"):
+        with pytest.raises(DataError, match=f"--thinking is '{thinking}'"):
+            template_arguments(thinking, nothing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--datasets", "gsm9k", "--data-dir", "."), "no data set 'gsm9k'"),
+        (("--block-size", "9"), "--block-size is 9, but the drafter was trained with 8"),
+        (("--thinking", "on"), ""),
+        (("--temperature", "3"), "--temperature is 3.0"),
+        (("--top-p", "0"), "--top-p is 0.0"),
+        (("--shuffle", "best"), "--shuffle is 'best'"),
+        (("--url", "http://127.0.0.1:1/v1"), "give --target and --drafter, or --url alone"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    pair: tuple[Path, Path],
+    prompts: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    done = run(pair, "--prompts", prompts, "--samples", 1, "--out", tmp_path / "out", *arguments)
+    if not message:  # this template can think
+        assert done.exit_code == 0
+        return
+    assert done.exit_code == 2
+    assert done.output.startswith("dflash-train: error: ")
+    assert done.output.count("\n") == 1
+    assert message in done.output
+
+
+def test_data_sets_found_in_a_directory_are_measured(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    row = {"prompt": ["hello", "and again"], "category": "writing"}
+    (data / "mt-bench.jsonl").write_text(json.dumps(row) + "\n")
+    (data / "alpaca.jsonl").write_text(json.dumps({"instruction": "hi", "input": ""}) + "\n")
+    done = run(pair, "--data-dir", data, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    found = results(tmp_path / "out")["results"]["datasets"]
+    assert {name: one["responses"] for name, one in found.items()} == {"mt-bench": 2, "alpaca": 1}
+    shutil.rmtree(data)
+    data.mkdir()
+    empty = run(pair, "--data-dir", data, "--out", tmp_path / "out")
+    assert empty.exit_code == 2
+    assert "holds none of gsm8k" in empty.output
