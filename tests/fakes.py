@@ -78,6 +78,7 @@ class Script:
     error: str | None = None
     hang: bool = False
     pause: float = 0.0
+    stop_token: int | None = None
 
 
 @dataclass
@@ -144,7 +145,7 @@ class FakeEngine:
             if script.hang:
                 await gone.wait()
             finish = FinishReason.ABORTED if gone.is_set() else finish
-            yield self._last(request, finish, sent, rounds, script.error)
+            yield self._last(request, finish, sent, rounds, script)
         finally:
             self._live.pop(request.id, None)
             self.played.append(request.id)
@@ -155,7 +156,7 @@ class FakeEngine:
         finish: FinishReason,
         sent: int,
         rounds: int,
-        error: str | None,
+        script: Script,
     ) -> TokenChunk:
         total = sent + (finish is FinishReason.STOP)  # the stop token is counted, never emitted
         usage = Usage(
@@ -167,7 +168,8 @@ class FakeEngine:
             time_to_first_token=0.01,
             decode_time=0.1,
         )
-        return TokenChunk(request.id, (), finish, usage, error)
+        stop_token = script.stop_token if finish is FinishReason.STOP else None
+        return TokenChunk(request.id, (), finish, usage, script.error, stop_token)
 
 
 def blocks(ids: list[int], size: int = 4) -> tuple[tuple[int, ...], ...]:
