@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
+from dflash_serve.training.layout import nested
 
 Z_LAB, TORCHSPEC, SPECFORGE = "z-lab", "torchspec", "specforge"
 KINDS = (Z_LAB, TORCHSPEC, SPECFORGE)
@@ -30,6 +31,8 @@ _RENAMED = {
 _DROPPED = ("embed_tokens.", "lm_head.", "d2t", "t2d", "rotary_emb.")
 """The target's own, frozen, or computed from the config."""
 
+_TORCHSPEC_KEYS = ("target_hidden_size", "target_num_hidden_layers")
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -45,8 +48,7 @@ def detect(config: dict[str, Any], names: Iterable[str]) -> str:
     """Which trainer wrote it. SpecForge and z-lab share names and keys but for how VP is said."""
     if config.get("model_type") == "dflash" or any("context_proj." in name for name in names):
         return TORCHSPEC
-    inner = config.get("dflash_config")
-    return SPECFORGE if isinstance(inner, dict) and "loss_type" in inner else Z_LAB
+    return SPECFORGE if "loss_type" in nested(config) else Z_LAB
 
 
 def published_names(weights: dict[str, mx.array]) -> tuple[dict[str, mx.array], list[str]]:
@@ -116,7 +118,7 @@ def _has_selector(weights: dict[str, mx.array]) -> bool:
 
 
 def _with_given(config: dict[str, Any], given: Given) -> dict[str, Any]:
-    inner = dict(config.get("dflash_config") or {})
+    inner = dict(nested(config))
     for key, value in (
         ("block_size", given.block_size),
         ("runtime_block_size", given.runtime_block_size),
@@ -130,37 +132,45 @@ def _with_given(config: dict[str, Any], given: Given) -> dict[str, Any]:
 
 def _from_torchspec(config: dict[str, Any], depth: Any, given: Given) -> dict[str, Any]:
     """TorchSpec counts taps in num_target_layers; the depth is in target_num_hidden_layers."""
-    config = dict(config)
-    taps = config.pop("num_target_layers", None)
-    layers = config.pop("target_num_hidden_layers", depth)
-    width = config.pop("target_hidden_size", config.get("hidden_size"))
+    layers = config.get("target_num_hidden_layers", depth)
+    width = config.get("target_hidden_size", config.get("hidden_size"))
     if width != config.get("hidden_size"):
         raise AdapterError(
-            f"target_hidden_size is {width}, but hidden_size is {config.get('hidden_size')}: "
-            "DFlash has one width"
+            f"drafter config: target_hidden_size is {width!r}, but hidden_size is "
+            f"{config.get('hidden_size')!r}: DFlash has one width"
         )
-    ids = given.target_layer_ids or config.pop("target_layer_ids", None)
-    if ids is None:
-        if type(taps) is not int or type(layers) is not int:
-            raise AdapterError("target_layer_ids is missing: give --target-layers")
-        ids = default_layer_ids(layers, taps)
-    if given.target_layer_ids is None and layers is not None and layers - 1 in ids:
-        raise AdapterError(
-            f"target_layer_ids is {list(ids)}, TorchSpec's old default, whose last layer its "
-            "capture never reached: give those it was trained on with --target-layers "
-            f"(z-lab's are {','.join(map(str, default_layer_ids(layers, len(ids))))})"
-        )
-    return config | {
+    ids = given.target_layer_ids or _torchspec_layer_ids(config, layers)
+    renamed = {
         "model_type": "qwen3",
         "architectures": [_V1],
         "num_target_layers": layers,
-        "target_layer_ids": list(ids),
+        "dflash_config": nested(config) | {"target_layer_ids": ids},
     }
+    return {key: value for key, value in config.items() if key not in _TORCHSPEC_KEYS} | renamed
+
+
+def _torchspec_layer_ids(config: dict[str, Any], layers: Any) -> Any:
+    """As listed, or the published spread that newer versions take by default."""
+    taps = config.get("num_target_layers")
+    ids = nested(config).get("target_layer_ids", config.get("target_layer_ids"))
+    if type(layers) is not int:
+        raise AdapterError(f"drafter config: target_num_hidden_layers is {layers!r}")
+    if ids is None:
+        if type(taps) is not int or not 0 < taps < layers:
+            raise AdapterError("drafter config: target_layer_ids is missing: give --target-layers")
+        return list(default_layer_ids(layers, taps))
+    if isinstance(ids, list) and layers - 1 in ids:
+        raise AdapterError(
+            f"drafter config: target_layer_ids is {ids}, TorchSpec's old default, whose last layer "
+            "its capture never reached: give those it was trained on with --target-layers "
+            f"(z-lab's are {','.join(map(str, default_layer_ids(layers, len(ids))))})"
+        )
+    return ids
 
 
 def _from_specforge(config: dict[str, Any]) -> dict[str, Any]:
     """SpecForge may say VP in loss_type, and takes 0.9 where prefix_weight_base is null."""
-    inner = dict(config["dflash_config"])
+    inner = dict(nested(config))
     if inner.get("loss_type") == "vp_drafter":
         inner["training_mode"] = "vp_drafter"
     if inner.get("training_mode") == "vp_drafter" and inner.get("prefix_weight_base") is None:

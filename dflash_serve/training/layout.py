@@ -49,11 +49,11 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
     Raises:
         AdapterError: ``raw`` lacks something without a default, or asks for what DFlash has not.
     """
-    inner = {**{key: raw[key] for key in _NESTED if key in raw}, **(raw.get("dflash_config") or {})}
+    inner = {key: raw[key] for key in _NESTED if key in raw} | nested(raw)
     if runtime_block_size is not None:
         inner["runtime_block_size"] = runtime_block_size
+    architecture = _architecture(raw)
     config = parse_dflash_config({**raw, "dflash_config": inner})
-    architecture = str(raw["architectures"][0])
     known = {
         "architectures": [architecture],
         "model_type": "qwen3",
@@ -75,6 +75,21 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
     }
     rest = {key: value for key, value in raw.items() if key not in (*_NESTED, *_REPLACED)}
     return {**known, **{key: value for key, value in rest.items() if key not in known}}
+
+
+def nested(raw: dict[str, Any]) -> dict[str, Any]:
+    """The config's dflash_config; empty where it has none."""
+    inner = raw.get("dflash_config") or {}
+    if not isinstance(inner, dict):
+        raise AdapterError(f"drafter config: dflash_config is {inner!r}, but must be an object")
+    return inner
+
+
+def _architecture(raw: dict[str, Any]) -> str:
+    names = raw.get("architectures")
+    if not isinstance(names, list) or not names:
+        raise AdapterError(f"drafter config: architectures is {names!r}, but must list one name")
+    return str(names[0])
 
 
 def _sizes(config: DFlashConfig) -> dict[str, Any]:
@@ -111,8 +126,7 @@ def _attention(config: DFlashConfig) -> dict[str, Any]:
 
 def stored_tensors(config: dict[str, Any]) -> dict[str, mx.array]:
     """The names that a drafter of ``config`` has on disk, with arrays of their shapes."""
-    architecture = str(config["architectures"][0])
-    drafter_class = registry.find(registry.DRAFTERS, architecture, "drafter architecture")
+    drafter_class = registry.find(registry.DRAFTERS, _architecture(config), "drafter architecture")
     model = drafter_class.model_class(parse_dflash_config(config))
     tensors: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     return tensors
@@ -136,7 +150,7 @@ def write_drafter(
     """
     if dtype not in DTYPES:
         raise AdapterError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    check_names(weights, stored_tensors(config), f"drafter for {directory}")
+    check_names(weights, stored_tensors(config), "the drafter")
     cast = {name: _cast(name, value, dtype) for name, value in weights.items()}
     text = {CONFIG: json.dumps({**config, "dtype": dtype}, indent=2) + "\n"}
     if card is not None and _may_replace(directory / CARD):

@@ -10,8 +10,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dflash_serve.adapters.base import AdapterError
 from dflash_serve.training.commands.convert import ConvertJob, convert
 from dflash_serve.training.convert import Given
+from dflash_serve.training.sources import read_source
 from tests.tiny import TARGET, write_checkpoint
 from tests.training.zlab import (
     BLOCK,
@@ -102,3 +104,36 @@ def test_what_they_save_converts_and_drafts_the_same_here(kind: str, tmp_path: P
     )
     ours = Ours(loaded(tmp_path / "back", target))
     assert_same(ours, Theirs(theirs, model.model.embed_tokens.weight), ROUNDS)
+
+
+@pytest.mark.parametrize("nest", [(), ("draft_state_dict",), ("state_dict", "model")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_tensors_come_out_of_torch_files_bit_by_bit(
+    nest: tuple[str, ...], dtype: str, tmp_path: Path
+) -> None:
+    values = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    state: dict[str, Any] = {"fc.weight": values.to(getattr(torch, dtype)), "steps": 3}
+    for key in reversed(nest):
+        state = {key: state, "epoch": 2}
+    torch.save(state, tmp_path / "training_state.pt")
+    (stored,) = read_source(tmp_path).values()
+    assert stored.dtype == getattr(mx, dtype)
+    expected = mx.array(values.numpy()).astype(stored.dtype)
+    assert mx.array_equal(stored, expected)
+
+
+class Unsafe:
+    """What a pickle may hold besides tensors."""
+
+
+@pytest.mark.parametrize("content", [b"no pickle", b"", None])
+def test_torch_files_that_are_broken_or_hold_code_are_refused(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.pt"
+    if content is None:
+        torch.save({"fc.weight": Unsafe()}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(AdapterError, match=r"model\.pt cannot be read"):
+        read_source(path)
