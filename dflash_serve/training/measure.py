@@ -10,12 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.training.attention import (
-    KeysValues,
-    block_hidden,
-    block_logits,
-    context_keys_values,
-)
+from dflash_serve.training.attention import KeysValues, context_keys_values, proposals
 from dflash_serve.training.batches import padded_length
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.features import FeatureStore, pad_tokens
@@ -41,28 +36,55 @@ def walk_answers(
     examples: Sequence[Example],
     width: int,
     *,
+    indices: Sequence[int] | None = None,
     batch: int = 16,
     bucket: int = 64,
 ) -> list[Walk]:
-    """Draft and accept along each example's answer with blocks of ``width`` slots."""
-    walks: list[Walk] = [Walk(0, 0)] * len(examples)
-    order = sorted(range(len(examples)), key=lambda index: examples[index].length)
+    """Draft and accept along the answers of ``examples[indices]``, or of all, in their order.
+
+    Blocks have ``width`` slots. Each turn of a conversation is an answer that is walked by itself.
+    """
+    wanted = range(len(examples)) if indices is None else indices
+    walks: dict[int, Walk] = {}
+    order = sorted(wanted, key=lambda index: examples[index].length)
     for start in range(0, len(order), batch):
-        indices = order[start : start + batch]
-        length = padded_length(examples[indices[-1]].length, bucket)
-        context = context_keys_values(drafter, features.batch(indices, length).taps)
-        group = [examples[index] for index in indices]
-        for index, walk in zip(indices, _walk(drafter, context, group, width), strict=True):
-            walks[index] = walk
-    return walks
+        part = order[start : start + batch]
+        length = padded_length(examples[part[-1]].length, bucket)
+        context = context_keys_values(drafter, features.batch(part, length).taps)
+        group = [examples[index] for index in part]
+        walks.update(zip(part, _walk(drafter, context, group, width), strict=True))
+    return [walks[index] for index in wanted]
 
 
 def _walk(
     drafter: DFlashDrafter, context: list[KeysValues], examples: Sequence[Example], width: int
 ) -> list[Walk]:
-    first = np.array([int(np.argmax(example.loss_mask)) for example in examples])
-    last = np.array([example.length - 1 for example in examples])
-    tokens = pad_tokens(examples, int(last.max()) + 1 + width)
+    answers = [_answers(example) for example in examples]
+    walks = [Walk(0, 0)] * len(examples)
+    for turn in range(max(len(spans) for spans in answers)):
+        spans = [spans[turn] if turn < len(spans) else (0, 0) for spans in answers]
+        for row, walk in enumerate(_walk_spans(drafter, context, examples, spans, width)):
+            walks[row] = Walk(walks[row].tokens + walk.tokens, walks[row].rounds + walk.rounds)
+    return walks
+
+
+def _answers(example: Example) -> list[tuple[int, int]]:
+    """First and last position of each run of answer tokens."""
+    edges = np.diff(np.concatenate([[0], example.loss_mask.astype(np.int8), [0]]))
+    firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [(int(a), int(b) - 1) for a, b in zip(firsts, ends, strict=True)]
+
+
+def _walk_spans(
+    drafter: DFlashDrafter,
+    context: list[KeysValues],
+    examples: Sequence[Example],
+    spans: Sequence[tuple[int, int]],
+    width: int,
+) -> list[Walk]:
+    """One answer per example, from its first token to its last: [first, last]."""
+    first, last = np.array(spans).T
+    tokens = pad_tokens(examples, max(example.length for example in examples) + width)
     rows, slots = np.arange(len(examples)), np.arange(1, width)
     anchors, rounds = first.copy(), np.zeros(len(examples), dtype=np.int64)
     while (anchors < last).any():
@@ -82,6 +104,7 @@ def _draft(
     width: int,
 ) -> np.ndarray:
     """One block per sequence: [S] anchors -> [S, width - 1] proposals."""
-    at = mx.array(anchors.astype(np.int32))[:, None]
-    hidden = block_hidden(drafter, context, at, mx.array(anchor_tokens)[:, None], width)
-    return np.array(mx.argmax(block_logits(drafter, hidden)[:, 0], axis=-1))
+    masks = np.full((len(anchors), width - 1), drafter.config.mask_token_id)
+    tokens = np.concatenate([anchor_tokens[:, None], masks], axis=1).astype(np.int32)
+    at = mx.array(anchors.astype(np.int32))
+    return np.array(proposals(drafter, context, at, mx.array(tokens)))

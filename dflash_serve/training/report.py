@@ -1,76 +1,113 @@
-"""What a run leaves behind to look at: log.jsonl and plot.png."""
+"""What a run leaves behind to look at: log.jsonl and plot.png, both refreshed as it goes."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
+from dflash_serve.training.curves import Curves, draw
+from dflash_serve.training.loop import MeasureReport
 from dflash_serve.training.trainer import StepReport
+
+_REDRAW_SECONDS = 60.0
 
 
 class RunLog:
-    """Appends one JSON object per step and per measurement; owner of its file and the curves."""
+    """A `Listener` that appends one JSON object per step and per measurement.
 
-    def __init__(self, directory: Path) -> None:
+    Owner of its file and of the curves. ``resumed_at`` is the step that a resumed run begins with,
+    None for a new run, which replaces an old log.
+    """
+
+    def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        self._file = (directory / "log.jsonl").open("w", encoding="utf-8")
-        self._steps: list[StepReport] = []
-        self._measured: list[tuple[int, float]] = []
+        self._plot = directory / "plot.png"
+        self._curves, path = Curves(), directory / "log.jsonl"
+        if resumed_at is not None:
+            self._read(path, resumed_at)
+        self._file = path.open("w" if resumed_at is None else "a", encoding="utf-8")
+        if resumed_at is not None:
+            # A killed run may have left half a line, which this ends.
+            self._file.write("\n" if _torn(path) else "")
+            self.note({"resumed": resumed_at})
+        self._drawn = time.monotonic()
 
     def on_step(self, report: StepReport) -> None:
-        self._steps.append(report)
-        self._write(
+        self._add_step(report.step, report.loss, report.rate, report.expected, report.accuracy)
+        self.note(
             {
                 "step": report.step,
+                "progress": round(report.progress, 6),
                 "seconds": round(report.seconds, 3),
                 "loss": report.loss,
                 "rate": report.rate,
+                "norm": report.norm,
                 "expected": report.expected,
                 "accuracy": [round(value, 4) for value in report.accuracy],
+                "tokens": report.tokens,
+                "memory": report.memory,
             }
         )
+        if time.monotonic() - self._drawn > _REDRAW_SECONDS:
+            self._draw()
 
-    def on_measure(self, step: int, tokens_per_round: float) -> None:
-        self._measured.append((step, tokens_per_round))
-        self._write({"step": step, "tokens_per_round": tokens_per_round})
+    def on_measure(self, report: MeasureReport) -> None:
+        self._curves.add_measured(report.step, report.value)
+        self.note(
+            {
+                "step": report.step,
+                "progress": round(report.progress, 6),
+                "tokens_per_round": report.value,
+                "best": report.best,
+            }
+        )
+        self._draw()
 
-    def close(self) -> None:
-        self._file.close()
-        if self._steps:
-            self._figure().savefig(self._directory / "plot.png", dpi=110)
-
-    def _write(self, value: dict[str, Any]) -> None:
+    def note(self, value: dict[str, Any]) -> None:
+        """Append anything else."""
         self._file.write(json.dumps(value) + "\n")
         self._file.flush()
 
-    def _figure(self) -> Figure:
-        """Loss, accuracy by slot and tokens per round over the steps."""
-        figure = Figure(figsize=(11, 7), layout="constrained")
-        loss, accuracy, rounds, rate = figure.subplots(2, 2, sharex=True).flatten()
-        steps = [report.step for report in self._steps]
-        loss.plot(steps, _smooth([report.loss for report in self._steps]))
-        loss.set(title="loss", yscale="log")
-        slots = len(self._steps[0].accuracy)
-        for slot in range(slots):
-            curve = _smooth([report.accuracy[slot] for report in self._steps])
-            accuracy.plot(steps, curve, color=(slot / slots, 0.3, 1 - slot / slots))
-        accuracy.set(title=f"accuracy by slot, 1 (blue) to {slots} (red)", ylim=(0, 1))
-        rounds.plot(steps, _smooth([report.expected for report in self._steps]), label="training")
-        rounds.plot(*zip(*self._measured, strict=True), "o-", label="held out")
-        rounds.set(title="tokens per round", xlabel="step")
-        rounds.legend()
-        rate.plot(steps, [report.rate for report in self._steps])
-        rate.set(title="learning rate", xlabel="step")
-        return figure
+    def close(self) -> None:
+        self._file.close()
+        self._draw()
+
+    def _draw(self) -> None:
+        draw(self._curves, self._plot)
+        self._drawn = time.monotonic()
+
+    def _read(self, path: Path, resumed_at: int) -> None:
+        for row in read_log(path):
+            if "resumed" in row:
+                self._curves.cut(row["resumed"])
+            elif "loss" in row:
+                self._add_step(
+                    row["step"], row["loss"], row["rate"], row["expected"], tuple(row["accuracy"])
+                )
+            elif "tokens_per_round" in row:
+                self._curves.add_measured(row["step"], row["tokens_per_round"])
+        self._curves.cut(resumed_at)
+
+    def _add_step(
+        self, step: int, loss: float, rate: float, expected: float, accuracy: tuple[float, ...]
+    ) -> None:
+        self._curves.add_step(step, loss, rate, (expected, *accuracy))
 
 
-def _smooth(values: list[float], keep: float = 0.95) -> list[float]:
-    """Exponential mean without a cold start."""
-    smooth, weight, curve = 0.0, 0.0, []
-    for value in values:
-        smooth = keep * smooth + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        curve.append(smooth / weight)
-    return curve
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a log, oldest first; a line that a kill has cut short is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            yield row
+
+
+def _torn(path: Path) -> bool:
+    content = path.read_bytes()[-1:]
+    return content not in (b"", b"\n")

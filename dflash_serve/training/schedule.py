@@ -1,33 +1,79 @@
 """Learning rate over the whole run, and how far a run has come. Pure Python."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+KINDS = ("cosine", "wsd")
+_FIRST = 0.05
+"""Share of the peak rate in the first step: a rate of 0 would waste it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """The length of a run: a number of steps, or a number of minutes. Exactly one is set."""
+    """The length of a run: steps, epochs or minutes. Exactly one is set."""
 
     steps: int | None = None
     minutes: float | None = None
+    epochs: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.minutes is None):
-            raise ValueError("give either steps or minutes")
-        if (self.steps or self.minutes or 0) <= 0:
+        given = [part for part in (self.steps, self.minutes, self.epochs) if part is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of steps, epochs and minutes")
+        if not 0 < given[0] < math.inf:
             raise ValueError("a run must have a positive length")
+
+    def in_steps(self, examples: int, batch: int) -> "Horizon":
+        """Epochs as steps of ``batch`` examples; at least one step. Others stay as they are."""
+        if self.epochs is None:
+            return self
+        return Horizon(steps=max(1, int(self.epochs * examples / batch)))
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the run that is done, 0 to 1, after ``step`` steps and ``seconds``."""
         if self.steps is not None:
             return min(1.0, step / self.steps)
-        assert self.minutes is not None
+        if self.minutes is None:
+            raise ValueError("a horizon in epochs must be turned into steps first")
         return min(1.0, seconds / (60.0 * self.minutes))
 
 
-def learning_rate(peak: float, warmup: float, progress: float) -> float:
-    """Linear warm-up over the share ``warmup`` of the run, then a cosine to 0 at its end."""
-    if progress < warmup:
-        return peak * (0.05 + 0.95 * progress / warmup)
-    rest = (progress - warmup) / (1.0 - warmup)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, rest)))
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Learning rate by progress: a linear warm-up, then ``cosine`` or ``wsd`` down to ``minimum``.
+
+    wsd (warm-up, stable, decay; arXiv 2404.06395) holds the peak and falls by a cosine over the
+    last ``decay`` of the run. ``warmup`` and ``decay`` are shares of the whole run.
+
+    Raises:
+        ValueError: a share or a rate that makes no schedule.
+    """
+
+    peak: float
+    kind: str = "cosine"
+    warmup: float = 0.04
+    decay: float = 0.2
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"schedule {self.kind!r} is none of {', '.join(KINDS)}")
+        if not 0 <= self.minimum <= self.peak < math.inf:
+            raise ValueError(f"rates {self.peak} and at least {self.minimum} make no schedule")
+        if not 0 <= self.warmup < 1 or not 0 < self.decay <= 1:
+            raise ValueError(f"warm-up {self.warmup} and decay {self.decay} must be shares of 1")
+        if self.kind == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warm-up {self.warmup} and decay {self.decay} exceed the run")
+
+    def rate(self, progress: float) -> float:
+        """At ``progress`` 0 to 1 of the run; positive at 0, the minimum at 1."""
+        if progress < self.warmup:
+            return self.peak * (_FIRST + (1 - _FIRST) * progress / self.warmup)
+        start = self.warmup if self.kind == "cosine" else 1.0 - self.decay
+        falling = min(1.0, max(0.0, progress - start) / (1.0 - start))
+        height = 0.5 * (1.0 + math.cos(math.pi * falling))
+        return self.minimum + (self.peak - self.minimum) * height
+
+    def scaled(self, factor: float) -> "Schedule":
+        """The same course at another height."""
+        return replace(self, peak=self.peak * factor, minimum=self.minimum * factor)

@@ -1,27 +1,28 @@
-"""The training run: draws blocks, steps the optimiser, measures tokens per round.
+"""Steps of a training run: batches to gradients to new weights, and its state as arrays.
 
-AdamW without decay, clipping, a compiled step with constant shapes. Reports to a listener and
-writes nothing itself.
+Writes nothing and decides nothing about when a run measures, saves or ends: that is `loop`.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx import optimizers
-from mlx.nn.utils import value_and_grad
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.training.attention import block_hidden, block_logits, context_keys_values
 from dflash_serve.training.batches import Batch, batches
-from dflash_serve.training.blocks import Example, make_blocks
+from dflash_serve.training.blocks import BlockRecipe, Example, make_blocks
+from dflash_serve.training.distributed import Processes
 from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loss import block_loss, slot_counts
-from dflash_serve.training.schedule import Horizon, learning_rate
+from dflash_serve.training.loss import Objective
+from dflash_serve.training.schedule import Horizon, Schedule
+from dflash_serve.training.step import StepBatch, TrainStep
+
+COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 _FACTORS = (1.0, 0.1)
 """Of the rate, for the first optimiser and for the vectors that Muon leaves to AdamW."""
@@ -31,26 +32,46 @@ _FACTORS = (1.0, 0.1)
 class TrainOptions:
     """One run. ``anchors`` blocks per sequence and step; lengths are padded to ``bucket``.
 
-    ``muon`` orthogonalises the updates of matrices and leaves only vectors to AdamW: more progress
-    per step, at rates near 0.01; AdamW alone is the published recipe.
+    ``batch`` counts the sequences of a step over all processes; each process computes its share in
+    ``accumulate`` parts. ``muon`` orthogonalises the updates of matrices and leaves only vectors
+    to AdamW: more progress per step, at rates near 0.01; AdamW alone is the published recipe.
+    ``patience`` measurements without a better one end the run.
+
+    Raises:
+        ValueError: a name or a number out of range.
     """
 
     horizon: Horizon
+    schedule: Schedule = field(default_factory=lambda: Schedule(6e-4))
+    objective: Objective = field(default_factory=Objective)
     batch: int = 8
+    accumulate: int = 1
     anchors: int = 16
     gamma: float = 7.0
-    peak_rate: float = 6e-4
-    warmup: float = 0.04
+    prefix_weight_base: float | None = None
     clip: float = 1.0
     bucket: int = 64
     measure_every: int = 250
+    checkpoint_every: int = 500
+    patience: int | None = None
     seed: int = 0
     muon: bool = False
+    compute_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise ValueError(f"{self.compute_dtype!r} is none of {', '.join(COMPUTE_DTYPES)}")
+        if not self.gamma > 0 or not self.clip > 0:
+            raise ValueError(f"gamma {self.gamma} and clip {self.clip} must be positive")
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step. ``accuracy`` [B - 1] is by slot; ``expected`` the tokens per round it suggests."""
+    """One step. ``accuracy`` [B - 1] is by slot; ``expected`` the tokens per round it suggests.
+
+    ``norm`` is the gradient's before clipping, ``tokens`` the clean ones in the batch, ``memory``
+    the most bytes held so far.
+    """
 
     step: int
     progress: float
@@ -59,95 +80,146 @@ class StepReport:
     rate: float
     accuracy: tuple[float, ...]
     expected: float
+    norm: float
+    tokens: int
+    memory: int
 
 
-class Listener(Protocol):
-    """Sees the run as it goes."""
-
-    def on_step(self, report: StepReport) -> None: ...
-
-    def on_measure(self, step: int, tokens_per_round: float, best: bool) -> None: ...
-
-
-@dataclass
 class Trainer:
-    """Owns the drafter's weights, the optimiser and the cursor over the data."""
+    """Owns the drafter's weights, the optimiser's state and the cursor over the data."""
 
-    drafter: DFlashDrafter
-    examples: list[Example]
-    features: FeatureStore
-    options: TrainOptions
-    _step: Callable[..., Any] = field(init=False, repr=False)
+    def __init__(
+        self,
+        drafter: DFlashDrafter,
+        examples: Sequence[Example],
+        features: FeatureStore,
+        options: TrainOptions,
+        processes: Processes | None = None,
+    ) -> None:
+        self.drafter, self.options = drafter, options
+        self.processes = processes or Processes()
+        self.horizon = options.horizon.in_steps(len(examples), options.batch)
+        self.examples, self._features = examples, features
+        self._part = _part_size(options, self.processes)
+        self._recipe = BlockRecipe(
+            drafter.block_size, options.anchors, options.gamma, options.prefix_weight_base
+        )
+        self._step = TrainStep(
+            drafter,
+            options.objective,
+            _optimizer(options.muon),
+            clip=options.clip,
+            compute_dtype=COMPUTE_DTYPES[options.compute_dtype],
+        )
+        self._seek(0)
+        self._set_arrays(self.processes.shared(self._arrays()))
 
-    def __post_init__(self) -> None:
-        self.optimizer = _optimizer(self.options.muon)
-        self.optimizer.init(self.drafter.model.trainable_parameters())
-        self._step = _compiled_step(self.drafter, self.optimizer, self.options.clip)
+    def step(self, step: int, progress: float, seconds: float) -> StepReport:
+        """One optimiser step on the next batch, as step number ``step``.
 
-    def run(self, measure: Callable[[], float], listener: Listener) -> float:
-        """Train to the horizon; returns the best of what ``measure`` said along the way.
-
-        ``measure`` returns tokens per round of the drafter as it stands.
+        Raises:
+            FloatingPointError: the loss or its gradient is not finite; the weights are spoilt.
         """
-        options, best, started = self.options, 0.0, time.monotonic()
-        lengths = [example.length for example in self.examples]
-        stream = batches(lengths, options.batch, options.bucket, options.seed)
-        step, progress = 0, 0.0
-        while progress < 1.0:
-            report = self.step(next(stream), step, progress, started)
-            listener.on_step(report)
-            step += 1
-            progress = options.horizon.progress(step, time.monotonic() - started)
-            if step % options.measure_every == 0 or progress >= 1.0:
-                measured = measure()
-                listener.on_measure(step, measured, measured > best)
-                best = max(measured, best)
-        return best
-
-    def step(self, batch: Batch, step: int, progress: float, started: float) -> StepReport:
-        """One optimiser step on ``batch``."""
-        options = self.options
-        rate = learning_rate(options.peak_rate, options.warmup, progress)
-        for part, factor in zip(self.optimizer.optimizers, _FACTORS, strict=False):
-            part.learning_rate = rate * factor
-        loss, right, seen, accepted, blocks = self._step(
-            self.features.batch(batch.indices, batch.length).taps, *self._blocks(batch)
-        )
-        mx.eval(self.drafter.model.state, self.optimizer.state, loss, right, seen, accepted, blocks)
-        if not np.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
+        batch, rate = next(self._batches), self.options.schedule.rate(progress)
+        sums, gradients = self._gradients(batch)
+        factors = _FACTORS if self.options.muon else _FACTORS[:1]
+        norm = self._step.apply(gradients, sums["weight"], [rate * factor for factor in factors])
+        loss = float((sums["loss"] / mx.maximum(sums["weight"], 1e-9)).item())
+        for name, value in (("loss", loss), ("gradient's norm", float(norm.item()))):
+            if not np.isfinite(value):
+                raise FloatingPointError(f"the {name} is {value} at step {step}")
         return StepReport(
-            step,
-            progress,
-            time.monotonic() - started,
-            loss.item(),
-            rate,
-            tuple((right / mx.maximum(seen, 1.0)).tolist()),
-            1.0 + accepted.item() / max(1.0, blocks.item()),
+            step=step,
+            progress=progress,
+            seconds=seconds,
+            loss=loss,
+            rate=rate,
+            accuracy=tuple((sums["right"] / mx.maximum(sums["seen"], 1.0)).tolist()),
+            expected=1.0 + sums["accepted"].item() / max(1.0, sums["blocks"].item()),
+            norm=float(norm.item()),
+            tokens=sum(self.examples[index].length for index in batch.indices),
+            memory=mx.get_peak_memory(),
         )
 
-    def _blocks(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
-        options = self.options
+    def state(self) -> dict[str, mx.array]:
+        """What steps change, by name: masters, the optimiser's state, the random state."""
+        return dict(tree_flatten(self._arrays()))
+
+    def restore(self, arrays: dict[str, mx.array] | None, step: int) -> None:
+        """Go on behind ``step`` steps. Only the first process needs ``arrays``.
+
+        Raises:
+            ValueError: the arrays are of another drafter or optimiser.
+        """
+        own = self.state()
+        if arrays is not None:
+            _check_alike(own, arrays)
+            # In the order of a fresh run: sums over all weights must add up in the same order.
+            own = {name: arrays[name] for name in own}
+        given = tree_unflatten(list(own.items()))
+        self._set_arrays(self.processes.shared(given))
+        self._seek(step)
+
+    def _seek(self, step: int) -> None:
+        lengths, options = [example.length for example in self.examples], self.options
+        stream = batches(lengths, options.batch, options.bucket, options.seed)
+        self._batches = islice(stream, step, None)
+
+    def _arrays(self) -> dict[str, Any]:
+        return {
+            "masters": self._step.masters,
+            "optimizer": self._step.optimizer.state,
+            "random": mx.random.state[0],
+        }
+
+    def _set_arrays(self, arrays: dict[str, Any]) -> None:
+        _fill(self._step.optimizer.state, arrays["optimizer"])
+        high, low = arrays["random"].tolist()  # seed(n) makes the two halves of n the state
+        mx.random.seed((high << 32) | low)
+        self._step.load_masters(arrays["masters"])
+
+    def _gradients(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:
+        """Sums and gradients over the whole batch, the same on all processes."""
+        first = self.processes.rank * self.options.accumulate
+        total: Any = None
+        for part in range(first, first + self.options.accumulate):
+            rows = slice(part * self._part, (part + 1) * self._part)
+            found = list(self._step.gradients(self._step_batch(batch, rows)))
+            total = found if total is None else tree_map(mx.add, total, found)
+            mx.eval(total)
+        sums, gradients = self.processes.sum(total)
+        return sums, gradients
+
+    def _step_batch(self, batch: Batch, rows: slice) -> StepBatch:
+        indices, epochs = batch.indices[rows], batch.epochs[rows]
+        features = self._features.batch(indices, batch.length)
         blocks = make_blocks(
-            [self.examples[index] for index in batch.indices],
+            [self.examples[index] for index in indices],
             [
-                np.random.default_rng((options.seed, epoch, index))
-                for epoch, index in zip(batch.epochs, batch.indices, strict=True)
+                np.random.default_rng((self.options.seed, epoch, index))
+                for epoch, index in zip(epochs, indices, strict=True)
             ],
-            count=options.anchors,
-            block_size=self.drafter.block_size,
-            gamma=options.gamma,
+            self._recipe,
         )
-        return mx.array(blocks.anchors), mx.array(blocks.labels), mx.array(blocks.weights)
+        return StepBatch(
+            features.taps,
+            features.final,
+            mx.array(blocks.anchors),
+            mx.array(blocks.labels),
+            mx.array(blocks.weights),
+            mx.array(blocks.visible),
+        )
 
 
-def forward_logits(
-    drafter: DFlashDrafter, taps: mx.array, anchors: mx.array, labels: mx.array
-) -> mx.array:
-    """[S, T, K * H] features and blocks -> logits [S, N, B - 1, V]."""
-    context = context_keys_values(drafter, taps)
-    hidden = block_hidden(drafter, context, anchors, labels[:, :, 0], labels.shape[2])
-    return block_logits(drafter, hidden)
+def _part_size(options: TrainOptions, processes: Processes) -> int:
+    """Sequences that are computed at once."""
+    parts = options.accumulate * processes.size
+    if options.batch % parts:
+        raise ValueError(
+            f"a batch of {options.batch} cannot be shared by {processes.size} process(es) in "
+            f"{options.accumulate} part(s) each"
+        )
+    return options.batch // parts
 
 
 def _optimizer(muon: bool) -> optimizers.MultiOptimizer:
@@ -159,32 +231,18 @@ def _optimizer(muon: bool) -> optimizers.MultiOptimizer:
     return optimizers.MultiOptimizer([matrices, adamw], [lambda _, value: value.ndim == 2])
 
 
-def _compiled_step(
-    drafter: DFlashDrafter, optimizer: optimizers.Optimizer, clip: float
-) -> Callable[..., Any]:
-    """(taps, anchors, labels, weights) -> loss and slot counts; updates the weights in place."""
-    model = drafter.model
+def _fill(tree: Any, values: Any) -> None:
+    """Put ``values`` into the containers of ``tree``: a compiled step keeps hold of those."""
+    for key in tree if isinstance(tree, dict) else range(len(tree)):
+        if isinstance(tree[key], mx.array):
+            tree[key] = values[key]
+        else:
+            _fill(tree[key], values[key])
 
-    def objective(
-        taps: mx.array, anchors: mx.array, labels: mx.array, weights: mx.array
-    ) -> tuple[mx.array, ...]:
-        logits = forward_logits(drafter, taps, anchors, labels)
-        counts = slot_counts(mx.stop_gradient(logits), labels, weights)
-        loss = block_loss(logits, labels, weights)
-        return loss, counts.right, counts.seen, counts.accepted, counts.blocks
 
-    gradient = value_and_grad(model, objective)
-    clip_norm: Callable[..., Any] = optimizers.clip_grad_norm
-    state = [model.state, optimizer.state]
+def _check_alike(own: dict[str, mx.array], given: dict[str, mx.array]) -> None:
+    def kinds(arrays: dict[str, mx.array]) -> set[tuple[str, tuple[int, ...], mx.Dtype]]:
+        return {(name, value.shape, value.dtype) for name, value in arrays.items()}
 
-    @partial(mx.compile, inputs=state, outputs=state)
-    def step(
-        taps: mx.array, anchors: mx.array, labels: mx.array, weights: mx.array
-    ) -> tuple[mx.array, ...]:
-        values: tuple[mx.array, ...]
-        values, gradients = gradient(taps, anchors, labels, weights)
-        gradients, _ = clip_norm(gradients, clip)
-        optimizer.update(model, gradients)
-        return values
-
-    return step
+    for name, shape, dtype in kinds(own) ^ kinds(given):
+        raise ValueError(f"the checkpoint is of another drafter: {name} {shape} {dtype}")

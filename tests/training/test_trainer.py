@@ -14,9 +14,9 @@ from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.training.batches import batches
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loss import block_loss, slot_counts
+from dflash_serve.training.loop import MeasureReport, Run
 from dflash_serve.training.measure import pooled, walk_answers
-from dflash_serve.training.schedule import Horizon, learning_rate
+from dflash_serve.training.schedule import Horizon, Schedule
 from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
 
 MakeDrafter = Callable[..., DFlashDrafter]
@@ -25,13 +25,13 @@ MakeDrafter = Callable[..., DFlashDrafter]
 class Recorder:
     def __init__(self) -> None:
         self.steps: list[StepReport] = []
-        self.measured: list[tuple[int, float, bool]] = []
+        self.measured: list[MeasureReport] = []
 
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)
 
-    def on_measure(self, step: int, tokens_per_round: float, best: bool) -> None:
-        self.measured.append((step, tokens_per_round, best))
+    def on_measure(self, report: MeasureReport) -> None:
+        self.measured.append(report)
 
 
 def train(
@@ -40,9 +40,11 @@ def train(
     store = FeatureStore(target, drafter.target_layer_ids, examples, 1 << 30)
     recorder = Recorder()
     trainer = Trainer(drafter, examples, store, options)
-    trainer.run(
-        lambda: pooled(walk_answers(drafter, store, examples, drafter.block_size)), recorder
-    )
+
+    def measure() -> float:
+        return pooled(walk_answers(drafter, store, examples, drafter.block_size))
+
+    Run(trainer, measure, recorder).go()
     return recorder
 
 
@@ -51,7 +53,7 @@ def test_a_few_sequences_are_learnt_by_heart(
 ) -> None:
     frozen = np.array(target.embed(mx.arange(61)))
     options = TrainOptions(
-        Horizon(steps=160), batch=3, anchors=12, gamma=4.0, peak_rate=8e-3, bucket=32,
+        Horizon(steps=160), batch=3, anchors=12, gamma=4.0, schedule=Schedule(8e-3), bucket=32,
         measure_every=80,
     )  # fmt: skip
     recorder = train(make_drafter(), target, examples, options)
@@ -60,9 +62,9 @@ def test_a_few_sequences_are_learnt_by_heart(
     assert last.loss < 0.1
     assert min(last.accuracy) > 0.95
     assert last.expected > 4.0
-    assert [step for step, _, _ in recorder.measured] == [80, 160]
+    assert [report.step for report in recorder.measured] == [80, 160]
     # 19, 17 and 3 tokens after the first one, at best 4 + 3 + 1 rounds of 6.
-    assert recorder.measured[-1][1] >= 0.9 * 39 / 8
+    assert recorder.measured[-1].value >= 0.9 * 39 / 8
     assert np.array_equal(np.array(target.embed(mx.arange(61))), frozen)
 
 
@@ -70,7 +72,7 @@ def test_muon_learns_the_same_faster_at_its_own_rate(
     make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
 ) -> None:
     options = TrainOptions(
-        Horizon(steps=60), batch=3, anchors=12, gamma=4.0, peak_rate=0.03, bucket=32,
+        Horizon(steps=60), batch=3, anchors=12, gamma=4.0, schedule=Schedule(0.03), bucket=32,
         measure_every=60, muon=True,
     )  # fmt: skip
     recorder = train(make_drafter(), target, examples, options)
@@ -101,21 +103,6 @@ def test_an_exploding_loss_stops_the_run(
         train(drafter, target, examples, TrainOptions(Horizon(steps=2), batch=2, bucket=32))
 
 
-def test_loss_and_counts_by_hand() -> None:
-    """Two blocks of 4 slots: the second ends after its first slot."""
-    labels = mx.array([[[9, 1, 2, 3], [9, 0, 0, 0]]])
-    weights = mx.array([[[0.0, 1.0, 0.5, 0.25], [0.0, 1.0, 0.0, 0.0]]])
-    logits = np.zeros((1, 2, 3, 4), dtype=np.float32)
-    logits[0, 0, 0, 1] = logits[0, 0, 2, 3] = 50.0  # slot 1 right, 2 open (so 0: wrong), 3 right
-    value = block_loss(mx.array(logits), labels, weights).item()
-    assert value == pytest.approx(1.5 * np.log(4) / 2.75, rel=1e-6)
-    counts = slot_counts(mx.array(logits), labels, weights)
-    assert counts.right.tolist() == [2, 0, 1]
-    assert counts.seen.tolist() == [2, 1, 1]
-    assert counts.accepted.item() == 2.0
-    assert counts.blocks.item() == 2.0
-
-
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 5), st.integers(0, 9))
 def test_each_epoch_uses_every_example_once(lengths: list[int], size: int, seed: int) -> None:
     uses: list[tuple[int, int]] = []
@@ -124,21 +111,6 @@ def test_each_epoch_uses_every_example_once(lengths: list[int], size: int, seed:
         assert all(batch.length - 8 < lengths[index] <= batch.length for index in batch.indices)
         uses += zip(batch.epochs, batch.indices, strict=True)
     assert len(set(uses)) == len(uses)
-
-
-def test_the_rate_warms_up_and_ends_at_zero() -> None:
-    rates = [learning_rate(1.0, 0.1, share / 100) for share in range(101)]
-    assert 0 < rates[0] < rates[9] < rates[10] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[100] == pytest.approx(0.0)
-
-
-def test_a_horizon_is_steps_or_minutes() -> None:
-    assert Horizon(steps=200).progress(50, 1e9) == 0.25
-    assert Horizon(minutes=2.0).progress(10**9, 30.0) == 0.25
-    for wrong in ({}, {"steps": 1, "minutes": 1.0}, {"steps": 0}):
-        with pytest.raises(ValueError, match=r"steps or minutes|positive"):
-            Horizon(**wrong)
 
 
 def test_nothing_to_train_on_is_an_error() -> None:
