@@ -10,6 +10,7 @@ from mlx_lm.models.qwen3 import Model, ModelArgs
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.dflash import DFlashModel
+from dflash_serve.adapters.dflash2 import DFlash2Model
 from dflash_serve.adapters.dflash_config import parse_dflash_config
 from dflash_serve.adapters.loading import load_drafter, load_target
 
@@ -48,6 +49,13 @@ DRAFTER: dict[str, Any] = {
     "layer_types": ["full_attention", "full_attention"],
 }
 
+DFLASH2: dict[str, Any] = {
+    "architectures": ["DFlash2DraftModel"],
+    "dflash_config": DRAFTER["dflash_config"]
+    | {"conv_kernel_size": 2, "conv_group_size": 16, "selector_rank": 8, "selector_top_k": 12},
+}
+"""Changes that make it a DFlash 2 drafter."""
+
 
 def write_checkpoint(directory: Path, config: dict[str, Any], weights: dict[str, mx.array]) -> Path:
     """config.json and model.safetensors."""
@@ -67,12 +75,18 @@ def write_target(directory: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 def write_drafter(directory: Path, seed: int = 1, **changes: Any) -> Path:
-    """A random drafter for `write_target`'s target."""
+    """A random drafter for `write_target`'s target, v1 or `DFLASH2`."""
     config = DRAFTER | changes
     mx.random.seed(seed)
-    return write_checkpoint(
-        directory, config, dict(_flat(DFlashModel(parse_dflash_config(config))))
-    )
+    parsed = parse_dflash_config(config)
+    if not parsed.selector_rank:
+        return write_checkpoint(directory, config, dict(_flat(DFlashModel(parsed))))
+    # a new one's convolutions and selector do nothing
+    weights = {
+        name: value + 0.2 * mx.random.normal(value.shape)
+        for name, value in _flat(DFlash2Model(parsed))
+    }
+    return write_checkpoint(directory, config, weights)
 
 
 def tiny_pair(

@@ -12,7 +12,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, EngineStats, SamplingParams
-from tests.tiny import tiny_pair
+from tests.tiny import DFLASH2, tiny_pair
 
 Pair = tuple[TargetAdapter, DraftAdapter]
 CONTEXT = 192
@@ -166,6 +166,7 @@ def test_acceptance_does_not_depend_on_the_neighbours(pair: Pair) -> None:
         {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 9},
         {"layer_types": ["sliding_attention"] * 2, "sliding_window": 4, "is_causal": False},
         {"dflash_config": {"mask_token_id": 95, "target_layer_ids": [3], "causal_head": True}},
+        DFLASH2,
     ],
 )
 def test_every_kind_of_drafter_is_exact(
