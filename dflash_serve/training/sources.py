@@ -71,7 +71,8 @@ def _read_file(path: Path) -> dict[str, mx.array]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise AdapterError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise AdapterError(f"{path} cannot be read: {reason}") from error
     return {
         name: mx.array(tensor.detach().float().numpy()).astype(getattr(mx, _dtype(tensor)))
         for name, tensor in _innermost(path, state).items()

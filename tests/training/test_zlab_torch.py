@@ -46,6 +46,7 @@ class Theirs:
         self._draft, self._seen = draft.eval(), 0
         self._embedding = torch.tensor(np.array(embedding))
         self._cache = model_torch._make_cache(draft.config)
+        self._scale = model_torch._draft_value(draft.config, "input_embedding_scale", 1.0)
 
     def round(self, taps: Array, anchor: int) -> tuple[Array, list[int]]:
         ids = torch.tensor([anchor] + [MASK] * (BLOCK - 1))
@@ -53,7 +54,7 @@ class Theirs:
         with torch.inference_mode():
             rows = self._draft(
                 target_hidden=torch.tensor(taps)[None],
-                noise_embedding=self._embedding[ids][None],
+                noise_embedding=self._embedding[ids][None] * self._scale,
                 position_ids=torch.arange(self._seen, end + BLOCK)[None],
                 past_key_values=self._cache,
                 use_cache=True,

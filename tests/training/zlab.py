@@ -25,6 +25,14 @@ FEATURES = 3 * TARGET["hidden_size"]
 _SHAPE: dict[str, Any] = {"layers": 3, "block_size": BLOCK, "target_layer_ids": (0, 1, 2)}
 _SLIDING: dict[str, Any] = {**_SHAPE, "sliding_window": WINDOW}
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+_SCALED = {
+    "mask_token_id": MASK,
+    "target_layer_ids": [0, 1, 2],
+    "input_embedding_scale": 3.0,
+    "output_multiplier": 0.5,
+    "final_logit_softcapping": 4.0,
+}
 DFLASH2 = "DFlash 2"
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "full": (_SHAPE, {}),
@@ -32,6 +40,8 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sliding": (_SLIDING, {}),
     "sliding, not causal": ({**_SLIDING, "causal": False}, {}),
     "mixed": (_SLIDING, {"layer_types": _MIXED}),
+    "yarn": (_SHAPE, {"rope_scaling": _YARN}),
+    "scaled": (_SHAPE, {"dflash_config": _SCALED}),
     DFLASH2: ({**_SLIDING, "causal": False, "selector_rank": 8, "selector_top_k": 5}, {}),
 }
 """Name -> (shape, changes of its config.json)."""
