@@ -9,6 +9,7 @@ import typer
 from dflash_serve.server import console
 from dflash_serve.training.cli.convert import convert
 from dflash_serve.training.cli.data import data
+from dflash_serve.training.cli.evaluate import evaluate
 from dflash_serve.training.cli.export import export
 from dflash_serve.training.cli.run import run
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 for command in (data, run, export, convert):
     app.command()(command)
+app.command(name="eval")(evaluate)
 
 
 def main() -> None:

@@ -47,10 +47,7 @@ def evaluate(
     from dflash_serve.training.commands import evaluate as commands
     from dflash_serve.training.data import DataError
 
-    code = 0
-
-    def job() -> None:
-        nonlocal code
+    def job() -> int:
         names = tuple(part.strip() for part in datasets.split(",")) if datasets else ()
         questions = commands.Questions(names, data_dir, prompts, samples, shuffle)
         decoding = commands.Decoding(max_new, temperature, top_p, top_k, seed, thinking)
@@ -61,8 +58,6 @@ def evaluate(
             subject = commands.LocalJob(target, drafter, block_size, batch)
         else:
             raise DataError("give --target and --drafter, or --url alone")
-        code = commands.evaluate(questions, decoding, subject, out)
+        return commands.evaluate(questions, decoding, subject, out)
 
     guarded(job)
-    if code:
-        raise typer.Exit(code)
