@@ -12,11 +12,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from dflash_serve.training.data.errors import DataError
+
 _FORMAT = 1
 _ARRAYS, _FACTS = "arrays.safetensors", "facts.json"
 
 
-class CheckpointError(Exception):
+class CheckpointError(DataError):
     """A checkpoint that cannot be written or continued; one line."""
 
 
@@ -112,13 +114,3 @@ def _flush(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def changes(kept: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """What differs between two sets of facts, each as ``name: old -> new``."""
-    names = dict.fromkeys([*kept, *given])
-    return [
-        f"{name}: {kept.get(name)} -> {given.get(name)}"
-        for name in names
-        if kept.get(name) != given.get(name)
-    ]

@@ -124,8 +124,9 @@ class Trainer:
         sums, gradients = self._gradients(batch)
         factors = _FACTORS if self.options.muon else _FACTORS[:1]
         norm = self._step.apply(gradients, sums["weight"], [rate * factor for factor in factors])
-        loss = float((sums["loss"] / mx.maximum(sums["weight"], 1e-9)).item())
-        for name, value in (("loss", loss), ("gradient's norm", float(norm.item()))):
+        told = {name: np.array(value) for name, value in (sums | {"norm": norm}).items()}
+        loss = float(told["loss"]) / max(float(told["weight"]), 1e-9)
+        for name, value in (("loss", loss), ("gradient's norm", float(told["norm"]))):
             if not np.isfinite(value):
                 raise FloatingPointError(f"the {name} is {value} at step {step}")
         return StepReport(
@@ -134,9 +135,9 @@ class Trainer:
             seconds=seconds,
             loss=loss,
             rate=rate,
-            accuracy=tuple((sums["right"] / mx.maximum(sums["seen"], 1.0)).tolist()),
-            expected=1.0 + sums["accepted"].item() / max(1.0, sums["blocks"].item()),
-            norm=float(norm.item()),
+            accuracy=tuple((told["right"] / np.maximum(told["seen"], 1.0)).tolist()),
+            expected=1.0 + float(told["accepted"]) / max(1.0, float(told["blocks"])),
+            norm=float(told["norm"]),
             tokens=sum(self.examples[index].length for index in batch.indices),
             memory=mx.get_peak_memory(),
         )
@@ -144,6 +145,10 @@ class Trainer:
     def state(self) -> dict[str, mx.array]:
         """What steps change, by name: masters, the optimiser's state, the random state."""
         return dict(tree_flatten(self._arrays()))
+
+    def masters(self) -> dict[str, mx.array]:
+        """The drafter's weights in float32, by name."""
+        return dict(tree_flatten(self._step.masters))
 
     def restore(self, arrays: dict[str, mx.array] | None, step: int) -> None:
         """Go on behind ``step`` steps. Only the first process needs ``arrays``.
@@ -166,16 +171,17 @@ class Trainer:
         self._batches = islice(stream, step, None)
 
     def _arrays(self) -> dict[str, Any]:
+        random: Any = mx.random.state
         return {
             "masters": self._step.masters,
             "optimizer": self._step.optimizer.state,
-            "random": mx.random.state[0],
+            "random": random[0],
         }
 
     def _set_arrays(self, arrays: dict[str, Any]) -> None:
         _fill(self._step.optimizer.state, arrays["optimizer"])
-        high, low = arrays["random"].tolist()  # seed(n) makes the two halves of n the state
-        mx.random.seed((high << 32) | low)
+        high, low = np.array(arrays["random"]).tolist()
+        mx.random.seed((high << 32) | low)  # which makes the two halves the state again
         self._step.load_masters(arrays["masters"])
 
     def _gradients(self, batch: Batch) -> tuple[dict[str, mx.array], Any]:

@@ -69,7 +69,8 @@ class LiveView:
             TextColumn("left"),
             console=console,
         )
-        self._task = self._bar.add_task("training", total=1.0, completed=begun)
+        self._task = self._bar.add_task("training", total=1.0)
+        self._bar.update(self._task, completed=begun)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def __enter__(self) -> "LiveView":

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore, changes
+from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 
 
 def checkpoint(step: int, size: int = 4) -> Checkpoint:
@@ -104,8 +104,3 @@ def test_a_damaged_checkpoint_is_named(name: str, tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match="step-00000003 cannot be read"):
         store.newest()
-
-
-def test_changes_are_named_with_both_values() -> None:
-    assert changes({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2 -> 3", "c: None -> 4"]
-    assert changes({"a": [1]}, {"a": [1]}) == []

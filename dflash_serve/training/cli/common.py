@@ -8,13 +8,15 @@ import typer
 Target = Annotated[str, typer.Option(help="Target: a directory or a hub id.")]
 
 
-def guarded(job: Callable[[], None]) -> None:
-    """Mistakes of the caller are one line and exit code 2."""
+def guarded(job: Callable[[], int | None]) -> None:
+    """Mistakes of the caller are one line and exit code 2; else ``job``'s own code, if any."""
     from dflash_serve.adapters.base import AdapterError
     from dflash_serve.training.data import DataError
 
     try:
-        job()
-    except (AdapterError, DataError, ValueError, FloatingPointError) as error:
+        code = job()
+    except (AdapterError, DataError, ValueError, FloatingPointError, OSError) as error:
         typer.echo(f"dflash-train: error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
+    if code:
+        raise typer.Exit(code)

@@ -1,149 +1,278 @@
 """dflash-train run: a drafter from answers, measured as it goes."""
 
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from rich.console import Console
-from rich.progress import Progress
-from transformers import AutoTokenizer
 
-from dflash_serve.adapters.base import DraftAdapter
+from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config, read_weights, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.training.commands.show import progress_bar
+from dflash_serve.training.blocks import Example
+from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from dflash_serve.training.commands.job import TrainJob, job_of
+from dflash_serve.training.commands.measures import (
+    Measure,
+    PrefixMeasure,
+    RoundsMeasure,
+    prefix_table,
+)
+from dflash_serve.training.commands.watch import Keeper, Listeners, view_of
 from dflash_serve.training.data import (
     Answer,
     DataError,
+    fingerprint,
     read_answers,
+    read_origin,
+    usable,
 )
+from dflash_serve.training.distributed import Processes
 from dflash_serve.training.export import (
-    DrafterShape,
     drafter_config,
-    export_drafter,
     new_drafter,
     start_from_target,
 )
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.measure import pooled, walk_answers
+from dflash_serve.training.features import FeatureSettings, FeatureStore, open_features
+from dflash_serve.training.identity import check_same_run, identity, option_facts
+from dflash_serve.training.interrupt import Interrupt
+from dflash_serve.training.layout import full_config
+from dflash_serve.training.loop import Ending, Listener, Outcome, Run, never
 from dflash_serve.training.report import RunLog
-from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.training.trainer import Trainer
+from dflash_serve.training.wandb_log import open_wandb
 
 _MEASURED = 64  # answers held back for measuring where no --heldout is given
-_FEATURE_BYTES = 6 << 30
-_DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+_HELD_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class TrainJob:
-    target: str
-    data: Path
-    out: Path
-    shape: DrafterShape
-    options: TrainOptions
-    heldout: Path | None
-    start: str | None
-    copy_target: bool
-    measure_block: int | None
-    dtype: str
+class Watching:
+    """What a caller of `train` wants besides: ``stop`` ends it, ``listener`` sees it."""
+
+    console: Console
+    stop: Callable[[], bool] = never
+    listener: Listener | None = None
 
 
-def mask_token_id(target: str, given: int | None) -> int:
-    """The id asked for, the tokenizer's own mask token, or the first id that no token uses.
+def run(settings: Mapping[str, Any]) -> int:
+    """`dflash-train run`; returns the exit code: 0, or 128 + a signal that ended it early."""
+    job, processes = job_of(settings), Processes.joined()
+    console = Console(quiet=not processes.first)
+    with Interrupt() as interrupt:
+        outcome = train(job, Watching(console, lambda: interrupt.requested), processes)
+    if outcome.ending is Ending.STOPPED:
+        console.print("To go on: the same command with --resume.")
+        return interrupt.exit_code
+    return 0
+
+
+def train(job: TrainJob, watching: Watching, processes: Processes | None = None) -> Outcome:
+    """Train, measure now and then, and keep the best drafter, the last one, and checkpoints.
 
     Raises:
-        DataError: the vocabulary has no room for one.
+        DataError, CheckpointError, AdapterError: a file that cannot be used or written.
+        FloatingPointError: the loss is not finite or has exploded.
     """
-    if given is not None:
-        return given
-    directory = resolve(target)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    for token in ("<|mask|>", "<|MASK|>"):
-        if token in tokenizer.get_vocab():
-            return int(tokenizer.convert_tokens_to_ids(token))
-    if len(tokenizer) < int(read_config(directory)["vocab_size"]):
-        return len(tokenizer)
-    raise DataError(f"{target} has no unused token id: choose one with --mask-token")
-
-
-def train(job: TrainJob) -> None:
-    """Train, measure now and then, and keep the best drafter in ``job.out``."""
-    if job.dtype not in _DTYPES:
-        raise DataError(f"dtype {job.dtype!r} is none of {', '.join(_DTYPES)}")
-    console, directory = Console(), resolve(job.target)
+    processes, console = processes or Processes(), watching.console
+    store = CheckpointStore(job.kept.out / "checkpoints", job.kept.checkpoints)
+    _refuse_overwriting(job, store)
+    directory = resolve(job.target)
     target = load_target(directory)
-    if job.start:
-        drafter = _trainable(load_drafter(resolve(job.start), target))
-        config = read_config(resolve(job.start))
-    else:
+    config, drafter = _drafter(job, directory, target)
+    data = _read_data(job, directory, console)
+    facts = _identity(job, directory, config, data)
+    processes.check_same(facts)
+    checkpoint = _checkpoint(job, store, facts, console) if processes.first else None
+    with ExitStack() as stack:
+        features = stack.enter_context(
+            closing(_features(job, directory, target, drafter, data, processes))
+        )
+        trainer = Trainer(drafter, data.train, features, job.options, processes)
+        measure = _measure(job, target, trainer, data)
+        run = Run(trainer, measure, Listeners([]), store, facts, watching.stop)
+        if processes.told({"resume": checkpoint is not None})["resume"]:
+            run.resume(checkpoint)
+        if processes.first:
+            run.listener = _listeners(job, run, measure, config, watching, stack)
+        outcome = run.go()
+        if processes.first:
+            Keeper(job.kept, full_config(config), trainer, measure).keep_last()
+    _conclude(job, outcome, measure, console)
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    train: list[Example]
+    held: list[Example]
+
+
+def _refuse_overwriting(job: TrainJob, store: CheckpointStore) -> None:
+    if not job.kept.resume and store.folders():
+        raise DataError(
+            f"{job.kept.out} holds the checkpoints of a run: go on with --resume, or choose "
+            "another --out"
+        )
+
+
+def _drafter(
+    job: TrainJob, directory: Path, target: TargetAdapter
+) -> tuple[dict[str, Any], DFlashDrafter]:
+    """config.json and a drafter with float32 weights to begin with."""
+    if job.start is None:
         config = drafter_config(read_config(directory), job.shape)
         drafter = new_drafter(config, target, job.options.seed)
         if job.copy_target:
             start_from_target(drafter, read_weights(directory))
-    answers, held = _split(job)
-    examples = [answer.example() for answer in answers]
-    measured = [answer.example() for answer in held]
-    taps = drafter.target_layer_ids
-    features = FeatureStore(target, taps, measured, _FEATURE_BYTES)
-    trainer = Trainer(
-        drafter, examples, FeatureStore(target, taps, examples, _FEATURE_BYTES), job.options
-    )
-    width = job.measure_block or drafter.block_size
-    with closing(RunLog(job.out)) as log, progress_bar(console) as progress:
-        view = _View(progress, log, lambda: _save(job, config, drafter))
-        best = trainer.run(lambda: pooled(walk_answers(drafter, features, measured, width)), view)
-    console.print(f"{len(examples)} answers, best {best:.2f} tokens per round at block {width}")
+        return config, drafter
+    loaded = _trainable(load_drafter(resolve(job.start), target))
+    config = read_config(resolve(job.start))
+    inner = dict(config.get("dflash_config") or {})
+    for name in ("training_mode", "prefix_weight_base"):
+        inner.pop(name, None)
+    if job.shape.prefix_weight_base is not None:
+        inner["training_mode"] = "vp_drafter"
+        inner["prefix_weight_base"] = job.shape.prefix_weight_base
+    return config | {"dflash_config": inner}, loaded
 
 
 def _trainable(drafter: DraftAdapter) -> DFlashDrafter:
-    """A loaded drafter with float32 weights."""
     assert isinstance(drafter, DFlashDrafter)
     drafter.model.set_dtype(mx.float32)
     drafter.model.train()
     return drafter
 
 
-def _save(job: TrainJob, config: dict[str, Any], drafter: DFlashDrafter) -> None:
-    export_drafter(job.out, config, drafter.model, _DTYPES[job.dtype])
-
-
-def _split(job: TrainJob) -> tuple[list[Answer], list[Answer]]:
-    """Answers to train on and to measure on; those too short for one block are left out."""
-    answers = _long_enough(read_answers(job.data))
-    if job.heldout:
-        return answers, _long_enough(read_answers(job.heldout))
-    if len(answers) <= _MEASURED:
-        raise DataError(f"{job.data} holds {len(answers)} answers: give --heldout, or more data")
-    return answers[:-_MEASURED], answers[-_MEASURED:]
-
-
-def _long_enough(answers: Iterable[Answer]) -> list[Answer]:
-    return [answer for answer in answers if answer.loss_tokens >= 2]
-
-
-class _View:
-    """Shows the run, logs it, and saves the drafter whenever it is the best so far."""
-
-    def __init__(self, progress: Progress, log: RunLog, save: Callable[[], None]) -> None:
-        self._progress, self._log, self._save = progress, log, save
-        self._task = progress.add_task("training", total=1.0)
-
-    def on_step(self, report: StepReport) -> None:
-        self._log.on_step(report)
-        self._progress.update(
-            self._task,
-            completed=report.progress,
-            description=f"step {report.step}  loss {report.loss:.3f}  "
-            f"slot 1 {report.accuracy[0]:.2f}  expected {report.expected:.2f}",
+def _read_data(job: TrainJob, directory: Path, console: Console) -> _Data:
+    """Answers to train on and to measure on; what is left out is said."""
+    if read_origin(job.sources.data).get("target", "") != fingerprint(directory):
+        console.print(
+            f"[yellow]note:[/] {job.sources.data} was answered by another target: the drafter "
+            "learns what this one may not say"
         )
+    answers = _usable(job, job.sources.data, console)
+    if job.sources.heldout:
+        held = _usable(job, job.sources.heldout, console)
+    elif len(answers) <= _MEASURED:
+        raise DataError(
+            f"{job.sources.data} holds {len(answers)} answers: give --heldout, or more data"
+        )
+    else:
+        answers, held = answers[:-_MEASURED], answers[-_MEASURED:]
+    return _Data([a.example() for a in answers], [a.example() for a in held])
 
-    def on_measure(self, step: int, tokens_per_round: float, best: bool) -> None:
-        self._log.on_measure(step, tokens_per_round)
-        mark = " (best)" if best else ""
-        self._progress.console.print(f"step {step}: {tokens_per_round:.3f} tokens per round{mark}")
-        if best:
-            self._save()
+
+def _usable(job: TrainJob, path: Path, console: Console) -> list[Answer]:
+    kept, left_out = usable(read_answers(path), job.sources.min_loss_tokens, job.sources.max_length)
+    for reason, count in left_out.items():
+        console.print(f"{path}: {count} answers left out, {reason}")
+    if not kept:
+        raise DataError(f"{path} holds no answer that can be used")
+    return kept
+
+
+def _identity(
+    job: TrainJob, directory: Path, config: dict[str, Any], data: _Data
+) -> dict[str, Any]:
+    files = {"data": job.sources.data, "held-out data": job.sources.heldout}
+    rest = {
+        "answers": len(data.train),
+        "held-out answers": len(data.held),
+        "measured block": job.measure_block,
+        **option_facts(job.options),
+    }
+    return identity(directory, files, config, rest)
+
+
+def _checkpoint(
+    job: TrainJob, store: CheckpointStore, facts: dict[str, Any], console: Console
+) -> Checkpoint | None:
+    """The checkpoint to go on from; None to begin anew."""
+    checkpoint = store.newest() if job.kept.resume else None
+    if job.kept.resume and checkpoint is None:
+        console.print(f"{job.kept.out} holds no checkpoint: starting from the beginning")
+    if checkpoint is not None:
+        kept = checkpoint.facts.get("identity")
+        if not isinstance(kept, dict):
+            raise CheckpointError(f"{job.kept.out} does not say what its run was made of")
+        tuned = check_same_run(kept, facts)
+        console.print(f"going on behind step {checkpoint.step}" + (f"; {tuned}" if tuned else ""))
+    return checkpoint
+
+
+def _features(
+    job: TrainJob,
+    directory: Path,
+    target: TargetAdapter,
+    drafter: DFlashDrafter,
+    data: _Data,
+    processes: Processes,
+) -> FeatureStore:
+    folder = job.sources.feature_dir or job.kept.out / "features"
+    settings = FeatureSettings(
+        job.sources.features,
+        job.sources.feature_bytes,
+        folder if processes.size == 1 else folder / f"rank-{processes.rank}",
+        fingerprint(directory),
+        final=job.options.objective.soft_label > 0,
+    )
+    return open_features(target, drafter.target_layer_ids, data.train, settings)
+
+
+def _measure(job: TrainJob, target: TargetAdapter, trainer: Trainer, data: _Data) -> Measure:
+    layers = trainer.drafter.target_layer_ids
+    features = FeatureStore(target, layers, data.held, _HELD_BYTES)
+    if job.options.prefix_weight_base is not None:
+        return PrefixMeasure(trainer, features, data.held)
+    return RoundsMeasure(trainer, features, data.held, job.measure_block)
+
+
+def _listeners(
+    job: TrainJob,
+    run: Run,
+    measure: Measure,
+    config: dict[str, Any],
+    watching: Watching,
+    stack: ExitStack,
+) -> Listeners:
+    position = run.position
+    log = RunLog(job.kept.out, position.step if position.step else None)
+    stack.enter_context(closing(log))
+    keeper = Keeper(job.kept, full_config(config), run.trainer, measure, log)
+    listeners: list[Listener] = [keeper, log]
+    if job.kept.wandb:
+        listeners.append(
+            stack.enter_context(
+                closing(
+                    open_wandb(
+                        job.kept.wandb, job.kept.out, run.identity, resumed=position.step > 0
+                    )
+                )
+            )
+        )
+    view = view_of(watching.console, measure.name, run.progress)
+    stack.enter_context(view)
+    listeners.append(view)
+    if watching.listener is not None:
+        listeners.append(watching.listener)
+    return Listeners(listeners)
+
+
+def _conclude(job: TrainJob, outcome: Outcome, measure: Measure, console: Console) -> None:
+    position = outcome.position
+    endings = {
+        Ending.FINISHED: "finished",
+        Ending.NO_BETTER: f"ended early: {position.since_best} measurements without a better one",
+        Ending.STOPPED: "stopped",
+    }
+    best = f"best {position.best:.2f} {measure.name} at step {position.best_step}"
+    console.print(f"{endings[outcome.ending]} behind step {position.step}; {best}")
+    if measure.detail is not None:
+        console.print(prefix_table(measure.detail))
+    if position.best_step:
+        console.print(f"best drafter: {job.kept.out}; last: {job.kept.out / 'last'}")

@@ -1,0 +1,81 @@
+"""Listeners of a run together: what is kept on disk, what is shown."""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from dflash_serve.training.commands.job import Kept
+from dflash_serve.training.commands.measures import Measure
+from dflash_serve.training.layout import write_drafter
+from dflash_serve.training.loop import Listener, MeasureReport
+from dflash_serve.training.report import RunLog
+from dflash_serve.training.trainer import StepReport, Trainer
+from dflash_serve.training.view import LiveView, PlainView
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Tells each of several, in order."""
+
+    each: Sequence[Listener]
+
+    def on_step(self, report: StepReport) -> None:
+        for listener in self.each:
+            listener.on_step(report)
+
+    def on_measure(self, report: MeasureReport) -> None:
+        for listener in self.each:
+            listener.on_measure(report)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
+
+    What else was measured goes to the log, and for the best to vp.json.
+    """
+
+    kept: Kept
+    config: dict[str, Any]
+    trainer: Trainer
+    measure: Measure
+    log: RunLog | None = None
+
+    def on_step(self, report: StepReport) -> None:
+        pass
+
+    def on_measure(self, report: MeasureReport) -> None:
+        self.keep_last()
+        if report.best:
+            self._write(self.kept.out)
+        detail = self.measure.detail
+        if detail is not None and self.log is not None:
+            self.log.note({"step": report.step, "prefixes": detail})
+        if detail is not None and report.best:
+            scratch = self.kept.out / ".vp.json.part"
+            text = json.dumps({"step": report.step, **detail}, indent=1) + "\n"
+            scratch.write_text(text, encoding="utf-8")
+            os.replace(scratch, self.kept.out / "vp.json")
+
+    def keep_last(self) -> None:
+        self._write(self.kept.out / "last")
+
+    def _write(self, directory: Path) -> None:
+        write_drafter(directory, self.config, self.trainer.masters(), self.kept.dtype)
+
+
+class View(Listener, AbstractContextManager[object], Protocol):
+    """A listener that takes the terminal while it is entered."""
+
+
+def view_of(console: Console, value_name: str, begun: float) -> View:
+    """Live in a terminal; otherwise a line now and then."""
+    if console.is_terminal:
+        return LiveView(console, value_name, begun)
+    return PlainView(console.print, value_name)
