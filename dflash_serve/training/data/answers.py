@@ -111,6 +111,8 @@ class AnswerFile:
     def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
         self._path = path
         self.done: set[int] = set()
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is no file")
         if path.exists():
             _drop_torn_line(path)
             self._continue(origin)
@@ -142,8 +144,13 @@ class AnswerFile:
                 raise DataError(f"{self._path}, line {number}: {error!r} is no answer") from error
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(value, separators=(",", ":")) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(value, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be written, rows so far are safe: {error}") from (
+                error
+            )
 
 
 def _parse(value: dict[str, Any]) -> list[Answer]:

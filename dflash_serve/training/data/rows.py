@@ -4,6 +4,7 @@ Knows nothing of what a row holds. JSON lines are read here and not by `datasets
 neither say in which line a fault is nor take rows of several shapes.
 """
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from dflash_serve.training.data.errors import DataError, RowError
 from dflash_serve.training.data.origin import file_digest
 
-_TABLES = {".parquet": "parquet", ".csv": "csv"}
+_TABLES = (".parquet", ".csv")
 _LINES = (".jsonl", ".ndjson", ".json")
 _PROBE_SECONDS = 10
+_HttpError: Any = HfHubHTTPError.__bases__[0]
+"""Base of what the hub's HTTP library raises: which library that is differs between releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,13 @@ def _from_hub(name: str, split: str | None, config: str | None) -> Dataset:
         pass  # what is cached will do
     except (HfHubHTTPError, HFValidationError) as error:
         raise DataError(f"cannot get {name} from the hub: {_first_line(error)}") from error
-    except OSError as error:
+    except (_HttpError, OSError) as error:
         raise DataError(
             f"the hub cannot be reached for {name} (HF_HUB_OFFLINE=1 uses what is cached)"
         ) from error
     try:
         return _one_split(name, load_dataset(name, config), split)
-    except (DatasetsError, OSError, ValueError) as error:
+    except (DatasetsError, _HttpError, OSError, ValueError) as error:
         raise DataError(f"cannot get {name} from the hub: {_first_line(error)}") from error
 
 
@@ -148,8 +151,10 @@ def _one_split(name: str, found: Any, split: str | None) -> Dataset:
 
 
 def _file_rows(path: Path) -> Iterator[RawRow]:
-    if path.suffix in _TABLES:
-        return _table_rows(path)
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    if path.suffix == ".csv":
+        return _csv_rows(path)
     if path.suffix == ".json" and _begins_with_bracket(path):
         return _array_rows(path)
     return _line_rows(path)
@@ -181,15 +186,23 @@ def _array_rows(path: Path) -> Iterator[RawRow]:
         yield RawRow(row, f"row {row + 1}", value)
 
 
-def _table_rows(path: Path) -> Iterator[RawRow]:
-    """Streamed: nothing is copied into a cache."""
-    kind = _TABLES[path.suffix]
+def _csv_rows(path: Path) -> Iterator[RawRow]:
     try:
-        table = load_dataset(kind, data_files=str(path), split="train", streaming=True)
+        with path.open(encoding="utf-8", newline="") as file:
+            for row, value in enumerate(csv.DictReader(file, strict=True)):
+                yield RawRow(row, f"row {row + 1}", value)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[RawRow]:
+    """Streamed: nothing is copied into a cache."""
+    try:
+        table = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
         for row, value in enumerate(table):
             yield RawRow(row, f"row {row + 1}", value)
     except (DatasetsError, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as {kind}: {_first_line(error)}") from error
+        raise DataError(f"{path} cannot be read as parquet: {_first_line(error)}") from error
 
 
 def _begins_with_bracket(path: Path) -> bool:
