@@ -1,12 +1,9 @@
 """Data sets in their published files, the exact text that they are asked with, and the order."""
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
@@ -19,7 +16,7 @@ MATH = "Please reason step by step, and put your final answer within \\boxed{}."
 
 def parquet(path: Path, *rows: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    Dataset.from_list(list(rows)).to_parquet(path)
 
 
 def jsonl(path: Path, *rows: dict[str, Any]) -> None:
@@ -64,10 +61,6 @@ def test_humaneval(tmp_path: Path) -> None:
         "Write a solution to this problem that passes its tests:\n"
         '```python\ndef f():\n    """One."""\n\n```'
     )
-    assert turns(tmp_path, "humaneval") == [(expected,)]
-    path.unlink()
-    with gzip.open(path.parent.parent / "HumanEval.jsonl.gz", "wt") as file:
-        file.write(json.dumps(row) + "\n")
     assert turns(tmp_path, "humaneval") == [(expected,)]
 
 
@@ -120,11 +113,14 @@ def test_alpaca_with_and_without_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"quest": "a", "answer": "b"}\n', "has no column 'question'; it has quest, answer"),
+        (
+            '{"quest": "a", "answer": "b"}\n',
+            "line 1 has no column 'question'; it has quest, answer",
+        ),
         ("", "gsm8k.jsonl holds no rows"),
-        ('{"question": ""}\n', "row 1 has an empty 'question'"),
-        ("nonsense\n", "gsm8k.jsonl cannot be read"),
-        ("[1]\n", "holds list where rows should be"),
+        ('{"question": ""}\n', "line 1 has an empty 'question'"),
+        ('{"question": "a"}\nnonsense\n', "gsm8k.jsonl, line 2: not JSON"),
+        ("[1]\n", "line 1 holds no row but list"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -149,7 +145,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 def test_without_a_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"^gsm8k: openai/gsm8k cannot be had from the hub") as one:
+    with pytest.raises(DataError, match=r"^gsm8k: cannot get openai/gsm8k from the hub") as one:
         sets.from_hub("gsm8k")
     assert "\n" not in str(one.value)
     assert "--data-dir" in str(one.value)

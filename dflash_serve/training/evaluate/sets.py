@@ -1,24 +1,22 @@
 """The ten data sets of z-lab's protocol: where their rows are and how a row becomes user turns.
 
-Reads published files from a directory, or the hub's through `datasets`. Knows no models.
+From published files in a directory, or from the hub. Knows no models.
 """
 
-import gzip
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
+from huggingface_hub import hf_hub_download
 
 from dflash_serve.training.data import DataError
+from dflash_serve.training.data.rows import Source, open_source
 from dflash_serve.training.evaluate.prompts import Conversation
 
 Row = Mapping[str, Any]
 
-_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
+_SUFFIXES = (".parquet", ".jsonl", ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "humaneval": DataSet(
         "openai/openai_humaneval", None, "test", 164, ("prompt",), _humaneval,
-        ("openai_humaneval/test-*.parquet", "HumanEval.jsonl*"),
+        ("openai_humaneval/test-*.parquet",),
     ),
     "mbpp": DataSet(
         "google-research-datasets/mbpp", "sanitized", "test", 128, ("prompt",),
@@ -146,7 +144,7 @@ def from_directory(directory: Path, name: str) -> list[Conversation]:
     """A data set from its published files below ``directory``.
 
     They lie in a folder named like the data set or like its hub repository, as a clone has them;
-    or in one file DIRECTORY/NAME.parquet, .jsonl, .jsonl.gz or .json.
+    or in one file DIRECTORY/NAME.parquet, .jsonl or .json.
 
     Raises:
         DataError: naming the file, and the column that it lacks.
@@ -159,8 +157,8 @@ def from_directory(directory: Path, name: str) -> list[Conversation]:
             f"{directory} has no {name}: looked for {name}.parquet, .jsonl, .json and for "
             f"{' or '.join(wanted.files)} in {name}/ and {folder}/"
         )
-    rows = [row for path in paths for row in _rows(path, wanted)]
-    return _conversations(name, rows, ", ".join(str(path) for path in paths))
+    where = ", ".join(str(path) for path in paths)
+    return _conversations(name, Source(where, None, None, tuple(paths), None))
 
 
 def from_hub(name: str) -> list[Conversation]:
@@ -169,22 +167,21 @@ def from_hub(name: str) -> list[Conversation]:
     Raises:
         DataError: one line if the hub cannot be reached.
     """
-    from datasets import load_dataset  # noqa: PLC0415 - seconds to import, for the hub only
-
     wanted = DATASETS[name]
     try:
-        if name == "livecodebench":  # its repository is a script, which is never run
-            files = [f"hf://datasets/{wanted.hub}/test{part}.jsonl" for part in ("", *"23456")]
-            loaded = load_dataset("json", data_files=files, split="train")
+        if name == "livecodebench":  # its repository has a script, which is never run
+            source = Source(wanted.hub, None, None, _livecodebench_files(wanted.hub), None)
         else:
-            loaded = load_dataset(wanted.hub, wanted.config, split=wanted.split)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise DataError(
-            f"{name}: {wanted.hub} cannot be had from the hub ({reason}); "
-            "give its files with --data-dir"
-        ) from error
-    return _conversations(name, [_checked(row, wanted, wanted.hub) for row in loaded], wanted.hub)
+            source = open_source(wanted.hub, wanted.split, wanted.config)
+    except (DataError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{name}: {reason}; --data-dir reads its files from a folder") from error
+    return _conversations(name, source)
+
+
+def _livecodebench_files(hub: str) -> tuple[Path, ...]:
+    names = [f"test{part}.jsonl" for part in ("", *"23456")]
+    return tuple(Path(hf_hub_download(hub, name, repo_type="dataset")) for name in names)
 
 
 def _files(directory: Path, name: str) -> list[Path]:
@@ -193,53 +190,37 @@ def _files(directory: Path, name: str) -> list[Path]:
         path = directory / f"{name}{suffix}"
         if path.is_file():
             return [path]
-    folders = [directory / name, directory / wanted.hub.split("/")[1]]
-    for folder in folders:
+    for folder in (directory / name, directory / wanted.hub.split("/")[1]):
         for pattern in wanted.files:
             if paths := sorted(folder.glob(pattern)):
                 return paths
     return []
 
 
-def _rows(path: Path, wanted: DataSet) -> Iterator[Row]:
-    try:
-        for row in _read(path):
-            yield _checked(row, wanted, str(path))
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+def _conversations(name: str, source: Source) -> list[Conversation]:
+    """In the order of the rows; ``row`` counts rows and not lines."""
+    wanted, made = DATASETS[name], list[Conversation]()
+    for raw in source.rows():
+        where = f"{source.name}, {raw.place}"
+        if raw.fault is not None:
+            raise DataError(f"{where}: {raw.fault}")
+        turns = wanted.turns(_columns(raw.value, wanted, where))
+        made.append(Conversation(name, len(made), tuple(turns)))
+    if not made:
+        raise DataError(f"{source.name} holds no rows")
+    return made
 
 
-def _read(path: Path) -> Iterator[Any]:
-    if path.suffix == ".parquet":
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    elif path.suffix == ".json":
-        yield from json.loads(path.read_text(encoding="utf-8"))
-    else:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            yield from (json.loads(line) for line in file if line.strip())
-
-
-def _checked(row: Any, wanted: DataSet, where: str) -> Row:
+def _columns(row: Any, wanted: DataSet, where: str) -> Row:
     """The columns that are needed, and those alone."""
     if not isinstance(row, Mapping):
-        raise DataError(f"{where} holds {type(row).__name__} where rows should be")
+        raise DataError(f"{where} holds no row but {type(row).__name__}")
     values = {}
     for column in wanted.columns:
         name = column if column in row else _OTHER_NAMES.get(column, column)
         if name not in row:
             raise DataError(f"{where} has no column {column!r}; it has {', '.join(row) or 'none'}")
         values[column] = row[name]
+    if not values[wanted.columns[0]]:
+        raise DataError(f"{where} has an empty {wanted.columns[0]!r}")
     return values
-
-
-def _conversations(name: str, rows: Sequence[Row], where: str) -> list[Conversation]:
-    if not rows:
-        raise DataError(f"{where} holds no rows")
-    made, first = [], DATASETS[name].columns[0]
-    for number, row in enumerate(rows):
-        if not row[first]:
-            raise DataError(f"{where}: row {number + 1} has an empty {first!r}")
-        made.append(Conversation(name, number, tuple(DATASETS[name].turns(row))))
-    return made
