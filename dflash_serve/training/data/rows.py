@@ -121,7 +121,12 @@ def _files(path: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _from_hub(name: str, split: str | None, config: str | None) -> Dataset:
+def reach_hub(name: str) -> None:
+    """Return at once if the hub has data set ``name``, or if only its cache is to be used.
+
+    Raises:
+        DataError: the hub cannot be reached, or has no such data set.
+    """
     try:
         # load_dataset alone retries for half a minute without a network
         HfApi().dataset_info(name, timeout=_PROBE_SECONDS)
@@ -133,6 +138,10 @@ def _from_hub(name: str, split: str | None, config: str | None) -> Dataset:
         raise DataError(
             f"the hub cannot be reached for {name} (HF_HUB_OFFLINE=1 uses what is cached)"
         ) from error
+
+
+def _from_hub(name: str, split: str | None, config: str | None) -> Dataset:
+    reach_hub(name)
     try:
         return _one_split(name, load_dataset(name, config), split)
     except (DatasetsError, _HttpError, OSError, ValueError) as error:

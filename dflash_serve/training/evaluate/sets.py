@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from dflash_serve.training.data import DataError
-from dflash_serve.training.data.rows import Source, open_source
+from dflash_serve.training.data.rows import Source, open_source, reach_hub
 from dflash_serve.training.evaluate.prompts import Conversation
 
 Row = Mapping[str, Any]
@@ -180,6 +180,7 @@ def from_hub(name: str) -> list[Conversation]:
 
 
 def _livecodebench_files(hub: str) -> tuple[Path, ...]:
+    reach_hub(hub)
     names = [f"test{part}.jsonl" for part in ("", *"23456")]
     return tuple(Path(hf_hub_download(hub, name, repo_type="dataset")) for name in names)
 
