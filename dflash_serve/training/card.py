@@ -11,7 +11,10 @@ from dflash_serve.adapters.dflash_config import parse_dflash_config
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Tokens per round on answers held out of the training, after ``step`` steps."""
+    """Tokens per round on answers held out of the training, after ``step`` steps.
+
+    Of a VP-drafter: those behind the visible prefixes that it was given.
+    """
 
     step: int
     tokens_per_round: float
@@ -26,7 +29,8 @@ def model_card(
     """
     parsed, inner = parse_dflash_config(config), config["dflash_config"]
     kind = "DFlash 2 drafter" if parsed.selector_rank else "DFlash drafter"
-    if inner.get("training_mode") == "vp_drafter":
+    prefixed = inner.get("training_mode") == "vp_drafter"
+    if prefixed:
         kind = f"VP-drafter (prefix weight base {inner.get('prefix_weight_base')})"
     windows = {window for window in parsed.layer_windows if window is not None}
     rows = {
@@ -48,7 +52,7 @@ A {kind}: it proposes blocks of tokens that its target verifies. The text is the
 {table}
 
 ## Measured
-{_sentence(measured)}
+{_sentence(measured, prefixed)}
 
 ## Use
 ```
@@ -64,12 +68,15 @@ def _windowed(layers: tuple[int | None, ...], windows: set[int]) -> str:
     return f"{sliding} of them with a sliding window of {max(windows)}"
 
 
-def _sentence(measured: Measured | None) -> str:
+def _sentence(measured: Measured | None, prefixed: bool) -> str:
     if measured is None:
         return "Nothing yet."
+    what = "tokens per round (the target's own token included), greedy"
+    if prefixed:
+        what = "tokens per round behind a visible prefix"
     return (
-        f"{measured.tokens_per_round:.2f} tokens per round (the target's own token included), "
-        f"greedy, on answers held out of the training, after {measured.step} steps."
+        f"{measured.tokens_per_round:.2f} {what}, on answers held out of the training, after "
+        f"{measured.step} steps."
     )
 
 

@@ -151,7 +151,7 @@ def write_drafter(
     if dtype not in DTYPES:
         raise AdapterError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     check_names(weights, stored_tensors(config), "the drafter")
-    cast = {name: _cast(name, value, dtype) for name, value in weights.items()}
+    cast = {name: _cast(name, weights[name], dtype) for name in sorted(weights)}
     text = {CONFIG: json.dumps({**config, "dtype": dtype}, indent=2) + "\n"}
     if card is not None and _may_replace(directory / CARD):
         text[CARD] = card.rstrip() + f"\n\n{CARD_MARK}\n"

@@ -94,6 +94,17 @@ def test_the_card_says_what_was_measured_of_this_one(
     assert drafter.runtime_block_size == 6
 
 
+def test_the_card_of_a_vp_drafter_says_what_was_measured(run_folder: Path, tmp_path: Path) -> None:
+    inner = INNER | {"training_mode": "vp_drafter", "prefix_weight_base": 0.9}
+    (run_folder / CONFIG).write_text(json.dumps(DRAFTER | {"dflash_config": inner}))
+    assert invoke(run_folder, "--out", tmp_path / "out")[0] == 0
+    card = (tmp_path / "out" / CARD).read_text()
+    assert "A VP-drafter (prefix weight base 0.9)" in card
+    assert "3.25 tokens per round behind a visible prefix" in card
+    written = read_config(tmp_path / "out")["dflash_config"]
+    assert {key: written[key] for key in inner} == inner
+
+
 def test_nothing_measured_is_said_too(tmp_path: Path) -> None:
     code, output = invoke(write_tiny(tmp_path / "in"), "--out", tmp_path / "out")
     assert code == 0, output
