@@ -99,6 +99,13 @@ def test_an_evaluation_goes_on_where_it_stopped_but_not_with_other_settings(
     assert refused.exit_code == 2
     assert "other settings: block 8 (now 4)" in refused.output
     assert path.read_text() == whole
+    # what the file says of equality decides the figures and, where equality is due, the exit code
+    path.write_text(whole.replace('"same":true', '"same":false', 1))
+    done = run(pair, *common)
+    assert results(out)["results"]["total"]["differing"] == 1
+    if exact_path():
+        assert done.exit_code == 1
+        assert "1 of 6 responses differ from plain decoding" in done.output
 
 
 class _Pairs:

@@ -148,6 +148,24 @@ def test_without_meta_info_tokens_per_round_are_unknown(data: Path, tmp_path: Pa
     }
 
 
+def test_another_text_of_the_plain_server_is_counted(data: Path, tmp_path: Path) -> None:
+    async def other(body: Body) -> JSONResponse:
+        text = body["messages"][-1]["content"]
+        return await echo(body) if text == "hello 1" else completion("something else", 5)
+
+    plain = Rival(other)
+    with serving(Rival(echo).app) as url, serving(plain.app) as plain_url:
+        done = run(tmp_path / "out", "--url", url, "--plain-url", plain_url, "--data-dir", data)
+    assert done.exit_code == 0, done.output
+    total = results(tmp_path / "out")["results"]["total"]
+    assert (total["compared"], total["differing"]) == (4, 3)
+    assert total["end_to_end_speedup"] > 0
+    assert total["decode_speedup"] is None  # neither server told its decoding time
+    # the plain server got the first server's replies as history
+    replies = [b["messages"][1]["content"] for b in plain.measured if len(b["messages"]) == 3]
+    assert sorted(replies) == ["<hello 0>", "<hello 1>"]
+
+
 def test_sampling_is_sent_and_meta_info_only_to_who_takes_it(data: Path, tmp_path: Path) -> None:
     async def strict(body: Body) -> JSONResponse:
         if "return_meta_info" in body:

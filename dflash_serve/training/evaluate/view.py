@@ -154,6 +154,7 @@ def _slots(axes: Axes, total: Figures) -> None:
 
 def _unknown(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not known", ha="center", va="center", transform=axes.transAxes)
+    axes.set(xticks=[], yticks=[])
 
 
 def _number(value: float | None, digits: int = 2) -> str:
