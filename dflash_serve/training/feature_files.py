@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from dflash_serve.training.blocks import Example
-from dflash_serve.training.data import DataError
+from dflash_serve.training.data import DataError, describe_changes
 
 _SHARD_BYTES = 256 << 20
 _TENSOR_OVERHEAD = 160  # bytes of a shard's header for one tensor, at most
@@ -101,11 +101,11 @@ class FeatureFiles:
         """
         found = _read_identity(directory)
         wanted = json.loads(json.dumps(asdict(identity)))
-        changed = [key for key in wanted if found is not None and found.get(key) != wanted[key]]
-        if changed and found is not None and not rebuild:
-            what = ", ".join(f"{key} {found.get(key)} (now {wanted[key]})" for key in changed)
+        changed = describe_changes(found, wanted) if found is not None else ""
+        if changed and not rebuild:
             raise DataError(
-                f"{directory} holds features of another {what}: rebuild it or choose another folder"
+                f"{directory} holds features of another {changed}: "
+                "rebuild it or choose another folder"
             )
         directory.mkdir(parents=True, exist_ok=True)
         files = cls(directory, max_bytes, min(shard_bytes, max_bytes))
@@ -130,7 +130,7 @@ class FeatureFiles:
         """Take a row if there is room; it is on disk when its shard is full, or on `close`.
 
         Raises:
-            OSError: the disk is full; rows written before stay.
+            DataError: the disk is full; rows written before stay.
         """
         bytes_ = row.nbytes + 2 * _TENSOR_OVERHEAD
         if self._used + self._pending_bytes + bytes_ + _HEADER > self._max_bytes:
@@ -157,7 +157,7 @@ class FeatureFiles:
         try:
             mx.save_safetensors(str(torn), tensors)
         except RuntimeError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+            raise DataError(f"{path} cannot be written: {error}") from error
         _publish(torn, path)
         self._pending.clear()
         self._pending_bytes = 0

@@ -148,7 +148,7 @@ class FeatureStore:
 
         Raises:
             ValueError: an activation is too large for float16.
-            OSError: the disk is full.
+            DataError: the disk is full.
         """
         found = {index: self._find(index) for index in indices}
         missing = [index for index, row in found.items() if row is None]
