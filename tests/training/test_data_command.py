@@ -14,7 +14,6 @@ import pytest
 from typer.testing import CliRunner
 
 from dflash_serve.adapters.base import TargetAdapter
-from dflash_serve.adapters.checkpoint import resolve
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import DataError, read_answers, read_origin, usable
@@ -57,8 +56,7 @@ def prompts(tmp_path: Path) -> Path:
 def invoke(*arguments: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["data", *(str(argument) for argument in arguments)])
     assert result.exit_code == code, result.output
-    if code:
-        assert result.output.startswith("dflash-train: error: ") or "─" not in result.output
+    assert ("dflash-train: error: " in result.output) == bool(code)
     return result.output
 
 
@@ -126,23 +124,23 @@ def test_neither_the_batch_nor_a_drafter_changes_an_answer(
 
 def test_a_killed_run_is_continued_to_the_same_file(target_dir: Path, tmp_path: Path) -> None:
     write_chat_target(target_dir, seed=0)  # no answer ends early: there is time to kill
-    rows = [{"prompt": " ".join("abcdefghij"[i % 8 : i % 8 + 1 + i // 8])} for i in range(24)]
+    rows = [{"prompt": " ".join("abcdefghij"[i % 8 : i % 8 + 1 + i // 8])} for i in range(14)]
     prompts = write_rows(tmp_path / "prompts.jsonl", rows)
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    common = ["--target", target_dir, "--prompts", prompts, "--max-new", "60", "--batch", "1"]
+    common = ["--target", target_dir, "--prompts", prompts, "--max-new", "40", "--batch", "1"]
     command = [sys.executable, "-c", MAIN, "data", *map(str, common), "--out", str(cut)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         while run.poll() is None and (not cut.exists() or cut.read_bytes().count(b"\n") < 4):
             time.sleep(0.002)
         os.kill(run.pid, signal.SIGKILL)
     made = cut.read_bytes().count(b"\n")
-    assert 4 <= made < 25
+    assert 4 <= made < 15
     with cut.open("a") as file:
-        file.write('{"row":23,"kin')  # torn, as a kill in the middle of a write leaves it
+        file.write('{"row":13,"kin')  # torn, as a kill in the middle of a write leaves it
     invoke(*common, "--out", whole)
     invoke(*common, "--out", cut)
     assert rows_of(cut) == rows_of(whole)
-    assert len(rows_of(whole)) == 25
+    assert len(rows_of(whole)) == 15
     before = cut.read_bytes()
     assert "usable" in invoke(*common, "--out", cut)  # nothing left to do, the summary again
     assert cut.read_bytes() == before
@@ -295,14 +293,13 @@ def test_a_damaged_answer_file_is_named_by_line(row: Any, message: str, tmp_path
         read_answers(path)
 
 
-def test_a_hub_id_without_a_network_is_one_line(target_dir: Path, tmp_path: Path) -> None:
-    arguments = ["data", "--target", str(target_dir), "--prompts", "org/name", "--out", "o"]
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, *arguments],
-        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if "PyTorch" not in line]
-    assert line.startswith("dflash-train: error: the hub cannot be reached for org/name")
-    assert resolve(str(target_dir)) == target_dir
+def test_a_hub_id_without_a_network_is_one_line(
+    target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    out = tmp_path / "out.jsonl"
+    shown = invoke("--target", target_dir, "--prompts", "org/name", "--out", out, code=2)
+    assert shown.startswith("dflash-train: error: the hub cannot be reached for org/name")
+    assert shown.count("\n") == 1
+    assert not out.exists()

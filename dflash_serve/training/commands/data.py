@@ -17,11 +17,10 @@ from dflash_serve.server.provenance import replace_text
 from dflash_serve.server.tokenizer import ChatTokenizer
 from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import (
-    Answer,
     AnswerFile,
     DataError,
     fingerprint,
-    read_answers,
+    stream_answers,
     tokenizer_fingerprint,
 )
 from dflash_serve.training.data.dialogue import Dialogue, Rules, Turns
@@ -77,9 +76,13 @@ def make_data(job: DataJob) -> None:
             )
             finished = _finished(job, directory, rules, todo)
             costs = _fill(file, finished, usable, console)
-    answers = read_answers(job.out)
-    _add_short_ones(answers, source, rules, faults)
-    summary = Summary(faults, Totals.of(answers, rules.stop_tokens), costs, bool(job.drafter))
+    totals = Totals(rules.stop_tokens)
+    for answer in stream_answers(job.out):
+        totals.add(answer)
+    for row, tokens in totals.longest.items():
+        if tokens < rules.min_loss_tokens:  # only now that the answers are made
+            faults.add(source.place(row), RowError("too few loss tokens", str(tokens)))
+    summary = Summary(faults, totals, costs, bool(job.drafter))
     console.print(summary.table())
     replace_text(
         job.out.with_name(job.out.name + ".summary.json"), json.dumps(summary.as_json(), indent=1)
@@ -200,13 +203,3 @@ def _check(job: DataJob, usable: int, faults: Faults) -> None:
         raise DataError(f"{job.prompts}: no row is usable: {faults}")
     if job.strict and faults:
         raise DataError(f"{job.prompts}: {faults}")
-
-
-def _add_short_ones(answers: list[Answer], source: Source, rules: Rules, faults: Faults) -> None:
-    """Rows whose answers, now that they are made, are too short to train on."""
-    longest: dict[int, int] = {}
-    for answer in answers:
-        longest[answer.row] = max(answer.loss_tokens, longest.get(answer.row, 0))
-    for row, tokens in longest.items():
-        if tokens < rules.min_loss_tokens:
-            faults.add(source.place(row), RowError("too few loss tokens", str(tokens)))

@@ -5,6 +5,7 @@ from dflash_serve.training.data.answers import (
     AnswerFile,
     read_answers,
     read_origin,
+    stream_answers,
     usable,
 )
 from dflash_serve.training.data.errors import DataError
@@ -24,6 +25,7 @@ __all__ = [
     "fingerprint",
     "read_answers",
     "read_origin",
+    "stream_answers",
     "tokenizer_fingerprint",
     "usable",
 ]

@@ -49,22 +49,31 @@ class Answer:
 def read_answers(path: Path) -> list[Answer]:
     """All sequences of a file, in the order of its prompts.
 
+    Raises:
+        DataError: naming the line that is no answer, or there are none.
+    """
+    answers = sorted(stream_answers(path), key=lambda answer: answer.row)
+    if not answers:
+        raise DataError(f"{path} holds no answers")
+    return answers
+
+
+def stream_answers(path: Path) -> Iterator[Answer]:
+    """Sequences as they stand in a file, one row at a time.
+
     Rows are ``{"row", "kind", "tokens", "loss"}``, or ``{"row", "kind", "sequences": [...]}`` with
     several of tokens and loss, or the older ``{"row", "kind", "prompt", "answer"}``.
 
     Raises:
-        DataError: naming the line that is no answer, or there are none.
+        DataError: naming the line that is no answer.
     """
-    answers: list[Answer] = []
     for number, line in enumerate(_lines(path), start=1):
+        if number == 1:
+            continue
         try:
-            if number > 1:
-                answers += _parse(json.loads(line))
+            yield from _parse(json.loads(line))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{path}, line {number}: {error!r} is no answer") from error
-    if not answers:
-        raise DataError(f"{path} holds no answers")
-    return sorted(answers, key=lambda answer: answer.row)
 
 
 def read_origin(path: Path) -> dict[str, Any]:

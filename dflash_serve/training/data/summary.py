@@ -1,6 +1,6 @@
 """What became of every row: faults by reason with their places, and totals over the answers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -85,28 +85,25 @@ class Costs:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class Totals:
-    """Over a whole answer file. ``open_ended`` answers came to no stop token: a limit cut them."""
+    """Over a whole answer file. ``open_ended`` answers came to no stop token: a limit cut them.
 
-    rows: int
-    sequences: int
-    answers: int
-    tokens: int
-    answer_tokens: int
-    open_ended: int
+    ``longest`` maps each row to the loss tokens of its longest sequence.
+    """
 
-    @classmethod
-    def of(cls, sequences: Sequence[Answer], stop_tokens: frozenset[int]) -> "Totals":
-        last = [int(made.tokens[end - 1]) for made in sequences for _, end in made.spans]
-        return cls(
-            len({made.row for made in sequences}),
-            len(sequences),
-            len(last),
-            sum(len(made.tokens) for made in sequences),
-            sum(made.loss_tokens for made in sequences),
-            sum(token not in stop_tokens for token in last),
-        )
+    def __init__(self, stop_tokens: frozenset[int]) -> None:
+        self._stop_tokens = stop_tokens
+        self.longest: dict[int, int] = {}
+        self.sequences = self.answers = self.tokens = self.answer_tokens = self.open_ended = 0
+
+    def add(self, made: Answer) -> None:
+        last = [int(made.tokens[end - 1]) for _, end in made.spans]
+        self.longest[made.row] = max(made.loss_tokens, self.longest.get(made.row, 0))
+        self.sequences += 1
+        self.answers += len(last)
+        self.tokens += len(made.tokens)
+        self.answer_tokens += made.loss_tokens
+        self.open_ended += sum(token not in self._stop_tokens for token in last)
 
 
 @dataclass(frozen=True, slots=True)
