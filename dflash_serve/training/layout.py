@@ -127,7 +127,10 @@ def _attention(config: DFlashConfig) -> dict[str, Any]:
 def stored_tensors(config: dict[str, Any]) -> dict[str, mx.array]:
     """The names that a drafter of ``config`` has on disk, with arrays of their shapes."""
     drafter_class = registry.find(registry.DRAFTERS, _architecture(config), "drafter architecture")
-    model = drafter_class.model_class(parse_dflash_config(config))
+    try:
+        model = drafter_class.model_class(parse_dflash_config(config))
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        raise AdapterError(f"drafter config: no network can have its sizes: {error}") from error
     tensors: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     return tensors
 

@@ -243,6 +243,7 @@ def test_broken_sources_are_refused_in_one_line(
         ({"intermediate_size": 95}, "has shape [96, 64], but its config says [95, 64]"),
         ({"dflash_config": {"target_layer_ids": [0, 1, 2]}}, "mask_token_id is missing"),
         ({"dflash_config": INNER | {"projector_type": "dspark"}}, "projector_type is 'dspark'"),
+        ({"head_dim": 10**9}, "no network can have its sizes"),
         ({"dflash_config": [1]}, "dflash_config is [1]"),
         ({"architectures": "DFlashDraftModel"}, "architectures is 'DFlashDraftModel'"),
         ({"model_type": "dflash", "target_hidden_size": 32}, "target_hidden_size is 32"),
