@@ -7,6 +7,7 @@ when it runs, so that ``--help`` needs no MLX.
 import typer
 
 from dflash_serve.server import console
+from dflash_serve.training.cli.adapt import adapt
 from dflash_serve.training.cli.convert import convert
 from dflash_serve.training.cli.data import data
 from dflash_serve.training.cli.evaluate import evaluate
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train DFlash drafters for the targets that dflash-serve serves.",
 )
-for command in (data, run, export, convert):
+for command in (data, run, adapt, export, convert):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
