@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from dflash_serve.training.curves import Curves, draw
 from dflash_serve.training.loop import MeasureReport
 from dflash_serve.training.trainer import StepReport
 
-_REDRAW_SECONDS = 60.0
+_REDRAW_SECONDS = 60.0  # a picture takes about a second
+_REDRAW_MEASURED_SECONDS = 10.0
 
 
 class RunLog:
@@ -49,8 +51,7 @@ class RunLog:
                 "memory": report.memory,
             }
         )
-        if time.monotonic() - self._drawn > _REDRAW_SECONDS:
-            self._draw()
+        self._draw_after(_REDRAW_SECONDS)
 
     def on_measure(self, report: MeasureReport) -> None:
         self._curves.add_measured(report.step, report.value)
@@ -62,7 +63,7 @@ class RunLog:
                 "best": report.best,
             }
         )
-        self._draw()
+        self._draw_after(_REDRAW_MEASURED_SECONDS)
 
     def note(self, value: dict[str, Any]) -> None:
         """Append anything else."""
@@ -73,8 +74,14 @@ class RunLog:
         self._file.close()
         self._draw()
 
+    def _draw_after(self, seconds: float) -> None:
+        if time.monotonic() - self._drawn > seconds:
+            self._draw()
+
     def _draw(self) -> None:
-        draw(self._curves, self._plot)
+        # A picture is no reason to end a run: whatever ails the disk, the log will tell.
+        with suppress(OSError):
+            draw(self._curves, self._plot)
         self._drawn = time.monotonic()
 
     def _read(self, path: Path, resumed_at: int) -> None:

@@ -193,7 +193,8 @@ class Trainer:
             found = list(self._step.gradients(self._step_batch(batch, rows)))
             total = found if total is None else tree_map(mx.add, total, found)
             mx.eval(total)
-        sums, gradients = self.processes.sum(total)
+        # Sums over all processes come laid out in rows, and a sum's last bits depend on the layout.
+        sums, gradients = self.processes.sum(tree_map(mx.contiguous, total))
         return sums, gradients
 
     def _step_batch(self, batch: Batch, rows: slice) -> StepBatch:

@@ -1,0 +1,201 @@
+"""`dflash-train run`, as a user calls it."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.training.data import fingerprint
+from tests.tiny import write_target
+from tests.training.runs import World, write_answers
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World.make(tmp_path)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    arrays = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    return {name: np.array(value).tobytes() for name, value in arrays.items()}
+
+
+def test_a_run_leaves_best_and_last_drafter_log_plot_and_checkpoints(world: World) -> None:
+    result = world.invoke("out", steps=7, keep=1)
+    assert result.exit_code == 0, result.output
+    out = world.root / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "config.json", "model.safetensors", "last", "checkpoints", "log.jsonl", "plot.png",
+    }  # fmt: skip
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000007"]
+    target = load_target(world.root / "target")
+    for folder in (out, out / "last"):
+        assert load_drafter(folder, target).target_layer_ids == (0, 2)
+    measured = [row for row in world.log("out") if "tokens_per_round" in row]
+    assert [row["step"] for row in measured] == [3, 6, 7]
+    best = max(row["tokens_per_round"] for row in measured)
+    assert f"best {best:.2f} tokens per round" in result.output
+    assert list(world.losses("out")) == list(range(7))
+
+
+LONG = {"steps": 150, "checkpoint_every": 25, "measure_every": 75}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world with a finished run `whole` of the options LONG."""
+    world = World.make(tmp_path_factory.mktemp("finished"))
+    assert world.invoke("whole", **LONG).exit_code == 0
+    return world
+
+
+def start_until(world: World, out: str, path: str) -> subprocess.Popen[str]:
+    """A run in a process of its own that has just made ``path``."""
+    process = world.start(out, **LONG)
+    while not (world.root / out / path).exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    return process
+
+
+def resumed(world: World, out: str) -> str:
+    result = world.invoke(out, **LONG, resume=True)
+    assert result.exit_code == 0, result.output
+    assert world.losses(out) == world.losses("whole")
+    for folder in (".", "last"):
+        assert weights(world.root / out / folder) == weights(world.root / "whole" / folder)
+    return result.output
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_drafters(finished: World) -> None:
+    """Ctrl-C: a last checkpoint, the way to go on, and exit code 130."""
+    process = start_until(finished, "stopped", "log.jsonl")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert "--resume" in output
+    reached = max(finished.losses("stopped"))
+    assert reached < 149
+    checkpoints = finished.root / "stopped" / "checkpoints"
+    assert (checkpoints / f"step-{reached + 1:08d}").exists()
+    assert f"going on behind step {reached + 1}" in resumed(finished, "stopped")
+    steps = [row["step"] for row in finished.log("stopped") if "loss" in row]
+    assert steps == list(range(150))
+
+
+def test_a_killed_run_is_resumed_to_the_same_drafters(finished: World) -> None:
+    """SIGKILL: steps since the last checkpoint are done again, and come out the same."""
+    process = start_until(finished, "killed", "checkpoints/step-00000025")
+    process.kill()
+    process.communicate()
+    log = finished.root / "killed" / "log.jsonl"
+    with log.open("a") as file:
+        file.write('{"step": 9')  # as a kill in the middle of a line would leave it
+    resumed(finished, "killed")
+
+
+def test_resuming_with_something_else_is_refused_and_named(world: World, tmp_path: Path) -> None:
+    assert world.invoke("out", steps=2).exit_code == 0
+    other = write_target(tmp_path / "other", seed=3)
+    write_answers(tmp_path / "others.jsonl", fingerprint(other), seed=6)
+    for option, value, named in (
+        ("target", other, f"target {fingerprint(world.root / 'target')} (now "),
+        ("data", tmp_path / "others.jsonl", "data "),
+        ("heldout", tmp_path / "others.jsonl", "held-out data "),
+        ("batch", 3, "batch 2 (now 3)"),
+        ("layers", 2, "drafter.num_hidden_layers 1 (now 2)"),
+        ("steps", 5, "horizon.steps 2 (now 5)"),
+        ("muon", True, "muon false (now true)"),
+        ("d_pace", 0.5, "objective.d_pace null (now 0.5)"),
+    ):
+        result = world.invoke("out", **{"steps": 2, "resume": True, option: value})
+        assert result.exit_code == 2, option
+        assert named in result.output, option
+    (world.root / "target" / "tokenizer.json").write_text("{}")
+    result = world.invoke("out", steps=2, resume=True)
+    assert "cannot be resumed: it was made with tokenizer" in result.output
+
+
+def test_a_lower_rate_may_be_given_when_resuming(world: World) -> None:
+    assert world.invoke("out", steps=2).exit_code == 0
+    result = world.invoke("out", steps=2, resume=True, lr=1e-4)
+    assert result.exit_code == 0
+    assert "schedule.peak 0.0006 (now 0.0001)" in result.output
+
+
+def test_a_folder_with_checkpoints_is_not_overwritten(world: World) -> None:
+    assert world.invoke("out", steps=1).exit_code == 0
+    result = world.invoke("out", steps=1)
+    assert result.exit_code == 2
+    assert "--resume" in result.output
+
+
+def test_resuming_nothing_begins_anew(world: World) -> None:
+    result = world.invoke("out", steps=1, resume=True)
+    assert result.exit_code == 0
+    assert "starting from the beginning" in result.output
+
+
+def test_a_vp_drafter_is_measured_by_visible_prefix(world: World) -> None:
+    options = {"training_mode": "vp_drafter", "steps": 3, "muon": True, "lr": 0.01}
+    result = world.invoke("out", **options)
+    assert result.exit_code == 0, result.output
+    table = json.loads((world.root / "out" / "vp.json").read_text())
+    assert table["visible"] == [1, 2, 3]
+    for visible, row in enumerate(table["accuracy"], start=1):
+        assert [share is None for share in row] == [slot < visible for slot in (1, 2, 3)]
+    assert table["mean_tokens_per_round"] == pytest.approx(sum(table["tokens_per_round"][1:]) / 2)
+    config = json.loads((world.root / "out" / "config.json").read_text())
+    assert config["dflash_config"]["training_mode"] == "vp_drafter"
+    assert "accuracy by visible slots" in result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"architecture": "dflash2", "selector_rank": 8, "selector_top_k": 4},
+        {"soft_label": 0.5, "schedule": "wsd", "epochs": 0.7},
+        {"d_pace": 0.5, "window": 8, "causal": True, "accumulate": 2},
+        {"compute_dtype": "bfloat16", "dtype": "bfloat16", "features": "disk"},
+    ],
+    ids=["dflash2", "soft-label", "d-pace", "bfloat16"],
+)
+def test_every_objective_runs(world: World, options: dict[str, object]) -> None:
+    horizon = {} if "epochs" in options else {"steps": 2}
+    result = world.invoke("out", **horizon, **options)
+    assert result.exit_code == 0, result.output
+    load_drafter(world.root / "out", load_target(world.root / "target"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 1, "minutes": 1}, "exactly one of steps, epochs and minutes"),
+        ({}, "exactly one of steps, epochs and minutes"),
+        ({"steps": 1, "architecture": "v3"}, "none of v1, dflash2"),
+        ({"steps": 1, "schedule": "linear"}, "none of cosine, wsd"),
+        ({"steps": 1, "min_loss_tokens": 99}, "no answer that can be used"),
+        ({"steps": 1, "accumulate": 3}, "cannot be shared"),
+        ({"steps": 1, "wandb": "x"}, "pip install wandb"),
+    ],
+)
+def test_a_mistake_is_one_line(world: World, options: dict[str, object], message: str) -> None:
+    result = world.invoke("out", **options)
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].startswith("dflash-train: error: ")
+    assert message in result.output.splitlines()[-1]
+
+
+def test_a_loss_that_is_no_number_is_one_line_that_names_the_checkpoint(world: World) -> None:
+    result = world.invoke("out", steps=5, lr=1e30, clip=1e30, warmup=0)
+    assert result.exit_code == 2
+    last = result.output.splitlines()[-1]
+    assert last.startswith("dflash-train: error: the ")
+    assert str(world.root / "out" / "checkpoints" / "step-00000000") in last
