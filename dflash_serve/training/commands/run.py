@@ -164,7 +164,9 @@ def _read_data(job: TrainJob, directory: Path, console: Console) -> _Data:
         )
     else:
         answers, held = answers[:-_MEASURED], answers[-_MEASURED:]
-    return _Data([a.example() for a in answers], [a.example() for a in held])
+    # rounds are walked over one answer at a time: chats of several turns are taken apart
+    turns = [turn for answer in held for turn in answer.turns()]
+    return _Data([answer.example() for answer in answers], turns)
 
 
 def _usable(job: TrainJob, path: Path, console: Console) -> list[Answer]:
