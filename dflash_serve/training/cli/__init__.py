@@ -14,6 +14,7 @@ from dflash_serve.training.cli.evaluate import evaluate
 from dflash_serve.training.cli.export import export
 from dflash_serve.training.cli.profile import profile
 from dflash_serve.training.cli.run import run
+from dflash_serve.training.cli.sweep import sweep
 
 app = typer.Typer(
     add_completion=False,
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train DFlash drafters for the targets that dflash-serve serves.",
 )
-for command in (data, run, adapt, export, convert, profile):
+for command in (data, run, sweep, adapt, export, convert, profile):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
