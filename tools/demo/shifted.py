@@ -1,8 +1,9 @@
-"""Prompts of a domain that the demo drafter was not made for: records of two people at once.
+"""Prompts of a domain that the demo drafter was not made for: requests for SQL.
 
 python tools/demo/shifted.py --prompts 300 --seed 21 --out shifted.jsonl
 
-The target answers by habit, with one JSON record or another; its drafter guesses those badly.
+The demo target knows no SQL and answers by habit, often with a Python function that was not asked
+for; its drafter, which never saw that, guesses badly.
 """
 
 from __future__ import annotations
@@ -15,27 +16,22 @@ from pathlib import Path
 
 import words
 
-TEMPLATES = (
-    "make a table of {a} and {b}", "a table: {a}; {b}", "table of people: {a} and {b}",
-    "write down {a} and {b}", "list these people: {a}; {b}", "put {a} and {b} into a table",
-    "two people: {a} and {b}", "note: {a}. also {b}", "compare {a} with {b}",
-)  # fmt: skip
+TEMPLATE = "write SQL: select {j} from {c} where age {s} {n}"
 
 
 def prompt_rows(seed: int, amount: int) -> Iterator[dict[str, object]]:
     """Distinct requests."""
     rng, seen = random.Random(seed), set[str]()
     while len(seen) < amount:
-        text = rng.choice(TEMPLATES).format(a=_person(rng), b=_person(rng))
+        text = TEMPLATE.format(
+            j=rng.choice(words.JOBS),
+            c=rng.choice(words.CITIES),
+            s=rng.choice("<>="),
+            n=rng.randint(1, 99),
+        )
         if text not in seen:
             seen.add(text)
-            yield {"kind": "people", "messages": [{"role": "user", "content": text}]}
-
-
-def _person(rng: random.Random) -> str:
-    parts = [rng.choice(words.CITIES), rng.choice(words.JOBS)]
-    rng.shuffle(parts)
-    return ", ".join([rng.choice(words.NAMES), *parts])
+            yield {"kind": "sql", "messages": [{"role": "user", "content": text}]}
 
 
 def main() -> None:
