@@ -1,5 +1,6 @@
 """Training data: rows of prompts in, exact token sequences with loss spans out."""
 
+from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.training.data.answers import (
     Answer,
     AnswerFile,
@@ -12,7 +13,6 @@ from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.origin import (
     describe_changes,
     file_digest,
-    fingerprint,
     tokenizer_fingerprint,
 )
 

@@ -17,19 +17,6 @@ _TOKENIZER_FILES = (
 )
 
 
-def fingerprint(directory: Path) -> str:
-    """Changes when a checkpoint does: its config, and size and both ends of each shard."""
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for path in sorted(directory.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
 def tokenizer_fingerprint(directory: Path) -> str:
     """Changes when token ids, the chat template or the stop tokens may do."""
     digest = hashlib.sha256()
