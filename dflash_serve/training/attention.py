@@ -10,9 +10,6 @@ from dflash_serve.adapters.dflash import Attend, DFlashDrafter, DraftAttention
 
 KeysValues = tuple[mx.array, mx.array]
 
-SCORE_BYTES = 96 << 20
-"""Attention scores held at once, per layer: blocks are attended in groups that stay below it."""
-
 
 def context_keys_values(drafter: DFlashDrafter, taps: mx.array) -> list[KeysValues]:
     """[S, T, K * H] target features -> per layer the context's keys and values [S, kv, T, hd].
@@ -38,7 +35,6 @@ def block_rows(
     context: list[KeysValues],
     anchors: mx.array,
     tokens: mx.array,
-    score_bytes: int = SCORE_BYTES,
 ) -> mx.array:
     """Rows [S, N, B, H] of all blocks after the final norm.
 
@@ -51,7 +47,7 @@ def block_rows(
     for layer, keys_values, kind in zip(
         drafter.model.layers, context, drafter.config.layer_kinds, strict=True
     ):
-        x = layer(x, _over_context(keys_values, anchors, positions, kind, score_bytes))
+        x = layer(x, _over_context(keys_values, anchors, positions, kind))
     return drafter.model.norm(x).reshape(sequences, count, block, -1)
 
 
@@ -98,9 +94,8 @@ def _over_context(
     anchors: mx.array,
     positions: mx.array,
     kind: tuple[int | None, bool],
-    score_bytes: int,
 ) -> Attend:
-    """Attention of all blocks [S * N, B, H] of a step over [context; own block]."""
+    """Attention of blocks [S * N, B, H] over [context; own block]."""
     sequences, count = anchors.shape
 
     def attend(attention: DraftAttention, normed: mx.array) -> mx.array:
@@ -112,26 +107,8 @@ def _over_context(
             for part in attention.keys_values(normed, positions)
         )
 
-        def group(
-            q: mx.array, k: mx.array, v: mx.array, at: mx.array, *shared: mx.array
-        ) -> mx.array:
-            mask = training_mask(at, block, length, *kind)
-            return _attend_blocks(q, (k, v), (shared[0], shared[1]), mask)
-
-        size = max(1, score_bytes // (4 * sequences * heads * block * (length + block)))
-        if size >= count:
-            out = group(queries, keys, values, anchors, *context)
-        else:
-            # Scores are recomputed in the backward pass, group by group.
-            again = mx.checkpoint(group)
-            parts = [slice(first, first + size) for first in range(0, count, size)]
-            out = mx.concatenate(
-                [
-                    again(queries[:, p], keys[:, p], values[:, p], anchors[:, p], *context)
-                    for p in parts
-                ],
-                axis=1,
-            )
+        mask = training_mask(anchors, block, length, *kind)
+        out = _attend_blocks(queries, (keys, values), context, mask)
         return attention.o_proj(out.reshape(sequences * count, block, -1))
 
     return attend

@@ -3,8 +3,9 @@
 Owner of the float32 masters and the optimiser's state. Knows nothing of data or schedules.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,14 +15,19 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.training.attention import (
-    SCORE_BYTES,
+    KeysValues,
     block_rows,
     block_tokens,
     context_keys_values,
 )
-from dflash_serve.training.loss import Objective, SlotRows, Sums, Weights, chunked_objective
+from dflash_serve.training.loss import Objective, SlotRows, Sums, block_objective
 
 Tree = dict[str, Any]
+
+GROUP_ROWS = 512
+GROUP_BYTES = 384 << 20
+"""Block rows that go through the network and back together, and what their attention scores of
+one layer and their logits may take in float32. Memory grows with these alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +46,16 @@ class StepBatch:
     weights: mx.array
     visible: mx.array
 
-    @property
-    def arrays(self) -> list[mx.array]:
-        return [value for value in astuple(self) if value is not None]
-
 
 class TrainStep:
     """Compiled gradients and updates of one drafter's weights.
 
     ``masters`` are the weights in float32; the drafter's model holds copies in ``compute_dtype``,
     which are what the forward pass computes with. Target, embedding and head are frozen.
+
+    Given the context's keys and values, blocks are independent of each other. So they go through
+    the network and back in groups, whose gradients to weights, keys and values are added up; what
+    the keys and values gathered then flows back through the context once.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class TrainStep:
         *,
         clip: float = 1.0,
         compute_dtype: mx.Dtype = mx.float32,
-        score_bytes: int = SCORE_BYTES,
+        group_rows: int = GROUP_ROWS,
     ) -> None:
         self.drafter = drafter
         self.objective = objective
@@ -70,18 +76,27 @@ class TrainStep:
         )
         optimizer.init(self.masters)
         self._dtype = compute_dtype
-        self._score_bytes = score_bytes
-        self._gradients = mx.compile(self._trace_gradients)
+        self._group_rows = group_rows
+        self._context = mx.compile(self._trace_context)
+        self._through_context = mx.compile(self._trace_through_context)
+        self._through_group = mx.compile(self._trace_through_group)
         self._apply = _compiled_update(optimizer, clip)
         self._publish()
 
     def gradients(self, batch: StepBatch) -> tuple[Sums, Tree]:
-        """Sums over the batch (see `chunked_objective`) and the gradient of sums["loss"].
+        """Sums over the batch (see `block_objective`) and the gradient of sums["loss"].
 
         Neither is divided by the weight: add them up over micro-batches and processes first.
         """
-        sums, gradients = self._gradients(self.masters, batch.arrays, batch.final is not None)
-        return sums, gradients
+        context = self._context(self.masters, batch.taps)
+        found: Any = None
+        for blocks in self._groups(batch):
+            added = self._through_group(self.masters, context, blocks, batch.final)
+            found = added if found is None else tree_map(mx.add, found, added)
+            mx.eval(found)  # the group's activations are gone before the next one's come
+        sums, gradients, to_context = found
+        rest = self._through_context(self.masters, batch.taps, to_context)
+        return sums, tree_map(mx.add, gradients, rest)
 
     def apply(self, gradients: Tree, weight: mx.array, rates: Sequence[float]) -> mx.array:
         """Update with ``gradients / weight``, clipped; returns their norm before clipping.
@@ -107,72 +122,88 @@ class TrainStep:
         cast: Tree = tree_map(lambda value: value.astype(self._dtype), masters)
         return cast
 
-    def _trace_gradients(
-        self, masters: Tree, arrays: list[mx.array], soft: bool
-    ) -> tuple[Sums, Tree]:
-        taps, rest = arrays[0], arrays[1:]
-        batch = StepBatch(taps, rest[0] if soft else None, *rest[-4:])
-        model, own = self.drafter.model, self.drafter.model.parameters()
+    def _groups(self, batch: StepBatch) -> Iterator[list[mx.array]]:
+        """Anchors, labels, weights and visible slots of so many blocks as go together."""
+        sequences, count, block = batch.labels.shape
+        config = self.drafter.config
+        keys = batch.taps.shape[1] + block
+        row = 4 * (config.vocab_size + config.num_attention_heads * keys)
+        rows = min(self._group_rows, GROUP_BYTES // row)
+        groups = -(-count // max(1, rows // (sequences * block)))
+        size = -(-count // groups)
+        for first in range(0, count, size):
+            cut = slice(first, first + size)
+            blocks = (batch.anchors, batch.labels, batch.weights, batch.visible)
+            yield [array[:, cut] for array in blocks]
 
-        def surrogate(masters: Tree) -> tuple[mx.array, Sums]:
-            """A number whose gradient is the objective's: rows . (gradient to the rows)."""
-            weights = self._cast(masters)
-            model.update(weights)
-            rows = self._rows(batch)
-            selector = _selector(weights)
-            sums, to_rows, to_selector = chunked_objective(
-                self.drafter,
-                self.objective,
-                _slots(batch, mx.stop_gradient(rows)),
-                None if selector is None else tree_map(mx.stop_gradient, selector),
-            )
-            total: mx.array = (rows[:, 1:] * mx.stop_gradient(to_rows)).sum()
-            for name, value in (to_selector or {}).items():
-                assert selector is not None
-                total = total + (selector[name] * mx.stop_gradient(value)).sum()
-            return total, sums
-
-        (_, sums), gradients = mx.value_and_grad(surrogate)(masters)
+    @contextmanager
+    def _weights(self, masters: Tree) -> Iterator[None]:
+        """The model with these weights while a function of them is traced."""
+        model = self.drafter.model
+        own = model.parameters()
+        model.update(self._cast(masters))
+        yield
         model.update(own)
-        return sums, gradients
 
-    def _rows(self, batch: StepBatch) -> mx.array:
-        """[S * N, B, H] after the final norm."""
-        context = context_keys_values(self.drafter, batch.taps)
-        tokens = block_tokens(self.drafter.config.mask_token_id, batch.labels, batch.visible)
-        rows = block_rows(self.drafter, context, batch.anchors, tokens, self._score_bytes)
-        return rows.reshape(-1, *rows.shape[2:])
+    def _trace_context(self, masters: Tree, taps: mx.array) -> list[KeysValues]:
+        with self._weights(masters):
+            return context_keys_values(self.drafter, taps)
+
+    def _trace_through_context(
+        self, masters: Tree, taps: mx.array, to_context: list[KeysValues]
+    ) -> Tree:
+        """Gradients to the weights of what reaches the loss by the context's keys and values."""
+
+        def reached(masters: Tree) -> mx.array:
+            context = tree_flatten(self._trace_context(masters, taps))
+            given = [value for _, value in tree_flatten(to_context)]
+            return sum(
+                ((part * to).sum() for (_, part), to in zip(context, given, strict=True)),
+                mx.array(0.0),
+            )
+
+        gradients: Tree = mx.grad(reached)(masters)
+        return gradients
+
+    def _trace_through_group(
+        self,
+        masters: Tree,
+        context: list[KeysValues],
+        blocks: list[mx.array],
+        final: mx.array | None,
+    ) -> tuple[Sums, Tree, list[KeysValues]]:
+        """A group's sums, and the gradients of its loss to the weights and to the context."""
+        anchors, labels, _, visible = blocks
+
+        def loss(masters: Tree, context: list[KeysValues]) -> tuple[mx.array, Sums]:
+            with self._weights(masters):
+                tokens = block_tokens(self.drafter.config.mask_token_id, labels, visible)
+                rows = block_rows(self.drafter, context, anchors, tokens)
+                slots = _slots(rows, blocks, final)
+                sums = block_objective(self.drafter, self.objective, slots)
+            return sums["loss"], {name: value for name, value in sums.items() if name != "loss"}
+
+        backward = mx.value_and_grad(loss, argnums=(0, 1))
+        (total, sums), (to_weights, to_context) = backward(masters, context)
+        return sums | {"loss": total}, to_weights, to_context
 
 
-def _slots(batch: StepBatch, rows: mx.array) -> SlotRows:
-    """The step's predicted slots, one entry per block, with the target's rows for soft labels."""
-    block = batch.labels.shape[-1]
-    final = None
-    if batch.final is not None:
+def _slots(rows: mx.array, blocks: list[mx.array], final: mx.array | None) -> SlotRows:
+    """The predicted slots of rows [S, N, B, H], with the target's rows for soft labels."""
+    anchors, labels, weights, visible = blocks
+    *_, block, hidden = rows.shape
+    if final is not None:
         # the target's row at position p predicts the token at p + 1: slot k is behind a + k - 1
-        at = batch.anchors[..., None] + mx.arange(block - 1, dtype=mx.int32)
-        at = mx.minimum(at, batch.final.shape[1] - 1).reshape(at.shape[0], -1, 1)
-        final = mx.take_along_axis(batch.final, at, axis=1)
-        final = final.reshape(-1, block - 1, final.shape[-1])
+        at = anchors[..., None] + mx.arange(block - 1, dtype=mx.int32)
+        at = mx.minimum(at, final.shape[1] - 1).reshape(at.shape[0], -1, 1)
+        final = mx.take_along_axis(final, at, axis=1).reshape(-1, block - 1, final.shape[-1])
     return SlotRows(
-        rows[:, 1:],
-        batch.labels.reshape(-1, block),
-        batch.weights.reshape(-1, block),
-        batch.visible.reshape(-1),
+        rows.reshape(-1, block, hidden)[:, 1:],
+        labels.reshape(-1, block),
+        weights.reshape(-1, block),
+        visible.reshape(-1),
         final,
     )
-
-
-def _selector(weights: Tree) -> Weights | None:
-    """A DFlash 2 drafter's selector weights by short name; None in DFlash v1."""
-    part = weights.get("candidate_selector")
-    if part is None:
-        return None
-    return {
-        "predecessor_codebook": part["predecessor_codebook"],
-        "successor_codebook": part["successor_codebook"],
-        "hidden_projection": part["hidden_projection"]["weight"],
-    }
 
 
 def _parts(optimizer: optimizers.Optimizer) -> list[optimizers.Optimizer]:

@@ -60,20 +60,6 @@ def test_each_block_equals_itself_alone(
         np.testing.assert_allclose(logits[s, n], np.array(alone), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["full", "mixed"])
-def test_blocks_attended_in_groups_come_out_the_same(
-    variant: str, make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
-) -> None:
-    drafter = make_drafter(**VARIANTS[variant])
-    blocks = blocks_of(examples, drafter)
-    taps = target_taps(target, mx.array(pad_tokens(examples, 32)), drafter.target_layer_ids)
-    context = context_keys_values(drafter, taps)
-    tokens, anchors = mx.array(blocks.labels), mx.array(blocks.anchors)
-    together = np.array(block_rows(drafter, context, anchors, tokens))
-    by_two = block_rows(drafter, context, anchors, tokens, score_bytes=2 * 3 * 4 * 6 * 38 * 4)
-    np.testing.assert_array_equal(together, np.array(by_two))
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_nothing_at_or_after_the_anchor_leaks_into_its_block(
     variant: str, make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]

@@ -10,7 +10,6 @@ from dflash_serve.training.attention import block_rows, block_tokens, context_ke
 from tests.training.worlds import BLOCK, DRAFTERS, MASK_ID, World, make_world, sequences
 
 ANCHORS = (4, 9, 9, 20)
-SCORES = [1, 1 << 30]
 """Blocks attended one by one, and all at once."""
 
 Array = np.ndarray
@@ -35,30 +34,26 @@ def rows_of(
     taps: mx.array,
     tokens: mx.array,
     anchors: tuple[int, ...] = ANCHORS,
-    score_bytes: int = SCORES[1],
 ) -> mx.array:
     """[N, B, H] of one sequence."""
     drafter = world.drafter
     context = context_keys_values(drafter, taps)
-    return block_rows(drafter, context, mx.array([anchors]), tokens, score_bytes)[0]
+    return block_rows(drafter, context, mx.array([anchors]), tokens)[0]
 
 
 def masked(labels: mx.array, visible: tuple[int, ...] = (1, 1, 1, 1)) -> mx.array:
     return block_tokens(MASK_ID, labels, mx.array([visible]))
 
 
-@pytest.mark.parametrize("score_bytes", SCORES)
 @pytest.mark.parametrize("name", DRAFTERS)
-def test_features_at_and_after_the_anchor_matter_to_no_block(name: str, score_bytes: int) -> None:
+def test_features_at_and_after_the_anchor_matter_to_no_block(name: str) -> None:
     world = make_world(name)
     taps, labels = taps_and_labels(world)
     tokens = masked(labels)
-    exact = np.array(rows_of(world, taps, tokens, score_bytes=score_bytes))
+    exact = np.array(rows_of(world, taps, tokens))
     for block, anchor in enumerate(ANCHORS):
         late = mx.arange(taps.shape[1])[None, :, None] >= anchor
-        changed = np.array(
-            rows_of(world, mx.where(late, 50.0, taps), tokens, score_bytes=score_bytes)
-        )
+        changed = np.array(rows_of(world, mx.where(late, 50.0, taps), tokens))
         for other, at in enumerate(ANCHORS):
             assert np.array_equal(changed[other], exact[other]) == (at <= anchor), (block, other)
 
@@ -96,18 +91,17 @@ def test_a_row_matters_to_its_own_block_as_far_as_its_layers_look(name: str) -> 
         assert differs[1, slot:].all() if causal else differs[1].all()
 
 
-@pytest.mark.parametrize("score_bytes", SCORES)
 @pytest.mark.parametrize("name", DRAFTERS)
-def test_neighbouring_blocks_never_matter(name: str, score_bytes: int) -> None:
+def test_neighbouring_blocks_never_matter(name: str) -> None:
     """Neither what they hold nor where they are, nor how many there are."""
     world = make_world(name)
     taps, labels = taps_and_labels(world)
     tokens = masked(labels)
-    exact = np.array(rows_of(world, taps, tokens, score_bytes=score_bytes))
+    exact = np.array(rows_of(world, taps, tokens))
     others = mx.where(mx.arange(4)[:, None] == 1, tokens, 23)
-    moved = rows_of(world, taps, others, (28, 9, 1, 8), score_bytes)
+    moved = rows_of(world, taps, others, (28, 9, 1, 8))
     np.testing.assert_array_equal(np.array(moved[1]), exact[1])
-    alone = rows_of(world, taps, tokens[:, 1:2], (9,), score_bytes)
+    alone = rows_of(world, taps, tokens[:, 1:2], (9,))
     np.testing.assert_allclose(np.array(alone[0]), exact[1], rtol=1e-5, atol=1e-6)
 
 

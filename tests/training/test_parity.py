@@ -120,18 +120,18 @@ def test_options_of_the_loss_equal_the_dense_reference(
     check(make_world(name), [DRAWN[0], *VISIBLE[1:]], objective, goal)
 
 
-@pytest.mark.parametrize(("logit_bytes", "score_bytes"), [(1, 1), (3000, 20_000), (20_000, 3000)])
-def test_the_size_of_chunks_and_groups_changes_nothing(logit_bytes: int, score_bytes: int) -> None:
-    objective = Objective(soft_label=0.4, logit_bytes=logit_bytes)
+@pytest.mark.parametrize("group_rows", [1, 40, 1 << 20])
+def test_the_size_of_groups_changes_nothing(group_rows: int) -> None:
     goal = replace(DENSE, soft=0.4, selector=1.0)
-    check(make_world("dflash2 sliding"), DRAWN, objective, goal, score_bytes=score_bytes)
+    world, objective = make_world("dflash2 sliding"), Objective(soft_label=0.4)
+    check(world, DRAWN, objective, goal, group_rows=group_rows)
 
 
 def test_the_compiled_step_equals_the_dense_reference() -> None:
     mx.enable_compile()
-    objective = Objective(soft_label=0.4, d_pace=0.5, logit_bytes=20_000)
+    objective = Objective(soft_label=0.4, d_pace=0.5)
     goal = replace(DENSE, soft=0.4, pace=0.5, selector=1.0)
-    check(make_world("dflash2 sliding"), VISIBLE, objective, goal, score_bytes=20_000)
+    check(make_world("dflash2 sliding"), VISIBLE, objective, goal, group_rows=40)
 
 
 @pytest.mark.parametrize("d_pace", [None, 0.5])
