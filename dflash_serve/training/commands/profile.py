@@ -177,9 +177,9 @@ def _batch(shape: Shape) -> StepBatch:
     blocks = make_blocks(examples, [rng] * shape.sequences, recipe)
     taps = rng.normal(size=(shape.sequences, shape.length, shape.taps * shape.hidden))
     arrays = (blocks.anchors, blocks.labels, blocks.weights, blocks.visible)
-    batch = StepBatch(mx.array(taps.astype(np.float32)), None, *map(mx.array, arrays))
-    mx.eval(batch.arrays)
-    return batch
+    given = [mx.array(array) for array in (taps.astype(np.float32), *arrays)]
+    mx.eval(given)
+    return StepBatch(given[0], None, *given[1:])
 
 
 def _drafter(shape: Shape) -> DFlashDrafter:
