@@ -16,7 +16,7 @@ from dflash_serve.training.data import (
 )
 from dflash_serve.training.trainer import TrainOptions
 
-_FREE = ("measure_every", "checkpoint_every", "patience", "accumulate")
+_FREE = ("measure_every", "checkpoint_every", "patience", "accumulate", "group_rows")
 """Options that do not change what is learnt, so a resumed run may be given others."""
 
 _TUNABLE = ("schedule.peak", "schedule.minimum", "clip")

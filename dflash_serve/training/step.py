@@ -24,7 +24,7 @@ from dflash_serve.training.loss import Objective, SlotRows, Sums, block_objectiv
 
 Tree = dict[str, Any]
 
-GROUP_ROWS = 512
+GROUP_ROWS = 256
 GROUP_BYTES = 384 << 20
 """Block rows that go through the network and back together, and what their attention scores of
 one layer and their logits may take in float32. Memory grows with these alone."""

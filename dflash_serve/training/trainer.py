@@ -20,7 +20,7 @@ from dflash_serve.training.distributed import Processes
 from dflash_serve.training.features import FeatureStore
 from dflash_serve.training.loss import Objective
 from dflash_serve.training.schedule import Horizon, Schedule
-from dflash_serve.training.step import StepBatch, TrainStep
+from dflash_serve.training.step import GROUP_ROWS, StepBatch, TrainStep
 
 COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -35,7 +35,8 @@ class TrainOptions:
     ``batch`` counts the sequences of a step over all processes; each process computes its share in
     ``accumulate`` parts. ``muon`` orthogonalises the updates of matrices and leaves only vectors
     to AdamW: more progress per step, at rates near 0.01; AdamW alone is the published recipe.
-    ``patience`` measurements without a better one end the run.
+    ``patience`` measurements without a better one end the run. ``group_rows`` block rows are
+    computed together: memory grows with them, and not with ``anchors``.
 
     Raises:
         ValueError: a name or a number out of range.
@@ -57,6 +58,7 @@ class TrainOptions:
     seed: int = 0
     muon: bool = False
     compute_dtype: str = "float32"
+    group_rows: int = GROUP_ROWS
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in COMPUTE_DTYPES:
@@ -110,6 +112,7 @@ class Trainer:
             _optimizer(options.muon),
             clip=options.clip,
             compute_dtype=COMPUTE_DTYPES[options.compute_dtype],
+            group_rows=options.group_rows,
         )
         self._seek(0)
         self._set_arrays(self.processes.shared(self._arrays()))

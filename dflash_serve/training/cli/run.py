@@ -71,6 +71,9 @@ def run(
     ] = None,
     selector_alpha: Annotated[float, typer.Option(help="dflash2: selector's loss.")] = 1.0,
     compute_dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    group_rows: Annotated[
+        int, typer.Option(min=1, help="Block rows computed together; more take more memory.")
+    ] = 256,
     features: Annotated[
         str, typer.Option(help="memory, disk, or online: computed in each step.")
     ] = "memory",

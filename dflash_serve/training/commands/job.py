@@ -175,4 +175,5 @@ def _options(settings: Mapping[str, Any]) -> TrainOptions:
         seed=settings["seed"],
         muon=settings["muon"],
         compute_dtype=settings["compute_dtype"],
+        group_rows=settings["group_rows"],
     )

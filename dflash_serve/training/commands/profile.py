@@ -69,10 +69,12 @@ class Shape:
 SHAPES = {
     "demo": Shape(256, 576, 4, 2, 64, 1024, 4, 2, 4, 256, 64, 8, steps=4),
     "sparse": Shape(256, 576, 4, 2, 64, 1024, 4, 2, 8, 256, 16, 8, steps=4),
+    "recipe": Shape(256, 576, 4, 2, 64, 1024, 4, 2, 1, 1024, 512, 8, steps=1),
     "medium": Shape(512, 1536, 8, 4, 64, 32_000, 5, 4, 1, 512, 64, 16, steps=1),
     "large": Shape(128, 256, 2, 1, 64, 151_936, 5, 1, 1, 1024, 512, 16, steps=1, plain=False),
 }
-"""The embedded pair's size with many blocks and with few, a middling one, a large vocabulary."""
+"""The embedded pair's size with many blocks, few, and the published recipe's; a middling one; a
+large vocabulary."""
 
 
 def profile(out: Path | None, names: list[str], rounds: int) -> None:
