@@ -82,6 +82,8 @@ def test_a_better_drafter_is_written_and_a_worse_one_never(pair: Pair, tmp_path:
     assert new > 1.5 * old
     assert len(figures(result, "replay")) == 3
     assert json.loads((out / "config.json").read_text())["block_size"] == 4
+    told = json.loads((out / "adapt.json").read_text())["tokens_per_round"]["recorded"]
+    assert [round(told[name], 3) for name in ("old", "new")] == [old, new]
     good = (out / "model.safetensors").read_bytes()
 
     result = adapt(pair, records, out, "--steps", 1, "--lr", 1e-9)

@@ -1,7 +1,8 @@
 """dflash-train adapt: a drafter for one's own traffic, kept only if it is better there."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.server import provenance
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.commands.measures import RoundsMeasure
 from dflash_serve.training.commands.watch import Listeners, view_of
@@ -25,6 +27,7 @@ from dflash_serve.training.measure import pooled, walk_answers
 from dflash_serve.training.records import Records, Split, different_prompts, read_records, split
 from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
 
+REPORT = "adapt.json"
 NOT_BETTER = 1
 """Exit code where nothing was written, because nothing better was found."""
 _MIN_PROMPTS = 40
@@ -99,8 +102,25 @@ def adapt(job: AdaptJob) -> int:
         console.print(f"The new drafter is not better: {job.out} is as it was.")
         return NOT_BETTER
     write_drafter(job.out, *written)
-    console.print(f"The new drafter is in {job.out}.")
+    _report(job, parts, domains)
+    console.print(f"The new drafter is in {job.out}, what it gained in {job.out / REPORT}.")
     return 0
+
+
+def _report(job: AdaptJob, parts: Split, domains: Sequence[_Domain]) -> None:
+    """What was gained and by what, as JSON beside the new drafter."""
+    document = {
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "settings": asdict(job.options)
+        | {"replay_share": job.replay_share if job.replay else None},
+        "answers": {name: len(getattr(parts, name)) for name in ("train", "choosing", "held")},
+        "tokens_per_round": {
+            domain.name: {"answers": len(domain.examples), **domain.results} for domain in domains
+        },
+    }
+    provenance.replace_text(job.out / REPORT, json.dumps(document, indent=1) + "\n")
 
 
 def _parts(directory: Path, records: Records, console: Console) -> Split:
