@@ -11,7 +11,7 @@ from mlx_lm.models.qwen3 import Model, ModelArgs
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.training.blocks import Example
-from dflash_serve.training.export import DrafterShape, drafter_config, new_drafter
+from dflash_serve.training.initialise import DrafterShape, drafter_config, new_drafter
 
 TARGET_CONFIG: dict[str, Any] = {
     "model_type": "qwen3",

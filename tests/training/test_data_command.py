@@ -17,13 +17,12 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import DataError, read_answers, read_origin, usable
-from dflash_serve.training.export import (
+from dflash_serve.training.features import target_features
+from dflash_serve.training.initialise import (
     DrafterShape,
     drafter_config,
-    export_drafter,
     new_drafter,
 )
-from dflash_serve.training.features import target_features
 from tests.training.chat_target import (
     CONFIG,
     PLAIN,
@@ -33,6 +32,7 @@ from tests.training.chat_target import (
     write_chat_target,
     write_rows,
 )
+from tests.training.files import export_drafter
 
 MAIN = "from dflash_serve.training.cli import main; main()"
 
@@ -109,7 +109,7 @@ def test_neither_the_batch_nor_a_drafter_changes_an_answer(
     shape = DrafterShape(2, layers=1, block_size=4, target_layer_ids=(0, 1, 2))
     config = drafter_config(CONFIG, shape)
     model = new_drafter(config, load_target(target_dir), seed=0).model
-    export_drafter(drafter, config, model, mx.float32)
+    export_drafter(drafter, config, model)
     common = ("--target", target_dir, "--prompts", prompts, "--max-new", 10, *sampling)
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
     invoke(*common, "--out", alone, "--batch", 1)

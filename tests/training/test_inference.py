@@ -14,15 +14,15 @@ from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.training.attention import block_rows, context_keys_values
 from dflash_serve.training.blocks import Example
-from dflash_serve.training.export import (
+from dflash_serve.training.features import FeatureStore, pad_tokens, target_taps
+from dflash_serve.training.initialise import (
     DrafterShape,
     drafter_config,
-    export_drafter,
     new_drafter,
     start_from_target,
 )
-from dflash_serve.training.features import FeatureStore, pad_tokens, target_taps
 from dflash_serve.training.measure import pooled, walk_answers
+from tests.training.files import export_drafter
 
 MakeDrafter = Callable[..., DFlashDrafter]
 
@@ -114,8 +114,8 @@ def test_an_export_loads_into_the_same_drafter(
         DrafterShape(60, layers=2, block_size=4, sliding_window=9),
     )
     drafter = new_drafter(config, target, seed=5)
-    export_drafter(tmp_path, config, drafter.model, mx.float32)
-    export_drafter(tmp_path, config, drafter.model, mx.float32)
+    export_drafter(tmp_path, config, drafter.model)
+    export_drafter(tmp_path, config, drafter.model)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     loaded = load_drafter(tmp_path, target)
     assert isinstance(loaded, DFlashDrafter)

@@ -14,9 +14,10 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, make_drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.engine.cache_pool import LayerView
-from dflash_serve.training.export import DrafterShape, drafter_config, export_drafter
+from dflash_serve.training.initialise import DrafterShape, drafter_config
 from tests.adapters.caches import Rows
 from tests.tiny import TARGET
+from tests.training.files import export_drafter
 
 Array = NDArray[np.float32]
 
@@ -77,7 +78,7 @@ def exported(kind: str, target: Qwen3Target, directory: Path) -> DFlashDrafter:
     mx.random.seed(1)
     drafter = make_drafter(config, target)
     drafter.model.update(grown(drafter.model.parameters()))
-    export_drafter(directory, config, drafter.model, mx.float32)
+    export_drafter(directory, config, drafter.model)
     return drafter
 
 

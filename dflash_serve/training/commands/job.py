@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from dflash_serve.adapters.checkpoint import read_config, resolve
 from dflash_serve.training.data import DataError
-from dflash_serve.training.export import DrafterShape
+from dflash_serve.training.initialise import DrafterShape
 from dflash_serve.training.layout import DTYPES
 from dflash_serve.training.loss import Objective
 from dflash_serve.training.schedule import Horizon, Schedule

@@ -27,7 +27,7 @@ from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.server import provenance
 from dflash_serve.training.blocks import BlockRecipe, Example, make_blocks
 from dflash_serve.training.data import DataError
-from dflash_serve.training.export import DrafterShape, drafter_config, new_drafter
+from dflash_serve.training.initialise import DrafterShape, drafter_config, new_drafter
 from dflash_serve.training.loss import Objective
 from dflash_serve.training.plain_step import PlainStep
 from dflash_serve.training.step import StepBatch, TrainStep

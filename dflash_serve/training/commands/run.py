@@ -32,13 +32,13 @@ from dflash_serve.training.data import (
     usable,
 )
 from dflash_serve.training.distributed import Processes
-from dflash_serve.training.export import (
+from dflash_serve.training.features import FeatureSettings, FeatureStore, open_features
+from dflash_serve.training.identity import check_same_run, identity, option_facts
+from dflash_serve.training.initialise import (
     drafter_config,
     new_drafter,
     start_from_target,
 )
-from dflash_serve.training.features import FeatureSettings, FeatureStore, open_features
-from dflash_serve.training.identity import check_same_run, identity, option_facts
 from dflash_serve.training.interrupt import Interrupt
 from dflash_serve.training.layout import full_config
 from dflash_serve.training.loop import Ending, Listener, Outcome, Run, never

@@ -1,20 +1,18 @@
-"""New drafters for a target, and drafters on disk in z-lab's Hugging Face layout.
+"""New drafters for a target: their config.json, and the weights that a run begins with.
 
-What is written here loads with `adapters.loading.load_drafter`.
+Knows no files; `layout.write_drafter` writes them.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import TargetAdapter
-from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
+from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
 from dflash_serve.adapters.loading import make_drafter
-from dflash_serve.training.layout import DTYPES, full_config, write_drafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +145,3 @@ def start_from_target(drafter: DFlashDrafter, weights: dict[str, mx.array]) -> N
     ]
     model.load_weights([*usable, ("fc.weight", copy + 0.2 * model.fc.weight)], strict=False)
     mx.eval(model.parameters())
-
-
-def export_drafter(
-    directory: Path, config: dict[str, Any], model: DFlashModel, dtype: mx.Dtype
-) -> None:
-    """Write config.json and model.safetensors in full (see `layout.write_drafter`)."""
-    weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    name = next(name for name, known in DTYPES.items() if known == dtype)
-    write_drafter(directory, full_config(config), weights, name)
