@@ -50,7 +50,9 @@ def run(
     accumulate: Annotated[
         int, typer.Option(min=1, help="Parts in which a process computes its share of them.")
     ] = 1,
-    anchors: Annotated[int, typer.Option(min=1, help="Blocks per sequence.")] = 16,
+    anchors: Annotated[
+        int, typer.Option(min=1, help="Blocks per sequence; published: 512. They cost time only.")
+    ] = 64,
     min_loss_tokens: Annotated[int, typer.Option(min=2, help="Answers below are left out.")] = 2,
     max_length: Annotated[int | None, typer.Option(help="Answers above are left out.")] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 6e-4,
