@@ -3,9 +3,11 @@
 Knows nothing of targets or batches. A shard appears whole or not at all.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,10 +75,12 @@ class _Place:
 class FeatureFiles:
     """Rows by example index, in one directory; owns its shards and up to one shard in memory.
 
-    Rows that no longer fit into ``max_bytes`` of files are not taken.
+    Rows that no longer fit into ``max_bytes`` of files are not taken. ``lock`` is the descriptor
+    that keeps others out, until `close` or as long as this object lives.
     """
 
-    def __init__(self, directory: Path, max_bytes: int, shard_bytes: int) -> None:
+    def __init__(self, directory: Path, max_bytes: int, shard_bytes: int, lock: int) -> None:
+        self._unlock = weakref.finalize(self, os.close, lock)
         self._directory, self._max_bytes, self._shard_bytes = directory, max_bytes, shard_bytes
         self._places: dict[int, dict[str, _Place]] = {}
         self._pending: dict[int, Row] = {}
@@ -91,29 +95,21 @@ class FeatureFiles:
         identity: StoreIdentity,
         max_bytes: int,
         *,
-        rebuild: bool = False,
         shard_bytes: int = _SHARD_BYTES,
     ) -> "FeatureFiles":
         """The directory's rows so far. Torn shards are deleted; their rows come again.
 
         Raises:
-            DataError: the directory was made from something else, unless ``rebuild``.
+            DataError: the directory was made from something else, or another run uses it.
         """
-        found = _read_identity(directory)
-        wanted = json.loads(json.dumps(asdict(identity)))
-        changed = describe_changes(found, wanted) if found is not None else ""
-        if changed and not rebuild:
-            raise DataError(
-                f"{directory} holds features of another {changed}: "
-                "rebuild it or choose another folder"
-            )
         directory.mkdir(parents=True, exist_ok=True)
-        files = cls(directory, max_bytes, min(shard_bytes, max_bytes))
-        if changed or found is None:
-            for path in directory.glob("shard-*"):
-                path.unlink()
-            _write_whole(directory / "features.json", json.dumps(wanted).encode())
-        files._scan()
+        files = cls(directory, max_bytes, min(shard_bytes, max_bytes), _lock(directory))
+        try:
+            _claim(directory, identity)
+            files._scan()
+        except BaseException:
+            files._unlock()
+            raise
         return files
 
     def get(self, index: int) -> Row | None:
@@ -141,9 +137,12 @@ class FeatureFiles:
             self._write_shard()
 
     def close(self) -> None:
-        """Write the rows still in memory."""
-        if self._pending:
-            self._write_shard()
+        """Write the rows still in memory, and let others in."""
+        try:
+            if self._pending:
+                self._write_shard()
+        finally:
+            self._unlock()
 
     def _write_shard(self) -> None:
         tensors = {f"taps.{index}": row.taps for index, row in self._pending.items()}
@@ -178,6 +177,31 @@ class FeatureFiles:
         self._used += path.stat().st_size
         self._next_shard = max(self._next_shard, int(path.name[6:11]) + 1)
         return True
+
+
+def _claim(directory: Path, identity: StoreIdentity) -> None:
+    """Write features.json into a new directory, or find the same in an old one."""
+    found = _read_identity(directory)
+    wanted = json.loads(json.dumps(asdict(identity)))
+    if found is None:
+        if any(directory.glob("shard-*")):
+            raise DataError(f"{directory} holds shards that are not ours: choose another folder")
+        _write_whole(directory / "features.json", json.dumps(wanted).encode())
+    elif changed := describe_changes(found, wanted):
+        raise DataError(
+            f"{directory} holds features of another {changed}: delete it or choose another folder"
+        )
+
+
+def _lock(directory: Path) -> int:
+    """Two runs would give different shards the same name, and each read the other's rows."""
+    handle = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise DataError(f"{directory} is in use by another run: choose another folder") from error
+    return handle
 
 
 def _read_header(path: Path) -> dict[str, _Place] | None:

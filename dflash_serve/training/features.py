@@ -39,9 +39,9 @@ class FeatureSettings:
 
     ``memory`` and ``disk`` keep those that come first, up to ``max_bytes``; the rest is computed
     anew each time, as is everything with ``online``. ``directory`` and ``target_id`` (the
-    checkpoint's fingerprint) are needed for ``disk``; ``rebuild`` empties a directory that was
-    made from something else. ``final`` adds the target's last hidden states. ``dtype`` is what
-    float32 features are kept as: bfloat16 where a target's activations exceed 65,504.
+    checkpoint's fingerprint) are needed for ``disk``. ``final`` adds the target's last hidden
+    states. ``dtype`` is what float32 features are kept as: bfloat16 where a target's activations
+    exceed 65,504.
     """
 
     mode: Literal["memory", "disk", "online"] = "memory"
@@ -50,7 +50,6 @@ class FeatureSettings:
     target_id: str = ""
     final: bool = False
     dtype: Literal["float16", "bfloat16"] = "float16"
-    rebuild: bool = False
 
 
 def open_features(
@@ -62,7 +61,7 @@ def open_features(
     """The store that ``settings`` ask for; `FeatureStore.close` it in the end.
 
     Raises:
-        DataError: the directory holds features of something else, or is not given.
+        DataError: the directory is not given, holds features of something else, or is in use.
     """
     files = None
     if settings.mode == "disk":
@@ -75,9 +74,7 @@ def open_features(
             settings.dtype,
             settings.final,
         )
-        files = FeatureFiles.open(
-            settings.directory, identity, settings.max_bytes, rebuild=settings.rebuild
-        )
+        files = FeatureFiles.open(settings.directory, identity, settings.max_bytes)
     return FeatureStore(
         target,
         layers,

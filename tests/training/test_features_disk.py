@@ -113,7 +113,7 @@ def test_disk_memory_and_target_give_the_same_bits(
 
 def test_final_states_come_only_where_asked(open_store: Open) -> None:
     for mode in ("online", "memory", "disk"):
-        assert open_store(mode=mode, final=False, rebuild=True).batch([0], 32).final is None
+        assert open_store(mode=mode, final=False).batch([0], 32).final is None
 
 
 def test_files_stay_under_their_bound(
@@ -154,7 +154,7 @@ def test_a_killed_run_leaves_whole_shards_and_torn_ones_come_again(tmp_path: Pat
     made, first = rows(7), files(tmp_path)
     for index, row in enumerate(made):
         first.put(index, row)
-    # No close: what is in memory is lost, as it is when a run is killed.
+    del first  # no close: what is in memory is lost, as it is when a run is killed
     paths = sorted(tmp_path.glob("shard-*"))
     assert len(paths) == 2
     found = [index for index in range(7) if files(tmp_path).get(index) is not None]
@@ -194,7 +194,7 @@ def test_what_is_no_shard_is_deleted(content: bytes, tmp_path: Path) -> None:
         ({"final": False}, "final true (now false)"),
     ],
 )
-def test_features_of_something_else_are_refused_or_rebuilt(
+def test_features_of_something_else_are_refused(
     change: dict[str, Any], message: str, open_store: Open, counting: Counting
 ) -> None:
     first = open_store()
@@ -205,8 +205,23 @@ def test_features_of_something_else_are_refused_or_rebuilt(
     assert message in str(caught.value)
     open_store().batch([0], 32)
     assert counting.sequences == 3
-    open_store(**change, rebuild=True).batch([0], 32)
-    assert counting.sequences == 4
+
+
+def test_a_folder_of_somebody_elses_shards_is_left_alone(tmp_path: Path) -> None:
+    theirs = [tmp_path / "shard-00000.parquet", tmp_path / "shard-00000.safetensors"]
+    for path in theirs:
+        path.write_bytes(b"their data")
+    with pytest.raises(DataError, match="not ours"):
+        files(tmp_path)
+    assert [path.read_bytes() for path in theirs] == [b"their data"] * 2
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path: Path) -> None:
+    first = files(tmp_path)
+    with pytest.raises(DataError, match="in use by another run"):
+        files(tmp_path)
+    first.close()
+    files(tmp_path).close()
 
 
 def test_other_layers_or_other_tokens_are_another_origin(
