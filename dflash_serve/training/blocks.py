@@ -66,6 +66,14 @@ class BlockRecipe:
     gamma: float
     prefix_weight_base: float | None = None
 
+    def __post_init__(self) -> None:
+        base = self.prefix_weight_base
+        if base is not None and (self.block_size < 3 or not base > 0):
+            raise ValueError(
+                f"a VP-drafter needs a block of at least 3 and a positive prefix weight base, "
+                f"not {self.block_size} and {base}"
+            )
+
 
 def slot_weights(block_size: int, gamma: float, visible: IntArray) -> FloatArray:
     """Visible slots [...] -> [..., B]: 0 for those, then exp(-(slot - visible) / gamma).

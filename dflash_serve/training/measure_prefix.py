@@ -134,14 +134,16 @@ def _count(
     slots = np.arange(drafter.block_size)
     tokens = np.where(slots < visible, blocks.labels, drafter.config.mask_token_id)
     rows = block_rows(drafter, context, mx.array(blocks.anchors), mx.array(tokens))
-    rows = rows.reshape(-1, *rows.shape[2:])[:, 1:]  # [S * N, B - 1, H]
+    rows = rows.reshape(-1, *rows.shape[2:])[:, visible:]  # [S * N, B - visible, H], the hidden
     labels = blocks.labels.reshape(-1, slots.size)
-    chosen = np.array(drafter.choose(rows, mx.array(labels[:, 0])))
-    seen = blocks.weights.reshape(-1, slots.size)[:, 1:] > 0  # false below ``visible``
-    right = (chosen == labels[:, 1:]) & seen
-    usable = seen[:, visible - 1]  # blocks whose first hidden slot has a label
-    runs = np.cumprod(right[:, visible - 1 :], axis=1).sum(axis=1)
+    # a selector goes on from the last visible token
+    chosen = np.array(drafter.choose(rows, mx.array(labels[:, visible - 1])))
+    seen = blocks.weights.reshape(-1, slots.size)[:, visible:] > 0
+    right = (chosen == labels[:, visible:]) & seen
+    usable = seen[:, 0]  # blocks whose first hidden slot has a label
+    runs = np.cumprod(right, axis=1).sum(axis=1)
     table = PrefixTable.empty(slots.size)
-    table.right[visible - 1], table.seen[visible - 1] = right.sum(axis=0), seen.sum(axis=0)
+    table.right[visible - 1, visible - 1 :] = right.sum(axis=0)
+    table.seen[visible - 1, visible - 1 :] = seen.sum(axis=0)
     table.accepted[visible - 1], table.blocks[visible - 1] = runs.sum(), usable.sum()
     return table

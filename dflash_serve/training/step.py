@@ -142,8 +142,10 @@ class TrainStep:
         model = self.drafter.model
         own = model.parameters()
         model.update(self._cast(masters))
-        yield
-        model.update(own)
+        try:
+            yield
+        finally:
+            model.update(own)
 
     def _trace_context(self, masters: Tree, taps: mx.array) -> list[KeysValues]:
         with self._weights(masters):

@@ -31,6 +31,12 @@ def test_visible_prefixes_follow_their_law() -> None:
     assert plain.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("block", "base"), [(2, 0.9), (8, 0.0), (8, -1.0)])
+def test_a_prefix_that_cannot_be_drawn_is_refused(block: int, base: float) -> None:
+    with pytest.raises(ValueError, match=f"not {block} and {base}"):
+        BlockRecipe(block, 4, 7.0, base)
+
+
 def test_labels_and_weights_by_hand() -> None:
     tokens = np.array([5, 6, 7, 8, 9, 10], dtype=np.int32)
     example = Example(tokens, np.array([0, 0, 1, 1, 0, 1], dtype=bool))

@@ -45,7 +45,7 @@ def run_folder(tmp_path: Path) -> Path:
     arrays |= {"optimizer.step": mx.array(2), "random": mx.array([0, 7])}
     CheckpointStore(run / "checkpoints").save(Checkpoint(200, arrays, {}))
     log = [(100, 2.5), (200, 3.25), (300, 3.0)]
-    rows = [{"step": step, "tokens_per_round": value} for step, value in log]
+    rows = [{"step": step, "tokens_per_round": value, "best": step < 300} for step, value in log]
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"st')
     return run
 
@@ -92,6 +92,21 @@ def test_the_card_says_what_was_measured_of_this_one(
     assert "16 as trained, 6 advised" in card
     drafter = load_drafter(tmp_path / "out", load_target(write_target(tmp_path / "target")))
     assert drafter.runtime_block_size == 6
+
+
+def test_the_card_follows_a_resumed_run(run_folder: Path, tmp_path: Path) -> None:
+    """It went back behind step 100, found a lower best, and was stopped between measurements."""
+    since = [
+        {"resumed": 100},
+        {"step": 199, "loss": 1.0},
+        {"step": 200, "tokens_per_round": 3.125, "best": True},
+        {"step": 200, "loss": 1.0},
+    ]
+    with (run_folder / "log.jsonl").open("a") as log:
+        log.write("\n" + "".join(json.dumps(row) + "\n" for row in since))
+    for part, figure in (("", "3.12 tokens"), ("last", "Nothing yet.")):
+        assert invoke(run_folder / part, "--out", tmp_path / "out")[0] == 0
+        assert figure in (tmp_path / "out" / CARD).read_text()
 
 
 def test_the_card_of_a_vp_drafter_says_what_was_measured(run_folder: Path, tmp_path: Path) -> None:

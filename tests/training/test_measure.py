@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.dflash2 import DFlash2Drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import context_keys_values, proposals
-from dflash_serve.training.blocks import Example
+from dflash_serve.training.attention import (
+    block_rows,
+    block_tokens,
+    context_keys_values,
+    proposals,
+)
+from dflash_serve.training.blocks import BlockRecipe, Example, blocks_at
 from dflash_serve.training.features import FeatureStore
+from dflash_serve.training.loss import Objective, SlotRows, block_objective
 from dflash_serve.training.measure import Walk, walk_answers
 from dflash_serve.training.measure_prefix import PrefixTable, measure_prefixes
 
@@ -88,3 +95,32 @@ def test_prefixes_are_counted_block_by_block(
     assert np.array_equal(again.right, 2 * table.right)
     assert again.accuracy == table.accuracy
     assert table.mean == pytest.approx(np.mean(table.tokens_per_round[1:]))
+
+
+def test_a_selector_goes_on_from_the_last_visible_token(
+    make_drafter: MakeDrafter, target: Qwen3Target, chat: Example
+) -> None:
+    """The first hidden slot is guessed as in training: from the true token before it."""
+    drafter = make_drafter(selector_rank=8, selector_top_k=61, conv_group_size=8)
+    assert isinstance(drafter, DFlash2Drafter)
+    selector = drafter.model.candidate_selector
+    selector.predecessor_codebook = mx.random.normal(selector.predecessor_codebook.shape)
+    liked = mx.arange(61)[:, None] < 3  # the sequence holds tokens 0 to 2 only
+    selector.successor_codebook = mx.where(liked, 30.0 * selector.successor_codebook, 0.0)
+    features = FeatureStore(target, drafter.target_layer_ids, [chat], 1 << 30)
+    table = measure_prefixes(drafter, features, [chat], [0], anchors=14)
+    context = context_keys_values(drafter, features.batch([0], 64).taps)
+    anchors = np.array([[*range(4, 10), *range(20, 28)]], dtype=np.int32)
+    found = []
+    for visible in range(1, 6):
+        shown = np.full(anchors.shape, visible, dtype=np.int32)
+        recipe = BlockRecipe(6, anchors.size, 1.0)
+        blocks = blocks_at([chat], anchors, np.ones(anchors.shape, bool), shown, recipe)
+        labels = mx.array(blocks.labels)
+        tokens = block_tokens(drafter.config.mask_token_id, labels, mx.array(shown))
+        rows = block_rows(drafter, context, mx.array(anchors), tokens)[0, :, 1:]
+        slots = SlotRows(rows, labels[0], mx.array(blocks.weights[0]), mx.array(shown[0]), None)
+        sums = block_objective(drafter, Objective(), slots)
+        found.append(float(sums["right"][visible - 1].item()))
+    assert sum(found) > 5
+    assert np.diag(table.right).tolist() == found

@@ -59,15 +59,23 @@ def _read(source: Path) -> tuple[dict[str, Any], dict[str, mx.array], Measured |
 
 
 def _measured(run: Path, source: Path) -> Measured | None:
-    """The run's figure for this source: the best one, the last one, or that of the step."""
-    rows = [
-        Measured(row["step"], row["tokens_per_round"])
-        for row in read_log(run / "log.jsonl")
-        if "tokens_per_round" in row
-    ]
+    """The run's figure for exactly this source, if there is one.
+
+    A resumed run may go another way than before, so the newest line counts, not the highest.
+    """
+    newest_first = [
+        row for row in read_log(run / "log.jsonl") if "loss" in row or "tokens_per_round" in row
+    ][::-1]
     if source.name == "last":
-        return rows[-1] if rows else None
+        newest_first = newest_first[:1]  # trained on since it was measured: it was not measured
+    for row in newest_first:
+        if "tokens_per_round" in row and _is_of(source, row):
+            return Measured(row["step"], row["tokens_per_round"])
+    return None
+
+
+def _is_of(source: Path, row: dict[str, Any]) -> bool:
+    """Whether a measurement is of a checkpoint's step, or else of the best drafter."""
     if source.name.startswith("step-"):
-        step = source.name.removeprefix("step-")
-        return next((row for row in reversed(rows) if f"{row.step:08d}" == step), None)
-    return max(rows, key=lambda row: row.tokens_per_round, default=None)
+        return source.name == f"step-{row['step']:08d}"
+    return source.name == "last" or bool(row["best"])
