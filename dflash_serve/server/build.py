@@ -152,7 +152,7 @@ def drafter_change(settings: Settings, engine: AsyncEngine) -> Change:
                 memory_limit=settings.memory_limit,
             )
             await engine.swap(lambda runner: swap_in(runner, path, config))
-        except _REFUSALS as error:
+        except (*_REFUSALS, RuntimeError) as error:  # what MLX raises where memory does not suffice
             raise DrafterRefused(" ".join(str(error).split())) from error
         return card
 
