@@ -16,6 +16,7 @@ from dflash_serve.engine.types import EngineRequest, Usage
 from dflash_serve.server.recording import Finished, Recorder, Segments
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import Answer, DataError
+from dflash_serve.training.layout import CARD_MARK
 from dflash_serve.training.records import read_records, split
 from tests.tiny import write_drafter, write_target
 
@@ -74,6 +75,8 @@ def figures(result: Result, row: str = "recorded") -> list[float]:
 def test_a_better_drafter_is_written_and_a_worse_one_never(pair: Pair, tmp_path: Path) -> None:
     records = record(tmp_path / "kept", fingerprint(pair[0]), prompts(60), counting(60))
     out = tmp_path / "new"
+    out.mkdir()
+    (out / "README.md").write_text(f"7.77 tokens per round, of an older one\n{CARD_MARK}\n")
     replay = record(tmp_path / "other", "any", prompts(80)[60:], counting(20))
     (file,) = replay.glob("records-*")
     result = adapt(pair, records, out, "--steps", 40, "--lr", 3e-3, "--replay", file)
@@ -84,6 +87,9 @@ def test_a_better_drafter_is_written_and_a_worse_one_never(pair: Pair, tmp_path:
     assert json.loads((out / "config.json").read_text())["block_size"] == 4
     told = json.loads((out / "adapt.json").read_text())["tokens_per_round"]["recorded"]
     assert [round(told[name], 3) for name in ("old", "new")] == [old, new]
+    card = (out / "README.md").read_text()
+    assert f"{new:.2f} tokens per round" in card
+    assert "7.77" not in card
     good = (out / "model.safetensors").read_bytes()
 
     result = adapt(pair, records, out, "--steps", 1, "--lr", 1e-9)

@@ -183,6 +183,7 @@ def test_every_objective_runs(world: World, options: dict[str, object]) -> None:
         ({"steps": 1, "schedule": "linear"}, "none of cosine, wsd"),
         ({"steps": 1, "min_loss_tokens": 99}, "no answer that can be used"),
         ({"steps": 1, "accumulate": 3}, "cannot be shared"),
+        ({"steps": 1, "measure_block": 99}, "--measure-block is 99"),
         ({"steps": 1, "wandb": "x"}, "pip install wandb"),
     ],
 )

@@ -17,6 +17,7 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.server import provenance
 from dflash_serve.training.blocks import Example
+from dflash_serve.training.card import Measured, model_card
 from dflash_serve.training.commands.measures import RoundsMeasure
 from dflash_serve.training.commands.watch import Listeners, view_of
 from dflash_serve.training.data import Answer, DataError, read_answers, usable
@@ -89,10 +90,10 @@ def adapt(job: AdaptJob) -> int:
     if (job.out / "config.json").exists() and job.out.resolve() != old.resolve():
         _judge("in --out", job.out, target, domains)
     train = parts.train + _mixed(replay.train, len(parts.train), job)
-    weights = _train(job.options, target, drafter, train, parts.choosing, console)
-    config = read_config(old)
-    dtype = str(config.get("dtype") or config.get("torch_dtype"))
-    written = (full_config(config), weights, dtype if dtype in DTYPES else "float16")
+    weights, step = _train(job.options, target, drafter, train, parts.choosing, console)
+    raw = read_config(old)
+    config, dtype = full_config(raw), str(raw.get("dtype") or raw.get("torch_dtype"))
+    written = (config, weights, dtype if dtype in DTYPES else "float16")
     with TemporaryDirectory() as scratch:
         write_drafter(Path(scratch), *written)
         _judge("new", Path(scratch), target, domains)
@@ -101,7 +102,9 @@ def adapt(job: AdaptJob) -> int:
     if domains[0].results["new"] <= best:
         console.print(f"The new drafter is not better: {job.out} is as it was.")
         return NOT_BETTER
-    write_drafter(job.out, *written)
+    measured = Measured(step, domains[0].results["new"])
+    card = model_card(job.out.resolve().name, config, job.target, measured)
+    write_drafter(job.out, *written, card)
     _report(job, parts, domains)
     console.print(f"The new drafter is in {job.out}, what it gained in {job.out / REPORT}.")
     return 0
@@ -216,8 +219,8 @@ def _train(
     train: Sequence[Answer],
     choosing: Sequence[Answer],
     console: Console,
-) -> dict[str, mx.array]:
-    """The weights that were best on ``choosing`` at any time of the run."""
+) -> tuple[dict[str, mx.array], int]:
+    """The weights that were best on ``choosing`` at any time of the run, and after which step."""
     examples = [answer.example() for answer in train]
     seen = [answer.example() for answer in choosing]
     layers = drafter.target_layer_ids
@@ -232,8 +235,8 @@ def _train(
     )
     view = view_of(console, measure.name, 0.0)
     with view:
-        Run(trainer, measure, Listeners([best, view])).go()
-    return best.weights
+        outcome = Run(trainer, measure, Listeners([best, view])).go()
+    return best.weights, outcome.position.best_step
 
 
 def _table(domains: Sequence[_Domain]) -> Table:

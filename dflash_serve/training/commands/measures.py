@@ -37,7 +37,12 @@ class RoundsMeasure:
         width: int | None,
     ) -> None:
         self._trainer, self._features, self._examples = trainer, features, examples
-        self._width = width or trainer.drafter.block_size
+        trained = trainer.drafter.block_size
+        self._width = trained if width is None else width
+        if not 2 <= self._width <= trained:
+            raise ValueError(
+                f"--measure-block is {width}, but must be 2 to the drafter's block, {trained}"
+            )
 
     def __call__(self) -> float:
         processes = self._trainer.processes
