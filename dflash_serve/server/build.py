@@ -57,16 +57,18 @@ def serve(settings: Settings) -> int:
     engine = AsyncEngine(lambda: load(settings, target, drafter))
     switch = DrafterSwitch(drafting, drafter_change(settings, engine))
     context = ServerContext(engine, tokenizer, settings, model, switch, recorder)
-    failure = run(
-        create_app(context),
-        engine,
-        settings,
-        listener,
-        banner=_banner(model, drafting, listener.getsockname()),
-        reload=lambda: switch.reload(settings.drafter),
-    )
-    if recorder is not None:
-        recorder.close()
+    try:
+        failure = run(
+            create_app(context),
+            engine,
+            settings,
+            listener,
+            banner=_banner(model, drafting, listener.getsockname()),
+            reload=lambda: switch.reload(settings.drafter),
+        )
+    finally:
+        if recorder is not None:
+            recorder.close()
     return 0 if failure is None else _refuse(failure)
 
 

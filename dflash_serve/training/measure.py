@@ -1,6 +1,7 @@
-"""Tokens per round of a drafter on known greedy answers, without running the target again.
+"""Tokens per round of a drafter on known answers of the target, without running it again.
 
-A greedy answer is what verification would emit, so the rounds can be walked over it exactly.
+An answer is what verification emitted, greedy or sampled, and drafts do not depend on sampling: so
+the rounds can be walked over it exactly.
 """
 
 from collections.abc import Sequence

@@ -27,7 +27,8 @@ Tree = dict[str, Any]
 GROUP_ROWS = 256
 GROUP_BYTES = 384 << 20
 """Block rows that go through the network and back together, and what their attention scores of
-one layer and their logits may take in float32. Memory grows with these alone."""
+one layer and their logits may take in float32. At least one block of every sequence: memory grows
+with these and with the sequences of a step, not with the blocks of each."""
 
 
 @dataclass(frozen=True, slots=True)
