@@ -93,8 +93,13 @@ def read_drafter_config(directory: Path) -> DFlashConfig:
 
 
 def make_drafter(raw: dict[str, Any], target: TargetAdapter) -> DFlashDrafter:
-    """A drafter with the random weights of its class, from the content of a config.json."""
+    """A drafter with the random weights of its class, from the content of a config.json.
+
+    Raises:
+        AdapterError: the config is not one of a drafter, or does not fit ``target``.
+    """
     drafter_class, config = _drafter_class(raw), parse_dflash_config(raw)
+    check_pair(config, target)
     return drafter_class(config, drafter_class.model_class(config), target)
 
 

@@ -88,7 +88,10 @@ class ChatTokenizer:
         masked = [self._mask_message(message, masks) for message in messages]
         kwargs = self._mask(template_kwargs, self._controls, masks)
         text = self._render(masked, kwargs, generation_prompt)
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        try:
+            encoding = self.backend.encode(text, add_special_tokens=False)
+        except TypeError:
+            raise TemplateError("the messages hold half a surrogate pair") from None
         return tuple(self._replace_masked(text, encoding, masks) if masks else encoding.ids)
 
     def template_reads(self, name: str) -> bool:

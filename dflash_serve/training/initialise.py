@@ -45,7 +45,14 @@ class DrafterShape:
 
 
 def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any]:
-    """config.json of a new drafter from its target's config.json."""
+    """config.json of a new drafter from its target's config.json.
+
+    Raises:
+        ValueError: the block is longer than the target's context.
+    """
+    positions = int(target["max_position_embeddings"])
+    if shape.block_size > positions:
+        raise ValueError(f"block size {shape.block_size} exceeds the target's {positions} tokens")
     depth = int(target["num_hidden_layers"])
     rope = target.get("rope_parameters") or {}
     heads = int(target["num_attention_heads"])
@@ -70,7 +77,7 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
         "num_key_value_heads": int(target["num_key_value_heads"]),
         "head_dim": int(target.get("head_dim") or int(target["hidden_size"]) // heads),
         "vocab_size": int(target["vocab_size"]),
-        "max_position_embeddings": int(target["max_position_embeddings"]),
+        "max_position_embeddings": positions,
         "rms_norm_eps": float(target.get("rms_norm_eps", 1e-6)),
         "rope_theta": float(target.get("rope_theta") or rope["rope_theta"]),
         "rope_scaling": target.get("rope_scaling"),

@@ -3,6 +3,7 @@
 sum(w * CE) over all slots (arXiv 2602.06036), and its options. Knows no network and no optimiser.
 """
 
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -32,8 +33,8 @@ class Objective:
             raise ValueError(f"soft_label is {self.soft_label}, but must be 0 to 1")
         if self.d_pace is not None and not 0.0 <= self.d_pace <= 1.0:
             raise ValueError(f"d_pace is {self.d_pace}, but must be 0 to 1")
-        if self.selector_alpha < 0.0:
-            raise ValueError(f"selector_alpha is {self.selector_alpha}, but must not be negative")
+        if not 0.0 <= self.selector_alpha < math.inf:
+            raise ValueError(f"selector_alpha is {self.selector_alpha}, but must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

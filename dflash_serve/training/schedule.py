@@ -21,7 +21,7 @@ class Horizon:
         if len(given) != 1:
             raise ValueError("give exactly one of steps, epochs and minutes")
         if not 0 < given[0] < math.inf:
-            raise ValueError("a run must have a positive length")
+            raise ValueError(f"the length of a run is {given[0]}, but must be positive")
 
     def in_steps(self, examples: int, batch: int) -> "Horizon":
         """Epochs as steps of ``batch`` examples; at least one step. Others stay as they are."""

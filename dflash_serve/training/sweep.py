@@ -118,6 +118,9 @@ def _listed(runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
 
 def _grid(grid: Mapping[str, Sequence[Any]]) -> list[Entry]:
     names = list(_named(grid))
+    for name, values in grid.items():
+        if not isinstance(values, list):
+            raise TypeError(f"grid: {name} is {values!r}, but must be a list")
     rows = [dict(zip(names, values, strict=True)) for values in itertools.product(*grid.values())]
     return [Entry(_folder(_name(row)), row) for row in rows]
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import DataError, read_answers, read_origin, usable
+from dflash_serve.training.data import Answer, DataError, read_answers, read_origin, usable
+from dflash_serve.training.data.answers import AnswerFile
 from dflash_serve.training.features import target_features
 from dflash_serve.training.initialise import (
     DrafterShape,
@@ -303,3 +305,36 @@ def test_a_hub_id_without_a_network_is_one_line(
     assert shown.startswith("dflash-train: error: the hub cannot be reached for org/name")
     assert shown.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_file_of_something_else_keeps_its_last_line(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text('{"no": "answers"}\nand no line end')
+    target = write_chat_target(tmp_path / "target")
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a b"}])
+    common = ["data", "--target", str(target), "--prompts", str(prompts), "--out", str(notes)]
+    assert CliRunner().invoke(app, common).exit_code == 2
+    assert notes.read_text() == '{"no": "answers"}\nand no line end'
+
+
+def test_half_a_surrogate_pair_is_a_bad_row(tmp_path: Path) -> None:
+    target = write_chat_target(tmp_path / "target")
+    prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a \ud800"}, {"prompt": "a b c"}])
+    out = tmp_path / "answers.jsonl"
+    common = ["data", "--target", target, "--prompts", prompts, "--out", out]
+    result = CliRunner().invoke(app, list(map(str, common)))
+    assert result.exit_code == 0, result.output
+    assert "surrogate" in result.output
+    assert "line 1" in result.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    file = AnswerFile(tmp_path / "answers.jsonl", {"target": "t"})
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, file._file.fileno())
+    os.close(full)
+    answer = Answer(0, "k", np.array([1, 2, 3], np.int32), ((1, 3),))
+    with pytest.raises(DataError, match="rows so far are safe"):
+        file.append([answer])
+    file.close()

@@ -184,6 +184,12 @@ def test_every_objective_runs(world: World, options: dict[str, object]) -> None:
         ({"steps": 1, "min_loss_tokens": 99}, "no answer that can be used"),
         ({"steps": 1, "accumulate": 3}, "cannot be shared"),
         ({"steps": 1, "measure_block": 99}, "--measure-block is 99"),
+        ({"steps": 1, "seed": -1}, "seed is -1"),
+        ({"steps": 1, "mask_token": 99999}, "mask_token_id is 99999"),
+        ({"steps": 1, "block_size": 99999}, "block size 99999 exceeds"),
+        ({"steps": 1, "feature_gb": "inf"}, "feature-gb is inf"),
+        ({"steps": 1, "selector_alpha": "nan"}, "selector_alpha is nan"),
+        ({"minutes": "nan"}, "length of a run is nan"),
         ({"steps": 1, "wandb": "x"}, "pip install wandb"),
     ],
 )
@@ -200,3 +206,12 @@ def test_a_loss_that_is_no_number_is_one_line_that_names_the_checkpoint(world: W
     last = result.output.splitlines()[-1]
     assert last.startswith("dflash-train: error: the ")
     assert str(world.root / "out" / "checkpoints" / "step-00000000") in last
+
+
+def test_a_token_outside_the_vocabulary_is_one_line_that_names_both(world: World) -> None:
+    row = {"row": 77, "kind": "k", "tokens": [1, 2, 99999, 3, 4], "loss": [[2, 5]]}
+    with (world.root / "answers.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    result = world.invoke("out", steps=1)
+    assert result.exit_code == 2
+    assert "row 77: token 99999, but the target's vocabulary is" in result.output

@@ -95,7 +95,12 @@ def test_a_wrong_table_is_named(text: str, message: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("own", "message"),
-    [({"lrr": 1}, "setting lrr"), ({"lr": "fast"}, "setting lr"), ({"out": "x"}, "chooses out")],
+    [
+        ({"lrr": 1}, "setting lrr"),
+        ({"lr": -1.0}, "lr=-1.0: rates -1.0"),
+        ({"lr": "fast"}, "setting lr"),
+        ({"out": "x"}, "chooses out"),
+    ],
 )
 def test_a_wrong_setting_is_found_before_anything_runs(
     own: dict[str, object], message: str, tmp_path: Path

@@ -33,8 +33,8 @@ def run(
     target_layers: Annotated[
         str | None, typer.Option(help="Tapped layers, as in 1,3,5; default: the published spread.")
     ] = None,
-    intermediate: Annotated[int | None, typer.Option(help="Default: the target's.")] = None,
-    window: Annotated[int | None, typer.Option(help="Sliding window of all layers.")] = None,
+    intermediate: Annotated[int | None, typer.Option(min=1, help="Default: the target's.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Sliding window of all layers.")] = None,
     causal: Annotated[
         bool | None, typer.Option(help="In the block; default: in sliding layers only.")
     ] = None,
@@ -54,7 +54,9 @@ def run(
         int, typer.Option(min=1, help="Blocks per sequence; published: 512. They cost time only.")
     ] = 64,
     min_loss_tokens: Annotated[int, typer.Option(min=2, help="Answers below are left out.")] = 2,
-    max_length: Annotated[int | None, typer.Option(help="Answers above are left out.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="Answers above are left out.")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 6e-4,
     min_lr: Annotated[float, typer.Option(help="At the end of the run.")] = 0.0,
     schedule: Annotated[str, typer.Option(help="cosine, or wsd: hold, then decay.")] = "cosine",
@@ -82,7 +84,9 @@ def run(
     feature_gb: Annotated[float, typer.Option(help="Most that memory or disk keeps.")] = 6.0,
     feature_dir: Annotated[Path | None, typer.Option(help="Default: features in --out.")] = None,
     measure_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 250,
-    measure_block: Annotated[int | None, typer.Option(help="Default: the block size.")] = None,
+    measure_block: Annotated[
+        int | None, typer.Option(min=2, help="Default: the block size.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(min=1, help="End after so many measurements without a best.")
     ] = None,

@@ -75,6 +75,8 @@ def adapt(job: AdaptJob) -> int:
         FloatingPointError: the loss is not finite or has exploded.
     """
     console = Console()
+    if job.out.exists() and not job.out.is_dir():
+        raise DataError(f"--out {job.out} is no folder")
     directory, old = resolve(job.target), resolve(job.drafter)
     records = read_records(job.records, fingerprint(directory))
     parts = _parts(job.records, records, console)

@@ -3,6 +3,7 @@
 Reads nothing but a tokenizer's own mask token. A sweep's rows are such settings too.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ def job_of(settings: Mapping[str, Any]) -> TrainJob:
         DataError: a name that is no choice, or no room for a mask token.
         ValueError: a number out of range.
     """
+    if not 0 <= settings["feature_gb"] < math.inf:
+        raise DataError(f"feature-gb is {settings['feature_gb']}, but must be 0 or more")
     _one_of("architecture", settings["architecture"], ARCHITECTURES)
     _one_of("training mode", settings["training_mode"], MODES)
     _one_of("features", settings["features"], FEATURES)

@@ -84,7 +84,7 @@ def train(job: TrainJob, watching: Watching, processes: Processes | None = None)
     directory = resolve(job.target)
     target = load_target(directory)
     config, drafter = _drafter(job, directory, target)
-    data = _read_data(job, directory, console)
+    data = _read_data(job, directory, target, console)
     facts = _identity(job, directory, config, data)
     processes.check_same(facts)
     checkpoint = _checkpoint(job, store, facts, console) if processes.first else None
@@ -148,16 +148,16 @@ def _trainable(drafter: DraftAdapter) -> DFlashDrafter:
     return drafter
 
 
-def _read_data(job: TrainJob, directory: Path, console: Console) -> _Data:
+def _read_data(job: TrainJob, directory: Path, target: TargetAdapter, console: Console) -> _Data:
     """Answers to train on and to measure on; what is left out is said."""
     if read_origin(job.sources.data).get("target", "") != fingerprint(directory):
         console.print(
             f"[yellow]note:[/] {job.sources.data} was answered by another target: the drafter "
             "learns what this one may not say"
         )
-    answers = _usable(job, job.sources.data, console)
+    answers = _usable(job, job.sources.data, target, console)
     if job.sources.heldout:
-        held = _usable(job, job.sources.heldout, console)
+        held = _usable(job, job.sources.heldout, target, console)
     elif len(answers) <= _MEASURED:
         raise DataError(
             f"{job.sources.data} holds {len(answers)} answers: give --heldout, or more data"
@@ -169,12 +169,19 @@ def _read_data(job: TrainJob, directory: Path, console: Console) -> _Data:
     return _Data([answer.example() for answer in answers], turns)
 
 
-def _usable(job: TrainJob, path: Path, console: Console) -> list[Answer]:
+def _usable(job: TrainJob, path: Path, target: TargetAdapter, console: Console) -> list[Answer]:
     kept, left_out = usable(read_answers(path), job.sources.min_loss_tokens, job.sources.max_length)
     for reason, count in left_out.items():
         console.print(f"{path}: {count} answers left out, {reason}")
     if not kept:
         raise DataError(f"{path} holds no answer that can be used")
+    for answer in kept:
+        for token in (answer.tokens.min(), answer.tokens.max()):
+            if not 0 <= token < target.vocab_size:
+                raise DataError(
+                    f"{path}, row {answer.row}: token {token}, but the target's vocabulary is "
+                    f"{target.vocab_size}"
+                )
     return kept
 
 

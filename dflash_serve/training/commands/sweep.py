@@ -60,6 +60,7 @@ def sweep(path: Path, out: Path, complete: Complete) -> int:
         (entry, _settings(complete, table.base | entry.own, out / entry.name))
         for entry in table.entries
     ]
+    _check(plan)
     results: list[Result] = []
     with Interrupt() as interrupt:
         for entry, settings in plan:
@@ -81,6 +82,15 @@ def _settings(complete: Complete, given: Mapping[str, Any], out: Path) -> dict[s
     if "out" in given or "resume" in given:
         raise DataError("a sweep chooses out and resume itself")
     return complete({**given, "out": str(out), "resume": True})
+
+
+def _check(plan: Sequence[tuple[Entry, dict[str, Any]]]) -> None:
+    """A mistake in the last run of the table is told before the first one begins."""
+    for entry, settings in plan:
+        try:
+            job_of(settings)
+        except (DataError, ValueError) as error:
+            raise DataError(f"{entry.name}: {error}") from error
 
 
 def _done(folder: Path, settings: Mapping[str, Any]) -> Result | None:

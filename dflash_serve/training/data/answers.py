@@ -6,7 +6,9 @@ The first line says what they were made from. Knows no text.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,6 @@ class AnswerFile:
         if path.exists() and not path.is_file():
             raise DataError(f"{path} is no file")
         if path.exists():
-            _drop_torn_line(path)
             self._continue(origin)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
@@ -141,12 +142,14 @@ class AnswerFile:
         self._file.close()
 
     def _continue(self, origin: Mapping[str, Any]) -> None:
-        lines = _lines(self._path)
-        if next(lines, None) is None:
+        first = _dumped(origin).encode()
+        if self._path.stat().st_size < len(first) and first.startswith(self._path.read_bytes()):
+            os.truncate(self._path, 0)  # empty, or our first line torn
             return
         if changed := describe_changes(read_origin(self._path), origin):
             raise DataError(f"{self._path} was made with another {changed}: choose another file")
-        for number, line in enumerate(lines, start=2):
+        _drop_torn_line(self._path)
+        for number, line in enumerate(islice(_lines(self._path), 1, None), start=2):
             try:
                 self.done.add(int(json.loads(line)["row"]))
             except (ValueError, KeyError, TypeError) as error:
@@ -154,12 +157,18 @@ class AnswerFile:
 
     def _write(self, value: Mapping[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(value, separators=(",", ":")) + "\n")
+            self._file.write(_dumped(value))
             self._file.flush()
         except OSError as error:
+            with suppress(OSError):  # it would write the rest again, and hide this error
+                self._file.close()
             raise DataError(f"{self._path} cannot be written, rows so far are safe: {error}") from (
                 error
             )
+
+
+def _dumped(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":")) + "\n"
 
 
 def _parse(value: dict[str, Any]) -> list[Answer]:
