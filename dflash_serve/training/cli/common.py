@@ -18,5 +18,10 @@ def guarded(job: Callable[[], int | None]) -> None:
     except (AdapterError, DataError, ValueError, FloatingPointError, OSError) as error:
         typer.echo(f"dflash-train: error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
+    except RuntimeError as error:
+        if "[ring]" not in str(error):
+            raise
+        typer.echo(f"dflash-train: error: another process has ended: {error}", err=True)
+        raise typer.Exit(2) from error
     if code:
         raise typer.Exit(code)

@@ -12,7 +12,7 @@ def profile(
     *,
     out: Annotated[Path | None, typer.Option(help="Results as JSON, a plot beside it.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="demo, sparse, medium or large; default: all.")
+        list[str] | None, typer.Option(help="demo, sparse, recipe, medium or large; default: all.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved measurements of time.")] = 5,
 ) -> None:
