@@ -68,10 +68,10 @@ class BlockRecipe:
 
     def __post_init__(self) -> None:
         base = self.prefix_weight_base
-        if base is not None and (self.block_size < 3 or not base > 0):
+        if base is not None and (self.block_size < 3 or not 0.01 <= base <= 100):
             raise ValueError(
-                f"a VP-drafter needs a block of at least 3 and a positive prefix weight base, "
-                f"not {self.block_size} and {base}"
+                "a VP-drafter needs a block of at least 3 and a prefix weight base from 0.01 to "
+                f"100, not {self.block_size} and {base}"
             )
 
 

@@ -181,7 +181,7 @@ class FeatureStore:
             if self._dtype == mx.float16 and largest > _FLOAT16_MAX:
                 raise ValueError(
                     f"a feature of the target is {largest:.0f}, more than float16 holds: "
-                    "keep them as bfloat16"
+                    "keep them as bfloat16 (--feature-dtype)"
                 )
             values = values.astype(self._dtype)
         # A copy per row: a slice would keep the whole padded batch alive.

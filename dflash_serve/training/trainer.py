@@ -65,9 +65,6 @@ class TrainOptions:
             raise ValueError(f"{self.compute_dtype!r} is none of {', '.join(COMPUTE_DTYPES)}")
         if not self.gamma > 0 or not self.clip > 0:
             raise ValueError(f"gamma {self.gamma} and clip {self.clip} must be positive")
-        base = self.prefix_weight_base
-        if base is not None and not 0.01 <= base <= 100:
-            raise ValueError(f"prefix_weight_base is {base}, but must be 0.01 to 100")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}, but must be 0 to 2**63 - 1")
 

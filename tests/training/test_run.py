@@ -57,9 +57,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def start_until(world: World, out: str, path: str) -> subprocess.Popen[str]:
-    """A run in a process of its own that has just made ``path``."""
-    process = world.start(out, **LONG)
-    while not (world.root / out / path).exists():
+    """A run in a process of its own that has just written to ``path``.
+
+    Not before its first step: while MLX runs the compiler, a signal to this process alone is lost.
+    """
+    process, made = world.start(out, **LONG), world.root / out / path
+    while not (made.exists() and made.stat().st_size):
         assert process.poll() is None
         time.sleep(0.005)
     return process
@@ -163,7 +166,12 @@ def test_a_vp_drafter_is_measured_by_visible_prefix(world: World) -> None:
         {"architecture": "dflash2", "selector_rank": 8, "selector_top_k": 4},
         {"soft_label": 0.5, "schedule": "wsd", "epochs": 0.7},
         {"d_pace": 0.5, "window": 8, "causal": True, "accumulate": 2},
-        {"compute_dtype": "bfloat16", "dtype": "bfloat16", "features": "disk"},
+        {
+            "compute_dtype": "bfloat16",
+            "dtype": "bfloat16",
+            "features": "disk",
+            "feature_dtype": "bfloat16",
+        },
     ],
     ids=["dflash2", "soft-label", "d-pace", "bfloat16"],
 )

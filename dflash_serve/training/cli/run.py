@@ -83,6 +83,9 @@ def run(
     ] = "memory",
     feature_gb: Annotated[float, typer.Option(help="Most that memory or disk keeps.")] = 6.0,
     feature_dir: Annotated[Path | None, typer.Option(help="Default: features in --out.")] = None,
+    feature_dtype: Annotated[
+        str, typer.Option(help="float16, or bfloat16 where activations exceed 65,504.")
+    ] = "float16",
     measure_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 250,
     measure_block: Annotated[
         int | None, typer.Option(min=2, help="Default: the block size.")

@@ -82,6 +82,8 @@ def adapt(job: AdaptJob) -> int:
     parts = _parts(job.records, records, console)
     replay = split(_usable(read_answers(job.replay))) if job.replay else Split([], [], [])
     target = load_target(directory)
+    if (read_config(old).get("dflash_config") or {}).get("training_mode") == "vp_drafter":
+        raise DataError(f"{old} is a VP-drafter, which serves nobody by itself: give the first one")
     drafter = _trainable(old, target)
     domains = [
         _domain(name, answers, drafter, target)

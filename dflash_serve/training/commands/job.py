@@ -46,6 +46,7 @@ class Sources:
     features: Literal["memory", "disk", "online"]
     feature_bytes: int
     feature_dir: Path | None
+    feature_dtype: Literal["float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def job_of(settings: Mapping[str, Any]) -> TrainJob:
     _one_of("architecture", settings["architecture"], ARCHITECTURES)
     _one_of("training mode", settings["training_mode"], MODES)
     _one_of("features", settings["features"], FEATURES)
+    _one_of("feature dtype", settings["feature_dtype"], ("float16", "bfloat16"))
     _one_of("dtype", settings["dtype"], tuple(DTYPES))
     return TrainJob(
         settings["target"],
@@ -87,6 +89,7 @@ def job_of(settings: Mapping[str, Any]) -> TrainJob:
             settings["features"],
             int(settings["feature_gb"] * 1e9),
             Path(settings["feature_dir"]) if settings["feature_dir"] else None,
+            settings["feature_dtype"],
         ),
         Kept(
             Path(settings["out"]),

@@ -40,7 +40,7 @@ from dflash_serve.training.initialise import (
     start_from_target,
 )
 from dflash_serve.training.interrupt import Interrupt
-from dflash_serve.training.layout import full_config
+from dflash_serve.training.layout import DTYPES, full_config
 from dflash_serve.training.loop import Ending, Listener, Outcome, Run, never
 from dflash_serve.training.report import RunLog
 from dflash_serve.training.trainer import Trainer
@@ -48,6 +48,7 @@ from dflash_serve.training.wandb_log import open_wandb
 
 _MEASURED = 64  # answers held back for measuring where no --heldout is given
 _HELD_BYTES = 2 << 30
+_STOPPED_ELSEWHERE = 130  # another process of the run was interrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def run(settings: Mapping[str, Any]) -> int:
         outcome = train(job, Watching(console, lambda: interrupt.requested), processes)
     if outcome.ending is Ending.STOPPED:
         console.print("To go on: the same command with --resume.")
-        return interrupt.exit_code
+        return interrupt.exit_code or _STOPPED_ELSEWHERE
     return 0
 
 
@@ -193,6 +194,7 @@ def _identity(
         "answers": len(data.train),
         "held-out answers": len(data.held),
         "measured block": job.measure_block,
+        "feature dtype": job.sources.feature_dtype,
         **option_facts(job.options),
     }
     return identity(directory, files, config, rest)
@@ -229,13 +231,15 @@ def _features(
         folder if processes.size == 1 else folder / f"rank-{processes.rank}",
         fingerprint(directory),
         final=job.options.objective.soft_label > 0,
+        dtype=job.sources.feature_dtype,
     )
     return open_features(target, drafter.target_layer_ids, data.train, settings)
 
 
 def _measure(job: TrainJob, target: TargetAdapter, trainer: Trainer, data: _Data) -> Measure:
     layers = trainer.drafter.target_layer_ids
-    features = FeatureStore(target, layers, data.held, _HELD_BYTES)
+    dtype = DTYPES[job.sources.feature_dtype]
+    features = FeatureStore(target, layers, data.held, _HELD_BYTES, dtype=dtype)
     if job.options.prefix_weight_base is not None:
         return PrefixMeasure(trainer, features, data.held)
     return RoundsMeasure(trainer, features, data.held, job.measure_block)
