@@ -193,6 +193,7 @@ def test_template_arguments() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--plain-url", "http://127.0.0.1:9/v1"), "--plain-url goes with --url"),
         (("--datasets", "gsm9k", "--data-dir", "."), "no data set 'gsm9k'"),
         (("--block-size", "9"), "--block-size is 9, but the drafter was trained with 8"),
         (("--temperature", "3"), "--temperature is 3.0"),

@@ -55,6 +55,8 @@ def evaluate(
         if url is not None and target is None and drafter is None:
             subject = commands.RemoteJob(url, model, plain_url, api_key, concurrency, timeout)
         elif url is None and target is not None and drafter is not None:
+            if plain_url is not None:
+                raise DataError("--plain-url goes with --url; plain decoding is always measured")
             subject = commands.LocalJob(target, drafter, block_size, batch)
         else:
             raise DataError("give --target and --drafter, or --url alone")
