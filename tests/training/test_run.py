@@ -223,3 +223,14 @@ def test_a_token_outside_the_vocabulary_is_one_line_that_names_both(world: World
     result = world.invoke("out", steps=1)
     assert result.exit_code == 2
     assert "row 77: token 99999, but the target's vocabulary is" in result.output
+
+
+def test_answers_beyond_the_targets_context_are_left_out_and_said(world: World) -> None:
+    config = json.loads((world.root / "target" / "config.json").read_text())
+    context = config["max_position_embeddings"]
+    row = {"row": 77, "kind": "k", "tokens": [1] * (context + 1), "loss": [[2, 9]]}
+    with (world.root / "answers.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    result = world.invoke("out", steps=1)
+    assert result.exit_code == 0, result.output
+    assert f"1 answers left out, longer than {context} tokens" in " ".join(result.output.split())

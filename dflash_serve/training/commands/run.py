@@ -171,7 +171,8 @@ def _read_data(job: TrainJob, directory: Path, target: TargetAdapter, console: C
 
 
 def _usable(job: TrainJob, path: Path, target: TargetAdapter, console: Console) -> list[Answer]:
-    kept, left_out = usable(read_answers(path), job.sources.min_loss_tokens, job.sources.max_length)
+    longest = min(job.sources.max_length or target.max_context, target.max_context)
+    kept, left_out = usable(read_answers(path), job.sources.min_loss_tokens, longest)
     for reason, count in left_out.items():
         console.print(f"{path}: {count} answers left out, {reason}")
     if not kept:
