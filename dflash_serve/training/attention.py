@@ -43,11 +43,15 @@ def block_rows(
     """
     sequences, count, block = tokens.shape
     x = drafter.embed_block(tokens.reshape(sequences * count, block))
-    positions = anchors.reshape(-1)
+    positions, length = anchors.reshape(-1), context[0][0].shape[2]
+    masks = {
+        kind: training_mask(anchors, block, length, *kind)
+        for kind in dict.fromkeys(drafter.config.layer_kinds)
+    }
     for layer, keys_values, kind in zip(
         drafter.model.layers, context, drafter.config.layer_kinds, strict=True
     ):
-        x = layer(x, _over_context(keys_values, anchors, positions, kind))
+        x = layer(x, _over_context(keys_values, positions, masks[kind]))
     return drafter.model.norm(x).reshape(sequences, count, block, -1)
 
 
@@ -89,27 +93,19 @@ def training_mask(
     )
 
 
-def _over_context(
-    context: KeysValues,
-    anchors: mx.array,
-    positions: mx.array,
-    kind: tuple[int | None, bool],
-) -> Attend:
+def _over_context(context: KeysValues, positions: mx.array, mask: mx.array) -> Attend:
     """Attention of blocks [S * N, B, H] over [context; own block]."""
-    sequences, count = anchors.shape
+    split = mask.shape[:2]
 
     def attend(attention: DraftAttention, normed: mx.array) -> mx.array:
-        block, heads, length = normed.shape[1], attention.heads, context[0].shape[2]
-        split = (sequences, count)
-        queries = attention.queries(normed, positions).reshape(*split, heads, block, -1)
+        rows, block, _ = normed.shape
+        queries = attention.queries(normed, positions).reshape(*split, attention.heads, block, -1)
         keys, values = (
             part.reshape(*split, attention.kv_heads, block, -1)
             for part in attention.keys_values(normed, positions)
         )
-
-        mask = training_mask(anchors, block, length, *kind)
         out = _attend_blocks(queries, (keys, values), context, mask)
-        return attention.o_proj(out.reshape(sequences * count, block, -1))
+        return attention.o_proj(out.reshape(rows, block, -1))
 
     return attend
 
