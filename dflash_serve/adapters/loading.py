@@ -59,18 +59,16 @@ def load_target(directory: Path) -> TargetAdapter:
     return target
 
 
-def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
+def load_drafter(directory: Path, target: TargetAdapter) -> DFlashDrafter:
     """A drafter in z-lab's layout, strictly: every tensor of the config, nothing else.
 
     Raises:
         AdapterError: the checkpoint is damaged, or does not fit ``target``.
     """
-    drafter_class = _drafter_class(read_config(directory))
-    config = read_drafter_config(directory)
+    drafter = make_drafter(read_config(directory), target)
     if (directory / "mask_embedding.pt").exists():
         raise AdapterError(f"drafter {directory} has a mask_embedding.pt, which is not supported")
-    check_pair(config, target)
-    model = drafter_class.model_class(config)
+    model = drafter.model
     weights = {
         key.removeprefix("model."): value
         for key, value in read_weights(directory).items()
@@ -82,7 +80,7 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DraftAdapter:
     model.update(tree_unflatten([(key, value.astype(dtype)) for key, value in weights.items()]))
     model.eval()
     mx.eval(model.parameters())
-    return drafter_class(config, model, target)
+    return drafter
 
 
 def read_drafter_config(directory: Path) -> DFlashConfig:

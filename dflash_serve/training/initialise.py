@@ -1,9 +1,10 @@
 """New drafters for a target: their config.json, and the weights that a run begins with.
 
-Knows no files; `layout.write_drafter` writes them.
+Writes no files: that is `layout.write_drafter`'s.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from mlx.utils import tree_flatten
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
-from dflash_serve.adapters.loading import make_drafter
+from dflash_serve.adapters.loading import load_drafter, make_drafter
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,18 @@ def new_drafter(config: dict[str, Any], target: TargetAdapter, seed: int) -> DFl
     drafter = make_drafter(config, target)
     drafter.model.set_dtype(mx.float32)
     mx.eval(drafter.model.parameters())
+    return drafter
+
+
+def load_trainable(directory: Path, target: TargetAdapter) -> DFlashDrafter:
+    """A drafter from disk with float32 weights, to go on from.
+
+    Raises:
+        AdapterError: the checkpoint is damaged, or does not fit ``target``.
+    """
+    drafter = load_drafter(directory, target)
+    drafter.model.set_dtype(mx.float32)
+    drafter.model.train()
     return drafter
 
 

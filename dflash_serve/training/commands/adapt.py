@@ -22,6 +22,7 @@ from dflash_serve.training.commands.measures import RoundsMeasure
 from dflash_serve.training.commands.watch import Listeners, view_of
 from dflash_serve.training.data import Answer, DataError, read_answers, usable
 from dflash_serve.training.features import FeatureStore
+from dflash_serve.training.initialise import load_trainable
 from dflash_serve.training.layout import DTYPES, full_config, write_drafter
 from dflash_serve.training.loop import MeasureReport, Run
 from dflash_serve.training.measure import pooled, walk_answers
@@ -81,10 +82,10 @@ def adapt(job: AdaptJob) -> int:
     records = read_records(job.records, fingerprint(directory))
     parts = _parts(job.records, records, console)
     replay = split(_usable(read_answers(job.replay))) if job.replay else Split([], [], [])
-    target = load_target(directory)
     if (read_config(old).get("dflash_config") or {}).get("training_mode") == "vp_drafter":
         raise DataError(f"{old} is a VP-drafter, which serves nobody by itself: give the first one")
-    drafter = _trainable(old, target)
+    target = load_target(directory)
+    drafter = load_trainable(old, target)
     domains = [
         _domain(name, answers, drafter, target)
         for name, answers in (("recorded", parts.held), ("replay", replay.held))
@@ -173,14 +174,6 @@ def _mixed(replay: list[Answer], recorded: int, job: AdaptJob) -> list[Answer]:
     return [replay[index] for index in rng.permutation(len(replay))[:wanted]]
 
 
-def _trainable(path: Path, target: TargetAdapter) -> DFlashDrafter:
-    drafter = load_drafter(path, target)
-    assert isinstance(drafter, DFlashDrafter)
-    drafter.model.set_dtype(mx.float32)
-    drafter.model.train()
-    return drafter
-
-
 def _domain(
     name: str, answers: list[Answer], drafter: DFlashDrafter, target: TargetAdapter
 ) -> _Domain:
@@ -192,7 +185,6 @@ def _domain(
 def _judge(name: str, path: Path, target: TargetAdapter, domains: Sequence[_Domain]) -> None:
     """Tokens per round of the drafter at ``path``, as it would be served."""
     drafter = load_drafter(path, target)
-    assert isinstance(drafter, DFlashDrafter)
     for domain in domains:
         features = domain.features
         if drafter.target_layer_ids != domain.layers:

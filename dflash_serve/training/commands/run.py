@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from rich.console import Console
 
-from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config, read_weights, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.adapters.loading import load_target
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from dflash_serve.training.commands.job import TrainJob, job_of
@@ -36,6 +35,7 @@ from dflash_serve.training.features import FeatureSettings, FeatureStore, open_f
 from dflash_serve.training.identity import check_same_run, identity, option_facts
 from dflash_serve.training.initialise import (
     drafter_config,
+    load_trainable,
     new_drafter,
     start_from_target,
 )
@@ -131,7 +131,7 @@ def _drafter(
         if job.copy_target:
             start_from_target(drafter, read_weights(directory))
         return config, drafter
-    loaded = _trainable(load_drafter(resolve(job.start), target))
+    loaded = load_trainable(resolve(job.start), target)
     config = read_config(resolve(job.start))
     inner = dict(config.get("dflash_config") or {})
     for name in ("training_mode", "prefix_weight_base"):
@@ -140,13 +140,6 @@ def _drafter(
         inner["training_mode"] = "vp_drafter"
         inner["prefix_weight_base"] = job.shape.prefix_weight_base
     return config | {"dflash_config": inner}, loaded
-
-
-def _trainable(drafter: DraftAdapter) -> DFlashDrafter:
-    assert isinstance(drafter, DFlashDrafter)
-    drafter.model.set_dtype(mx.float32)
-    drafter.model.train()
-    return drafter
 
 
 def _read_data(job: TrainJob, directory: Path, target: TargetAdapter, console: Console) -> _Data:
