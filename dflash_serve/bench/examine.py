@@ -26,9 +26,7 @@ def examine_machine() -> dict[str, Any]:
     """Everything that needs no model."""
     gflops = matmul_gflops()
     return {
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
+        **provenance.origin(),
         "backend": {
             "device": str(mx.default_device()).removeprefix("Device(").removesuffix(")"),
             "kernels": default_backend().value,

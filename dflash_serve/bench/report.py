@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.kernels import cpu_blas
-from dflash_serve.server.provenance import commit, machine, replace_text, versions
+from dflash_serve.server.provenance import origin, replace_text
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.figure import Figure
@@ -45,9 +45,7 @@ def document(result: Result) -> dict[str, Any]:
         "name": result.name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv[1:],
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
+        **origin(),
         "blas": blas(),
         "settings": dict(result.settings),
         "results": dict(result.measured),

@@ -16,6 +16,11 @@ from dflash_serve.version import __version__
 _PACKAGES = ("mlx", "mlx-lm", "transformers")
 
 
+def origin() -> dict[str, Any]:
+    """Where a result comes from: machine, versions and commit, as every results file has them."""
+    return {"machine": machine(), "versions": versions(), "commit": commit()}
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, memory (bytes), system and the load at this moment."""
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()

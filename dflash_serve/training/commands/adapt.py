@@ -118,9 +118,7 @@ def adapt(job: AdaptJob) -> int:
 def _report(job: AdaptJob, parts: Split, domains: Sequence[_Domain]) -> None:
     """What was gained and by what, as JSON beside the new drafter."""
     document = {
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
+        **provenance.origin(),
         "settings": asdict(job.options)
         | {"replay_share": job.replay_share if job.replay else None},
         "answers": {name: len(getattr(parts, name)) for name in ("train", "choosing", "held")},

@@ -312,9 +312,7 @@ def _write(
     document = {
         "name": "eval",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
+        **provenance.origin(),
         "blas": cpu_blas.status().state.value,
         "settings": dict(settings),
         "results": dict(measured),

@@ -246,9 +246,7 @@ def _write(out: Path, results: dict[str, Any], rounds: int) -> None:
         "name": "training-step",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv[1:],
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
+        **provenance.origin(),
         "settings": {
             "rounds": rounds,
             "shapes": {name: asdict(SHAPES[name]) for name in results},
