@@ -4,7 +4,7 @@ An answer is what verification emitted, greedy or sampled, and drafts do not dep
 the rounds can be walked over it exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,6 +15,8 @@ from dflash_serve.training.attention import KeysValues, context_keys_values, pro
 from dflash_serve.training.batches import padded_length
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.features import FeatureStore, pad_tokens
+
+_BATCH, _BUCKET = 16, 64  # answers walked together, and what their length is padded to
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,20 @@ def pooled(walks: Sequence[Walk]) -> float:
     return sum(walk.tokens for walk in walks) / rounds if rounds else 0.0
 
 
+def contexts(
+    drafter: DFlashDrafter,
+    features: FeatureStore,
+    examples: Sequence[Example],
+    indices: Iterable[int],
+) -> Iterator[tuple[list[int], list[KeysValues]]]:
+    """``examples[indices]`` in batches of like length: which they are, and their context."""
+    order = sorted(indices, key=lambda index: examples[index].length)
+    for start in range(0, len(order), _BATCH):
+        part = order[start : start + _BATCH]
+        length = padded_length(examples[part[-1]].length, _BUCKET)
+        yield part, context_keys_values(drafter, features.batch(part, length).taps)
+
+
 def walk_answers(
     drafter: DFlashDrafter,
     features: FeatureStore,
@@ -38,8 +54,6 @@ def walk_answers(
     width: int,
     *,
     indices: Sequence[int] | None = None,
-    batch: int = 16,
-    bucket: int = 64,
 ) -> list[Walk]:
     """Draft and accept along the answers of ``examples[indices]``, or of all, in their order.
 
@@ -47,11 +61,7 @@ def walk_answers(
     """
     wanted = range(len(examples)) if indices is None else indices
     walks: dict[int, Walk] = {}
-    order = sorted(wanted, key=lambda index: examples[index].length)
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        length = padded_length(examples[part[-1]].length, bucket)
-        context = context_keys_values(drafter, features.batch(part, length).taps)
+    for part, context in contexts(drafter, features, examples, wanted):
         group = [examples[index] for index in part]
         walks.update(zip(part, _walk(drafter, context, group, width), strict=True))
     return [walks[index] for index in wanted]

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.training.attention import KeysValues, block_rows, context_keys_values
-from dflash_serve.training.batches import padded_length
+from dflash_serve.training.attention import KeysValues, block_rows
 from dflash_serve.training.blocks import (
     BlockRecipe,
     Blocks,
@@ -23,6 +22,7 @@ from dflash_serve.training.blocks import (
     eligible_anchors,
 )
 from dflash_serve.training.features import FeatureStore
+from dflash_serve.training.measure import contexts
 
 Counts = npt.NDArray[np.float64]
 
@@ -99,16 +99,10 @@ def measure_prefixes(
     indices: Sequence[int],
     *,
     anchors: int = 8,
-    batch: int = 16,
-    bucket: int = 64,
 ) -> PrefixTable:
     """Up to ``anchors`` blocks, evenly spread, of each of ``examples[indices]``."""
     table = PrefixTable.empty(drafter.block_size)
-    order = sorted(indices, key=lambda index: examples[index].length)
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        length = padded_length(examples[part[-1]].length, bucket)
-        context = context_keys_values(drafter, features.batch(part, length).taps)
+    for part, context in contexts(drafter, features, examples, indices):
         group = [examples[index] for index in part]
         for visible in range(1, drafter.block_size):
             blocks = _blocks(group, drafter.block_size, anchors, visible)
