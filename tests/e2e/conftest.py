@@ -7,20 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.copying import write_copying_drafter, write_repeating_target
+from tests.e2e.copying import write_copying_pair
 from tests.e2e.server import PairPaths, ServerProcess
-from tests.fakes import save_tokenizer
 
 Start = Callable[..., ServerProcess]
 
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> PairPaths:
-    directory = tmp_path_factory.mktemp("pair")
-    target = write_repeating_target(directory / "target")
-    save_tokenizer(target)
-    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": [305, 307]}))
-    return PairPaths(target, write_copying_drafter(directory / "drafter", target))
+    return write_copying_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="session")

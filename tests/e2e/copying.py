@@ -1,10 +1,13 @@
 """A pair without training that accepts some drafts: the target often repeats itself, and the
 drafter proposes its anchor over and over."""
 
+import json
 from pathlib import Path
 
 import mlx.core as mx
 
+from tests.e2e.server import PairPaths
+from tests.fakes import save_tokenizer
 from tests.tiny import DRAFTER, TARGET, write_checkpoint, write_drafter, write_target
 
 VOCAB, BLOCK, MASK = 320, 8, 319
@@ -38,6 +41,14 @@ def write_copying_drafter(directory: Path, target: Path) -> Path:
         elif name.endswith("o_proj.weight"):
             weights[name] = 1e4 * identity
     return write_checkpoint(directory, DRAFTER | changes, weights)
+
+
+def write_copying_pair(directory: Path) -> PairPaths:
+    """Both, with a tokenizer and two stop tokens."""
+    target = write_repeating_target(directory / "target")
+    save_tokenizer(target)
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": [305, 307]}))
+    return PairPaths(target, write_copying_drafter(directory / "drafter", target))
 
 
 def _read(directory: Path) -> dict[str, mx.array]:

@@ -1,6 +1,6 @@
 """A tiny random target, drafters for it and sequences: enough for exact checks in milliseconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -28,6 +28,15 @@ TARGET_CONFIG: dict[str, Any] = {
     "rope_theta": 10000.0,
 }
 MASK_ID = 60
+
+
+@pytest.fixture
+def op_by_op() -> Iterator[None]:
+    """Nothing compiled, which costs more than all the rest; on the CPU, where float64 exists."""
+    mx.disable_compile()
+    with mx.stream(mx.cpu):
+        yield
+    mx.enable_compile()
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from starlette.routing import Route
 from typer.testing import CliRunner, Result
 
 from dflash_serve.training.cli import app
-from tests.e2e.copying import write_copying_drafter, write_repeating_target
+from tests.e2e.copying import write_copying_pair
 from tests.e2e.server import PairPaths, ServerProcess
-from tests.fakes import save_tokenizer, serving
+from tests.fakes import serving
 
 Body = dict[str, Any]
 
@@ -43,11 +43,7 @@ def results(out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> PairPaths:
-    directory = tmp_path_factory.mktemp("pair")
-    target = write_repeating_target(directory / "target")
-    save_tokenizer(target)
-    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": [305, 307]}))
-    return PairPaths(target, write_copying_drafter(directory / "drafter", target))
+    return write_copying_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """What a training block must not see: the tokens to predict, and its neighbours."""
 
-from collections.abc import Iterator
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -15,11 +13,7 @@ ANCHORS = (4, 9, 9, 20)
 Array = np.ndarray
 
 
-@pytest.fixture(autouse=True)
-def _plainly() -> Iterator[None]:
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 def taps_and_labels(world: World) -> tuple[mx.array, mx.array]:

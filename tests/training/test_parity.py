@@ -1,6 +1,6 @@
 """A training step equals the dense reference: its loss, and the gradient of every tensor."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -27,13 +27,7 @@ VISIBLE = [[Drawn(b.anchor, b.keep, 2 + i % (BLOCK - 2)) for i, b in enumerate(r
 Blocks = Sequence[Sequence[Drawn]]
 
 
-@pytest.fixture(autouse=True)
-def _plainly() -> Iterator[None]:
-    """On the CPU, where float64 exists, and op by op: compiling costs more than all the rest."""
-    mx.disable_compile()
-    with mx.stream(mx.cpu):
-        yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 def batch_of(examples: Sequence[Example], cleans: Sequence[Clean], drawn: Blocks) -> StepBatch:

@@ -1,9 +1,7 @@
 """The step that is measured against computes the same as the step that is measured."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from mlx import optimizers
@@ -15,12 +13,7 @@ from dflash_serve.training.step import TrainStep
 from tests.training.test_parity import VISIBLE, batch_of
 from tests.training.worlds import DRAFTERS, make_world, sequences
 
-
-@pytest.fixture(autouse=True)
-def _plainly() -> Iterator[None]:
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 def adamw(rate: float) -> optimizers.AdamW:

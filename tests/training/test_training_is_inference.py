@@ -1,7 +1,5 @@
 """What a block is in training, it is in the engine: same rows, same proposals, over many rounds."""
 
-from collections.abc import Iterator
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -22,13 +20,7 @@ COMMITTED = ((3, 1, 6, 2, 5, 1), (7, 4, 1, 1, 3, 5))
 WIDTHS = (BLOCK, BLOCK, 4, BLOCK, 3, BLOCK)
 
 
-@pytest.fixture(autouse=True)
-def _plainly() -> Iterator[None]:
-    """Op by op on the CPU, where the reference has float64."""
-    mx.disable_compile()
-    with mx.stream(mx.cpu):
-        yield
-    mx.enable_compile()
+pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 class Serving:
