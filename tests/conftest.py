@@ -1,3 +1,24 @@
 """Loaded before any test module: the package goes first, so that its matmul is under MLX."""
 
-import dflash_serve  # noqa: F401
+import dflash_serve  # noqa: F401, I001
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from dflash_serve.text.tokenizer import ChatTokenizer
+from tests.fakes import save_tokenizer
+
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_dir: Path) -> ChatTokenizer:
+    return ChatTokenizer.load(tokenizer_dir)

@@ -27,7 +27,7 @@ from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 
 CHATML = (
     "{%- for message in messages %}"

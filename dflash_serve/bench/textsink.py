@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from dflash_serve.engine.types import TokenChunk
-from dflash_serve.server.text import Detokenizer
+from dflash_serve.text.stream import Detokenizer
 
 
 class TextSink:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 
 Messages = tuple[Mapping[str, str], ...]
 

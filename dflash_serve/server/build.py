@@ -33,7 +33,7 @@ from dflash_serve.server.drafting import Change, DrafterCard, DrafterRefused, Dr
 from dflash_serve.server.lifecycle import bind, run
 from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("dflash_serve")
 _DEMO = Path(dflash_serve.__file__).parent / "demo"

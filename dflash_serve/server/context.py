@@ -7,7 +7,7 @@ from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server.drafting import DrafterSwitch
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True)

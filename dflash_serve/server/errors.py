@@ -72,14 +72,6 @@ class ApiError(Exception):
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
-class TemplateError(Exception):
-    """The chat template refuses these messages; the text is the template's own."""
-
-    def __init__(self, message: str, param: str = "messages") -> None:
-        super().__init__(message)
-        self.param = param
-
-
 def from_engine(error: EngineError) -> ApiError:
     """The answer for an error that the engine raised."""
     status, kind, code = next(row[1:] for row in _ENGINE_ERRORS if isinstance(error, row[0]))

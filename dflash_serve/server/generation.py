@@ -21,7 +21,7 @@ from dflash_serve.server.drafting import DrafterSwitch
 from dflash_serve.server.protocol.chat import FinishReason as WireFinish
 from dflash_serve.server.protocol.common import MetaInfo
 from dflash_serve.server.recording import Finished, Recorder
-from dflash_serve.server.text import TextStream
+from dflash_serve.text.stream import TextStream
 
 _log = logging.getLogger("dflash_serve.request")
 

@@ -7,7 +7,7 @@ from openai.types import Model
 
 from dflash_serve.engine.client import EngineState
 from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, make_app, refuse, saying, serving
 
 URL = "/v1/chat/completions"

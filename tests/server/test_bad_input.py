@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, make_app, saying, serving
 
 URL = "/v1/chat/completions"

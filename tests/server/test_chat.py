@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
 from dflash_serve.engine.types import EngineRequest, FinishReason
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, make_app, saying, serving
 
 URL = "/v1/chat/completions"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from dflash_serve.engine.types import EngineRequest, FinishReason
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, eventually, make_app, saying, serving
 
 URL = "/v1/chat/completions"

@@ -9,8 +9,8 @@ from dflash_serve.engine.errors import EngineError, EngineUnavailable
 from dflash_serve.engine.types import EngineRequest, TokenChunk
 from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import ChoiceDelta, Generation
-from dflash_serve.server.text import TextStream
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.stream import TextStream
+from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, refuse, saying
 
 

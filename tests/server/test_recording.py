@@ -21,8 +21,8 @@ from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.recording import Finished, Recorder, Segments
 from dflash_serve.server.settings import SettingsError
-from dflash_serve.server.text import TextStream
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.stream import TextStream
+from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import read_answers, read_origin
 from tests.fakes import FakeEngine, Script, eventually, saying
 

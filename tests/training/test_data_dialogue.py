@@ -7,7 +7,7 @@ import pytest
 
 import dflash_serve
 from dflash_serve.adapters.checkpoint import stop_token_ids
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import Answer
 from dflash_serve.training.data.dialogue import Dialogue, Rules
 from dflash_serve.training.data.errors import RowError

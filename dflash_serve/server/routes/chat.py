@@ -15,7 +15,7 @@ from dflash_serve.server.context import ServerContext
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.protocol.chat import ChatCompletion, ChatRequest
 from dflash_serve.server.sse import GenerationResponse, chat_chunks
-from dflash_serve.server.text import TextStream
+from dflash_serve.text.stream import TextStream
 from dflash_serve.server.translate import Envelope
 from dflash_serve.version import __version__
 

@@ -14,7 +14,7 @@ from dflash_serve.adapters.checkpoint import read_config, resolve, stop_token_id
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server.provenance import replace_text
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import (
     AnswerFile,

@@ -15,7 +15,7 @@ from jinja2 import TemplateSyntaxError
 from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from dflash_serve.server.errors import TemplateError
+from dflash_serve.text.errors import TemplateError
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 """Supplementary private-use characters: no normaliser, template or vocabulary touches them."""

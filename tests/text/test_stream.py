@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from dflash_serve.server.text import Detokenizer, StopFinder, TextStream
-from dflash_serve.server.tokenizer import ChatTokenizer
+from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
+from dflash_serve.text.tokenizer import ChatTokenizer
 
 
 def oracle(text: str, stops: list[str]) -> str:
