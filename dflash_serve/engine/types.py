@@ -5,6 +5,7 @@ Knows nothing of text, HTTP or arrays.
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 
 class FinishReason(Enum):
@@ -41,11 +42,70 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class LogitRules:
+    """What is done to logits before a token is chosen, position by position.
+
+    ``bias``: (token id, added value), at most one entry per token. ``presence`` is subtracted once
+    from each token generated so far, ``frequency`` once per occurrence (OpenAI). ``repetition``
+    divides positive and multiplies negative logits of tokens in the prompt or generated so far
+    (Keskar et al., 2019, CTRL, section 4.1); 1 switches it off. ``min_tokens``: stop tokens
+    cannot be chosen before that many tokens were generated. Order: bias, repetition, frequency and
+    presence. Tokens drafted before a position count as generated there.
+    """
+
+    bias: tuple[tuple[int, float], ...] = ()
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    min_tokens: int = 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether tokens that stand before a position matter."""
+        return self.presence != 0.0 or self.frequency != 0.0 or self.repetition != 1.0
+
+    @property
+    def neutral(self) -> bool:
+        return not self.bias and not self.counts and self.min_tokens == 0
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingRule:
+    """How reasoning is delimited in token ids, for a grammar that begins after it and a budget.
+
+    ``open`` and ``close`` are the marker token sequences; ``open`` empty: the model writes none.
+    ``begun``: the prompt ends inside the reasoning already. ``budget``: tokens of reasoning after
+    which ``close`` is forced; None is no limit. Without ``begun`` and without an ``open`` marker
+    as the first tokens there is no reasoning.
+    """
+
+    close: tuple[int, ...]
+    open: tuple[int, ...] = ()
+    begun: bool = False
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.close:
+            raise ValueError("a thinking rule needs a closing marker")
+
+
+class TokenGrammar(Protocol):
+    """A compiled grammar. ``source`` identifies it; `engine.grammar` makes and reads it."""
+
+    @property
+    def source(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One request: token ids in, at most ``max_tokens`` token ids out.
 
     ``id`` is unique among live requests. ``stop_tokens`` end the request; a stop token is counted
-    in the usage but never emitted.
+    in the usage but never emitted. Requests of one ``group`` share its turn in the queue (the
+    choices of one HTTP request); empty means a group of its own. ``logprobs``: None for none, else
+    how many of the most likely tokens to report beside each chosen one; ``prompt_logprobs`` the
+    same for the prompt's own tokens. ``grammar``: the text obeys it from its first token on, or
+    from the end of the reasoning that ``thinking`` delimits.
     """
 
     id: str
@@ -53,6 +113,25 @@ class EngineRequest:
     max_tokens: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop_tokens: frozenset[int] = frozenset()
+    group: str = ""
+    rules: LogitRules = field(default_factory=LogitRules)
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: TokenGrammar | None = None
+    thinking: ThinkingRule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log-probability of one token, and the most likely tokens at its position.
+
+    Of the model's own distribution: before bias, penalties, grammar and temperature. ``top`` is
+    (token id, log-probability), most likely first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +169,9 @@ class TokenChunk:
     """Tokens of one request from one step. Exactly one chunk per request has ``finish`` set.
 
     ``usage`` is set on the terminal chunk. ``tokens`` may be empty on it. ``stop_token`` is the
-    one that ended the request: counted, but not among the tokens.
+    one that ended the request: counted, but not among the tokens. ``logprobs`` has one entry per
+    token where the request asked for them, and one more for ``stop_token``. ``prompt_logprobs``
+    comes once, on the first chunk, if asked for: entry i is prompt token i's, None for the first.
     """
 
     request_id: str
@@ -99,6 +180,8 @@ class TokenChunk:
     usage: Usage | None = None
     error: str | None = None
     stop_token: int | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
