@@ -6,7 +6,13 @@ Slots [0, d) decode and slots [d, rows) prefill; the scheduler keeps them dense 
 from dataclasses import dataclass
 from typing import Protocol
 
-from dflash_serve.engine.types import SamplingParams
+from dflash_serve.engine.types import (
+    LogitRules,
+    SamplingParams,
+    ThinkingRule,
+    TokenGrammar,
+    TokenLogprob,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +25,34 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillRow:
-    """Prompt tokens [start, start + len(tokens)) of the sequence in ``slot``.
+class RowSpec:
+    """What a row asks for beside sampling; a row without a spec is argmax or a keyed draw.
 
-    ``last``: they end the prompt, so the first token is chosen after them.
+    ``stop_tokens`` end the row. Fields are those of `EngineRequest`.
+    """
+
+    rules: LogitRules
+    stop_tokens: frozenset[int]
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: TokenGrammar | None = None
+    thinking: ThinkingRule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRow:
+    """Row ``row`` begins and has a spec. ``row`` is a number that no other row ever has."""
+
+    row: int
+    spec: RowSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillRow:
+    """Prompt tokens [start, start + len(tokens)) of sequence ``row``, which is in ``slot``.
+
+    ``last``: they end the prompt, so the first token is chosen after them. ``following`` is the
+    prompt's next token, -1 behind the last.
     """
 
     slot: int
@@ -30,6 +60,8 @@ class PrefillRow:
     tokens: tuple[int, ...]
     last: bool
     sampling: SamplingParams
+    row: int = -1
+    following: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +76,7 @@ class DecodeRow:
     anchor: int
     block: int
     sampling: SamplingParams
+    row: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +95,12 @@ class ContextRow:
 class StepPlan:
     """One step: moves first, then context or a prefill chunk, then a round.
 
-    Rows are in slot order; those of ``context`` and of ``prefill`` are neighbours.
+    Rows are in slot order; those of ``context`` and of ``prefill`` are neighbours. ``closed``: rows
+    with a spec that have ended since the last plan; ``opened``: those that begin.
     """
 
+    closed: tuple[int, ...] = ()
+    opened: tuple[OpenedRow, ...] = ()
     moves: tuple[Move, ...] = ()
     context: tuple[ContextRow, ...] = ()
     prefill: tuple[PrefillRow, ...] = ()
@@ -72,15 +108,30 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a step chose for one row: at least one token, unless it failed.
+
+    ``logprobs`` has one entry per token where the row asked for them; ``prompt_logprobs`` those of
+    the prompt's tokens behind the first of a prefilled chunk, up to the one that follows it.
+    ``failure``: why the row cannot go on, in one line.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What the device chose.
 
-    first_tokens: one per prefill row, meaningful where ``last``. committed: per decode row the
-    accepted drafts and the bonus token, at least one. device_time: seconds spent in MLX calls.
+    prefill: one per prefill row; its one token is meaningful where ``last``. decode: per decode
+    row the accepted drafts and the bonus token. device_time: seconds spent in MLX calls.
     """
 
-    first_tokens: tuple[int, ...] = ()
-    committed: tuple[tuple[int, ...], ...] = ()
+    prefill: tuple[Chosen, ...] = ()
+    decode: tuple[Chosen, ...] = ()
     device_time: float = 0.0
 
 
@@ -88,3 +139,7 @@ class Runner(Protocol):
     """Executes plans. Lives on one thread."""
 
     def run(self, plan: StepPlan) -> StepResult: ...
+
+    def close(self) -> None:
+        """Let go of everything on the device. Called last, on the runner's own thread."""
+        ...

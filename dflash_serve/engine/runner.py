@@ -1,13 +1,14 @@
 """Runs step plans on the device: prefill chunks, and rounds of draft, verify, accept, roll back.
 
-A round is one compiled graph and one host sync. Target and drafter caches always hold the same
-number of tokens per row: the drafter's context is written from the verify pass's own taps, for
-the whole block, and rejected rows of both are left behind the row's length.
+A round is one compiled graph and one host sync, two where a row's masks depend on its draft.
+Target and drafter caches always hold the same number of tokens per row: the drafter's context is
+written from the verify pass's own taps, for the whole block, and rejected rows of both are left
+behind the row's length.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -23,18 +24,20 @@ from dflash_serve.engine.cache_pool import (
     bucket,
     stored,
 )
-from dflash_serve.engine.plan import ContextRow, DecodeRow, PrefillRow, StepPlan, StepResult
-from dflash_serve.engine.sampler import SampledRows, choose, gather
-from dflash_serve.kernels.acceptance_scan import acceptance_scan
-
-
-@dataclass(frozen=True, slots=True)
-class _RoundKey:
-    """What a traced round depends on besides array shapes."""
-
-    shape: SpanShape
-    draft: bool
-    filtered: bool
+from dflash_serve.engine.choice import ChoiceRow, RowGroup, choose, group_rows
+from dflash_serve.engine.constraint import ConstraintError, Walk
+from dflash_serve.engine.plan import (
+    Chosen,
+    ContextRow,
+    DecodeRow,
+    PrefillRow,
+    StepPlan,
+    StepResult,
+)
+from dflash_serve.engine.rounds import Proposal, RoundRows, Rounds, RoundShape, Stores, Verdict
+from dflash_serve.engine.row_logprobs import WantedLogprobs, chosen_logprobs, prompt_logprobs
+from dflash_serve.engine.row_state import RowStates
+from dflash_serve.engine.types import SamplingParams, TokenLogprob
 
 
 class _Stopwatch:
@@ -49,6 +52,24 @@ class _Stopwatch:
 
     def __exit__(self, *failure: object) -> None:
         self.seconds += time.perf_counter() - self._started
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """Choices that are not computed yet, for rows in order.
+
+    ``verdict`` is lazy. ``walks``: how far each constrained row's draft went, or why it fails.
+    ``prompts``: log-probabilities of the chunks of prefill rows, empty where nobody asked.
+    """
+
+    rows: Sequence[PrefillRow | DecodeRow]
+    verdict: Verdict
+    walks: Sequence[Walk | str | None]
+    prompts: Sequence[tuple[TokenLogprob, ...]] = ()
+
+    @property
+    def lazy(self) -> list[mx.array]:
+        return [array for array in self.verdict if array is not None]
 
 
 class DeviceRunner:
@@ -72,8 +93,9 @@ class DeviceRunner:
         self._compiled = compiled
         self._target_cache = SlotCache(target.layout)
         self._draft_cache = SlotCache(drafter.layout) if drafter else None
+        self._rounds = Rounds(target, drafter, compiled)
+        self._states = RowStates(target.vocab_size)
         self._device = _Stopwatch()
-        self._rounds: dict[_RoundKey, Callable[..., Any]] = {}
 
     @property
     def target(self) -> TargetAdapter:
@@ -94,24 +116,32 @@ class DeviceRunner:
         self._drafter = drafter
         self._block_size = block_size
         self._draft_cache = SlotCache(drafter.layout) if drafter else None
-        self._rounds = {}
+        self._rounds.close()
+        self._rounds = Rounds(self._target, drafter, self._compiled)
+        mx.clear_cache()
+
+    def close(self) -> None:
+        """Let go of graphs and caches; MLX aborts the process if that is left to its exit."""
+        self._rounds.close()
+        self._target_cache = SlotCache(self._target.layout)
+        self._draft_cache = None
         mx.clear_cache()
 
     def run(self, plan: StepPlan) -> StepResult:
-        device = self._device = _Stopwatch()
+        self._device = _Stopwatch()
+        self._states.update(plan.closed, plan.opened)
         self._make_room(plan)
         if plan.context:
             self._show(plan.context)
-        first = self._prefill(plan.prefill) if plan.prefill else None
-        packed = self._round(plan.decode) if plan.decode else None
-        with device:
-            mx.eval([array for array in (first, packed) if array is not None], *self._stores())
-        first_tokens: list[int] = _host(first)
-        committed: list[list[int]] = _host(packed)
+        prefill = self._prefill(plan.prefill) if plan.prefill else None
+        decode = self._round(plan.decode) if plan.decode else None
+        begun = [pending for pending in (prefill, decode) if pending is not None]
+        with self._device:
+            mx.eval([pending.lazy for pending in begun], self._stores())
         return StepResult(
-            tuple(first_tokens),
-            tuple(tuple(row[1 : 1 + row[0]]) for row in committed),
-            device.seconds,
+            () if prefill is None else self._choices(prefill),
+            () if decode is None else self._choices(decode),
+            self._device.seconds,
         )
 
     def _caches(self) -> list[SlotCache]:
@@ -130,18 +160,44 @@ class DeviceRunner:
             cache.apply(plan.moves)
             cache.reserve(slots, tokens)
 
-    def _prefill(self, rows: Sequence[PrefillRow]) -> mx.array:
-        """Run prompt chunks; the chosen next tokens [R] int32, meaningful for last chunks."""
+    def _prefill(self, rows: Sequence[PrefillRow]) -> _Pending:
+        """Run prompt chunks; the chosen next tokens are meaningful for last chunks."""
         tokens, span = self._packed(rows)
-        target, draft = self._take()
         with self._device:
-            hidden, target, draft = self._forward(tokens, span, target, draft)
-        self._put(target, draft)
+            hidden, stores = self._rounds.forward(tokens, span, self._take())
+        self._put(stores)
+        for row in rows:
+            self._states.read(row)
+        prompts = [self._of_prompt(row, hidden[index]) for index, row in enumerate(rows)]
         if not any(row.last for row in rows):
-            return mx.zeros((len(rows),), dtype=mx.int32)
+            empty = mx.array([[1, 0]] * len(rows), dtype=mx.int32)
+            return _Pending(rows, Verdict(empty, None), [None] * len(rows), prompts)
         final = mx.take_along_axis(hidden, (span.lengths - 1)[:, None, None], axis=1)  # [R, 1, H]
-        sampled = gather([(row.sampling, row.start + len(row.tokens)) for row in rows], 1)
-        return choose(self._target.logits(final), sampled)[:, 0]
+        logits = self._target.logits(final)
+        walks = [self._states.walk(row, ()) if row.last else None for row in rows]
+        ends = [row.start + len(row.tokens) for row in rows]
+        choices = [
+            self._states.choice_row(row, end, walk) if row.last else ChoiceRow(SamplingParams(), 0)
+            for row, end, walk in zip(rows, ends, walks, strict=True)
+        ]
+        chosen = choose(logits, mx.zeros((len(rows), 0), dtype=mx.int32), group_rows(choices, 1))
+        packed = mx.concatenate([mx.ones_like(chosen), chosen], axis=1)
+        kept = logits if self._wants_logits(rows) else None
+        return _Pending(rows, Verdict(packed, kept), walks, prompts)
+
+    def _of_prompt(self, row: PrefillRow, hidden: mx.array) -> tuple[TokenLogprob, ...]:
+        state = self._states.get(row.row)
+        if state is None or state.spec.prompt_logprobs is None:
+            return ()
+        following = [*row.tokens[1:], *([] if row.last else [row.following])]
+        with self._device:
+            return prompt_logprobs(
+                hidden, following, state.spec.prompt_logprobs, self._target.logits
+            )
+
+    def _wants_logits(self, rows: Sequence[PrefillRow | DecodeRow]) -> bool:
+        states = (self._states.get(row.row) for row in rows)
+        return any(state is not None and state.spec.logprobs is not None for state in states)
 
     def _show(self, rows: Sequence[ContextRow]) -> None:
         """Give the drafter its context of tokens that the target's cache holds.
@@ -178,88 +234,118 @@ class DeviceRunner:
         )
         return mx.array(tokens), span
 
-    def _take(self) -> tuple[list[mx.array], list[mx.array]]:
-        return self._target_cache.take(), self._draft_cache.take() if self._draft_cache else []
+    def _take(self) -> Stores:
+        draft = self._draft_cache.take() if self._draft_cache else []
+        return Stores(self._target_cache.take(), draft)
 
-    def _put(self, target: list[mx.array], draft: list[mx.array]) -> None:
-        self._target_cache.put(target)
+    def _put(self, stores: Stores) -> None:
+        self._target_cache.put(stores.target)
         if self._draft_cache:
-            self._draft_cache.put(draft)
+            self._draft_cache.put(stores.draft)
 
-    def _forward(
-        self, tokens: mx.array, span: RowSpan, target: list[mx.array], draft: list[mx.array]
-    ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
-        """Target forward over [R, width] tokens, its taps into the drafter's context.
-
-        Returns hidden [R, width, H] and both stores' arrays.
-        """
-        views = span.views(target)
-        taps = self._drafter.target_layer_ids if self._drafter else ()
-        mask = causal_mask(span.offsets, span.width, span.attended)
-        captured = self._target.forward(tokens, mask, views, taps)
-        if self._drafter and captured.taps is not None:
-            context = span.views(draft)
-            self._drafter.append_context(captured.taps, context)
-            draft = stored(context)
-        return captured.hidden, stored(views), draft
-
-    def _round(self, rows: Sequence[DecodeRow]) -> mx.array:
-        """Draft, verify and accept for all rows; packed [R, width + 1] as `acceptance_scan`'s."""
+    def _round(self, rows: Sequence[DecodeRow]) -> _Pending:
+        """Draft, verify and accept for all rows; in two halves where the host sees the draft."""
         width = self._padded_width(max(row.block for row in rows))
+        if width > 1 and self._states.needs_host(rows):
+            return self._guided_round(rows, width)
+        walks = [self._states.walk(row, ()) if width == 1 else None for row in rows]
+        shape, groups = self._shape(rows, width, walks)
+        with self._device:
+            verdict, stores = self._rounds.run(shape, _round_rows(rows), groups, self._take())
+        self._put(stores)
+        return _Pending(rows, verdict, walks)
+
+    def _guided_round(self, rows: Sequence[DecodeRow], width: int) -> _Pending:
+        """A round in which masks for whole drafts are computed between its halves."""
+        shape, _ = self._shape(rows, width, [None] * len(rows))
+        stores = self._take()
+        with self._device:
+            # the first half depends on neither logits nor processing: one graph for all mixes
+            bare = replace(shape, kinds=(), logits=False)
+            proposal, draft = self._rounds.propose(bare, _round_rows(rows), stores.draft)
+            drafts = np.array(proposal.tokens)  # the first sync
+        walks = [
+            self._states.walk(row, drafts[index, : row.block - 1].tolist())
+            for index, row in enumerate(rows)
+        ]
+        cut = []
+        for index, (row, walk) in enumerate(zip(rows, walks, strict=True)):
+            if isinstance(walk, Walk):
+                drafts[index, : len(walk.tokens)] = walk.tokens
+            cut.append(replace(row, block=_block_of(row, walk)))
+        shape, groups = self._shape(rows, width, walks)
+        with self._device:
+            verdict, stores = self._rounds.verify(
+                shape,
+                _round_rows(cut),
+                Proposal(mx.array(drafts)),
+                groups,
+                Stores(stores.target, draft),
+            )
+        self._put(stores)
+        return _Pending(rows, verdict, walks)
+
+    def _shape(
+        self, rows: Sequence[DecodeRow], width: int, walks: Sequence[Walk | str | None]
+    ) -> tuple[RoundShape, tuple[RowGroup, ...]]:
         attended = bucket(max(row.length + row.block for row in rows))
-        sampled = gather([(row.sampling, row.length + 1) for row in rows], width)
-        key = _RoundKey(
+        groups = group_rows(
+            [
+                self._states.choice_row(row, row.length + 1, walk)
+                for row, walk in zip(rows, walks, strict=True)
+            ],
+            width,
+        )
+        shape = RoundShape(
             SpanShape(width, attended, self._target_cache.trash),
             self._drafter is not None and width > 1,
-            sampled is not None and sampled.filtered,
+            tuple(group.kind for group in groups),
+            self._wants_logits(rows),
         )
-        meta = mx.array([[row.anchor, row.length, row.block] for row in rows], dtype=mx.int32)
-        chosen = [] if sampled is None else [sampled.index, sampled.settings, sampled.keys]
+        return shape, groups
+
+    def _choices(self, pending: _Pending) -> tuple[Chosen, ...]:
+        """What an evaluated verdict says, taken into the rows' states."""
+        packed: Any = pending.verdict.packed.tolist()
+        chosen = [
+            self._commit(row, tuple(line[1 : 1 + line[0]]), walk)
+            for row, line, walk in zip(pending.rows, packed, pending.walks, strict=True)
+        ]
+        entries = self._entries(pending, chosen)
+        prompts = pending.prompts or [()] * len(chosen)
+        return tuple(
+            replace(one, logprobs=entries.get(index, ()), prompt_logprobs=prompt)
+            if index in entries or prompt
+            else one
+            for index, (one, prompt) in enumerate(zip(chosen, prompts, strict=True))
+        )
+
+    def _entries(
+        self, pending: _Pending, chosen: Sequence[Chosen]
+    ) -> dict[int, tuple[TokenLogprob, ...]]:
+        """Log-probabilities of what was chosen, by row index, for the rows that asked."""
+        if pending.verdict.logits is None:
+            return {}
+        wanted = [
+            WantedLogprobs(index, chosen[index].tokens, state.spec.logprobs)
+            for index, row in enumerate(pending.rows)
+            if (state := self._states.get(row.row)) is not None and state.spec.logprobs is not None
+        ]
         with self._device:
-            packed, target, draft = self._traced(key)(meta, chosen, *self._take())
-        self._put(target, draft)
-        result: mx.array = packed
-        return result
+            return chosen_logprobs(pending.verdict.logits, wanted)
 
-    def _traced(self, key: _RoundKey) -> Callable[..., Any]:
-        if key not in self._rounds:
-
-            def traced(
-                meta: mx.array,
-                chosen: list[mx.array],
-                target: list[mx.array],
-                draft: list[mx.array],
-            ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
-                return self._trace_round(key, meta, chosen, target, draft)
-
-            self._rounds[key] = mx.compile(traced) if self._compiled else traced
-        return self._rounds[key]
-
-    def _trace_round(
-        self,
-        key: _RoundKey,
-        meta: mx.array,
-        chosen: list[mx.array],
-        target: list[mx.array],
-        draft: list[mx.array],
-    ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
-        """The round as a pure function: cache arrays in, cache arrays out."""
-        anchors, offsets, blocks = meta[:, 0], meta[:, 1], meta[:, 2]
-        span = RowSpan(0, offsets, blocks, key.shape)
-        tokens = anchors[:, None]
-        drafts = mx.zeros((anchors.shape[0], 0), dtype=mx.int32)
-        if key.draft and self._drafter:
-            views = span.views(draft)
-            drafts = self._drafter.propose(anchors, blocks, span.width, views)
-            draft = stored(views)
-            tokens = mx.concatenate([tokens, drafts], axis=1)
-        hidden, target, draft = self._forward(tokens, span, target, draft)
-        sampled = None
-        if chosen:
-            index, settings, keys = chosen
-            sampled = SampledRows(index, settings, keys, key.filtered)
-        choices = choose(self._target.logits(hidden), sampled)
-        return acceptance_scan(drafts, choices, blocks), target, draft
+    def _commit(
+        self, row: PrefillRow | DecodeRow, tokens: tuple[int, ...], walk: Walk | str | None
+    ) -> Chosen:
+        if isinstance(walk, str):
+            return Chosen((), failure=walk)
+        state = self._states.get(row.row)
+        if state is None or (isinstance(row, PrefillRow) and not row.last):
+            return Chosen(tokens)
+        try:
+            return Chosen(tokens[: state.commit(tokens)])
+        except ConstraintError as error:
+            return Chosen((), failure=str(error))
 
     def _padded_width(self, block: int) -> int:
         """Round up to a power of two or the full block: few shapes to trace."""
@@ -267,6 +353,16 @@ class DeviceRunner:
         return min(power, self._block_size) if block <= self._block_size else power
 
 
-def _host(array: mx.array | None) -> Any:
-    """An evaluated array as nested lists; nothing as an empty one."""
-    return [] if array is None else array.tolist()
+def _round_rows(rows: Sequence[DecodeRow]) -> RoundRows:
+    return RoundRows(
+        mx.array([row.anchor for row in rows], dtype=mx.int32),
+        mx.array([row.length for row in rows], dtype=mx.int32),
+        mx.array([row.block for row in rows], dtype=mx.int32),
+    )
+
+
+def _block_of(row: DecodeRow, walk: Walk | str | None) -> int:
+    """The tokens that are verified: up to where the draft leaves what is allowed."""
+    if walk is None:
+        return row.block
+    return 1 if isinstance(walk, str) else len(walk.masks)

@@ -3,24 +3,32 @@
 Owns the waiting queue, the slots and every `Sequence`.
 """
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import takewhile
+from itertools import count, takewhile
 
 from dflash_serve.engine.block_policy import choose_block
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import RequestError
 from dflash_serve.engine.plan import (
+    Chosen,
     ContextRow,
     DecodeRow,
     Move,
+    OpenedRow,
     PrefillRow,
     StepPlan,
     StepResult,
 )
 from dflash_serve.engine.sequence import Sequence
-from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, TokenChunk
+from dflash_serve.engine.types import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    TokenChunk,
+    TokenLogprob,
+)
 
 
 class Scheduler:
@@ -36,10 +44,13 @@ class Scheduler:
         self._config = config
         self._clock = clock
         self._bytes_per_token = bytes_per_token
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = _Waiting()
         self._rows: list[Sequence] = []
         self._decoding = 0
+        self._serial = count()
         self._moves: list[Move] = []
+        self._opened: list[OpenedRow] = []
+        self._closed: list[int] = []
         self._finished = 0
         self._totals = [0, 0, 0, 0]  # generated tokens, rounds, drafted, accepted
 
@@ -64,31 +75,30 @@ class Scheduler:
     def add(self, request: EngineRequest) -> None:
         """Queue a request that `check_request` has passed."""
         limit = min(request.max_tokens, self._config.max_context - len(request.prompt))
-        self._waiting.append(Sequence(request, limit, self._clock()))
+        self._waiting.add(Sequence(request, limit, self._clock(), next(self._serial)))
 
     def abort(self, request_id: str) -> list[TokenChunk]:
         """End a request between two steps; its terminal chunk, or nothing if it is unknown."""
-        for sequence in self._waiting:
-            if sequence.request.id == request_id:
-                self._waiting.remove(sequence)
-                sequence.finish = FinishReason.ABORTED
-                return [self._terminal(sequence, ())]
+        waiting = self._waiting.remove(request_id)
+        if waiting is not None:
+            waiting.finish = FinishReason.ABORTED
+            return [self._terminal(waiting)]
         for slot, sequence in enumerate(self._rows):
             if sequence.request.id == request_id:
                 sequence.finish = FinishReason.ABORTED
                 self._release(slot)
-                return [self._terminal(sequence, ())]
+                return [self._terminal(sequence)]
         return []
 
     def fail_all(self, message: str) -> list[TokenChunk]:
         """End every request with an error; used once, when the device has failed."""
         live = [*self._rows, *self._waiting]
         self._rows.clear()
-        self._waiting.clear()
+        self._waiting = _Waiting()
         self._decoding = 0
         for sequence in live:
             sequence.finish = FinishReason.ERROR
-        return [self._terminal(sequence, (), message) for sequence in live]
+        return [self._terminal(sequence, error=message) for sequence in live]
 
     def draft_anew(self, block_size: int, bytes_per_token: int) -> None:
         """Another drafter has taken over, knowing none of the tokens that rows hold.
@@ -107,9 +117,11 @@ class Scheduler:
         if not self._rows:
             return None
         moves, self._moves = tuple(self._moves), []
+        opened, self._opened = tuple(self._opened), []
+        closed, self._closed = tuple(self._closed), []
         context = self._plan_context()
         prefill = () if context else self._plan_prefill()
-        return StepPlan(moves, context, prefill, self._plan_decode())
+        return StepPlan(closed, opened, moves, context, prefill, self._plan_decode())
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
         """Take a step's results: one chunk per row that has tokens or ends."""
@@ -118,16 +130,17 @@ class Scheduler:
             self._rows[shown.slot].missed_from += len(shown.tokens)
         chunks: list[TokenChunk] = []
         ready: list[Sequence] = []
-        for row, token in zip(plan.prefill, result.first_tokens, strict=True):
+        for row, chosen in zip(plan.prefill, result.prefill, strict=True):
             sequence = self._rows[row.slot]
             sequence.prefilled += len(row.tokens)
+            sequence.prompt_logprobs += chosen.prompt_logprobs
             if row.last:
-                chunks.append(self._emit(sequence, (token,), now))
+                chunks.append(self._emit(sequence, chosen, now))
                 ready.append(sequence)
-        for decode, tokens in zip(plan.decode, result.committed, strict=True):
+        for decode, chosen in zip(plan.decode, result.decode, strict=True):
             sequence = self._rows[decode.slot]
-            self._count_round(sequence, decode, tokens)
-            chunks.append(self._emit(sequence, tokens, now, drafts=len(tokens) - 1))
+            self._count_round(sequence, decode, chosen)
+            chunks.append(self._emit(sequence, chosen, now, drafts=len(chosen.tokens) - 1))
         for sequence in ready:
             self._promote(sequence)
         for slot in reversed(range(len(self._rows))):
@@ -136,12 +149,15 @@ class Scheduler:
         return chunks
 
     def _admit(self) -> None:
-        while self._waiting and len(self._rows) < self._config.max_batch:
-            if not self._fits([*self._rows, self._waiting[0]]):
+        while len(self._rows) < self._config.max_batch:
+            sequence = self._waiting.first(Counter(row.group for row in self._rows))
+            if sequence is None or not self._fits([*self._rows, sequence]):
                 return
-            sequence = self._waiting.popleft()
+            self._waiting.remove(sequence.request.id)
             sequence.admitted_at = self._clock()
             self._rows.append(sequence)
+            if sequence.spec is not None:
+                self._opened.append(OpenedRow(sequence.row, sequence.spec))
 
     def _fits(self, rows: list[Sequence]) -> bool:
         limit = self._config.memory_limit
@@ -171,8 +187,11 @@ class Scheduler:
         for slot, sequence in enumerate(candidates[:picked], start=self._decoding):
             start, prompt = sequence.prefilled, sequence.request.prompt
             tokens = prompt[start : start + width]
-            last = start + len(tokens) == len(prompt)
-            rows.append(PrefillRow(slot, start, tokens, last, sequence.request.sampling))
+            end = start + len(tokens)
+            last = end == len(prompt)
+            following = -1 if last else prompt[end]
+            sampling = sequence.request.sampling
+            rows.append(PrefillRow(slot, start, tokens, last, sampling, sequence.row, following))
         return tuple(rows)
 
     def _chunk(self, wanted: list[int]) -> tuple[int, int]:
@@ -197,35 +216,51 @@ class Scheduler:
                 sequence.generated[-1],
                 choose_block(sequence, self._decoding, self._config),
                 sequence.request.sampling,
+                sequence.row,
             )
             for slot, sequence in enumerate(self._rows[: self._decoding])
         )
 
-    def _count_round(self, sequence: Sequence, row: DecodeRow, tokens: tuple[int, ...]) -> None:
-        if not 1 <= len(tokens) <= row.block:
-            raise AssertionError(f"a round committed {len(tokens)} tokens of a block {row.block}")
+    def _count_round(self, sequence: Sequence, row: DecodeRow, chosen: Chosen) -> None:
+        committed = len(chosen.tokens)
+        if chosen.failure is None and not 1 <= committed <= row.block:
+            raise AssertionError(f"a round committed {committed} tokens of a block {row.block}")
         sequence.rounds += 1
         sequence.drafted += row.block - 1
         self._totals[1] += 1
         self._totals[2] += row.block - 1
 
     def _emit(
-        self, sequence: Sequence, tokens: tuple[int, ...], now: float, drafts: int = 0
+        self, sequence: Sequence, chosen: Chosen, now: float, drafts: int = 0
     ) -> TokenChunk:
-        """Commit ``tokens``, the first ``drafts`` of which were accepted drafts, and count them."""
+        """Commit what was chosen, the first ``drafts`` of it accepted drafts, and count it."""
+        if chosen.failure is not None:
+            sequence.finish = FinishReason.ERROR
+            return self._terminal(sequence, error=chosen.failure)
+        first = not sequence.generated
         before = len(sequence.generated)
-        kept = sequence.commit(tokens, now)
+        kept = sequence.commit(chosen.tokens, now)
         generated = len(sequence.generated) - before
         accepted = min(generated, drafts)
         sequence.accepted += accepted
         self._totals[0] += generated
         self._totals[3] += accepted
-        if sequence.finish is None:
-            return TokenChunk(sequence.request.id, kept)
-        return self._terminal(sequence, kept)
+        logprobs = chosen.logprobs[:generated]
+        chunk = (
+            TokenChunk(sequence.request.id, kept, logprobs=logprobs)
+            if sequence.finish is None
+            else self._terminal(sequence, kept, logprobs)
+        )
+        if first and sequence.request.prompt_logprobs is not None:
+            return replace(chunk, prompt_logprobs=(None, *sequence.prompt_logprobs))
+        return chunk
 
     def _terminal(
-        self, sequence: Sequence, tokens: tuple[int, ...], error: str | None = None
+        self,
+        sequence: Sequence,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+        error: str | None = None,
     ) -> TokenChunk:
         self._finished += 1
         stopped = sequence.finish is FinishReason.STOP
@@ -236,6 +271,7 @@ class Scheduler:
             sequence.usage(),
             error,
             sequence.generated[-1] if stopped else None,
+            logprobs,
         )
 
     def _promote(self, sequence: Sequence) -> None:
@@ -249,6 +285,8 @@ class Scheduler:
 
     def _release(self, slot: int) -> None:
         """Free a slot and keep both ranges dense: the last row of each moves into the gap."""
+        if self._rows[slot].spec is not None:
+            self._closed.append(self._rows[slot].row)
         if slot < self._decoding:
             self._decoding -= 1
             slot = self._move(self._decoding, slot)
@@ -260,6 +298,39 @@ class Scheduler:
             self._rows[target] = self._rows[source]
             self._moves.append(Move(source, target))
         return source
+
+
+class _Waiting:
+    """Sequences that wait for a slot. Groups take turns: no group waits for all of another."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, deque[Sequence]] = {}  # in order of arrival; none is empty
+
+    def __iter__(self) -> Iterator[Sequence]:
+        for group in self._groups.values():
+            yield from group
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def add(self, sequence: Sequence) -> None:
+        self._groups.setdefault(sequence.group, deque()).append(sequence)
+
+    def first(self, running: Counter[str]) -> Sequence | None:
+        """The oldest sequence of the group that has the fewest ``running`` rows."""
+        name = min(self._groups, key=lambda group: running[group], default=None)
+        return None if name is None else self._groups[name][0]
+
+    def remove(self, request_id: str) -> Sequence | None:
+        """Take a sequence out; None if it is not waiting."""
+        for name, group in self._groups.items():
+            for sequence in group:
+                if sequence.request.id == request_id:
+                    group.remove(sequence)
+                    if not group:
+                        del self._groups[name]
+                    return sequence
+        return None
 
 
 def check_request(request: EngineRequest, config: EngineConfig) -> None:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from dflash_serve.engine.types import EngineRequest, FinishReason, Usage
+from dflash_serve.engine.plan import RowSpec
+from dflash_serve.engine.types import EngineRequest, FinishReason, TokenLogprob, Usage
 
 
 @dataclass(slots=True)
@@ -11,13 +12,14 @@ class Sequence:
 
     ``limit`` is the number of tokens it may generate: max_tokens, cut at the context's end.
     [``missed_from``, ``missed_to``) are the tokens in the target's cache that a drafter swapped in
-    since has no context of.
+    since has no context of. ``row`` is a number that no other sequence has.
     Clock readings are seconds; 0.0 means not yet.
     """
 
     request: EngineRequest
     limit: int
     submitted_at: float
+    row: int = -1
     prefilled: int = 0
     generated: list[int] = field(default_factory=list)
     rounds: int = 0
@@ -25,6 +27,7 @@ class Sequence:
     accepted: int = 0
     missed_from: int = 0
     missed_to: int = 0
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     admitted_at: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
@@ -47,6 +50,32 @@ class Sequence:
     def length(self) -> int:
         """Tokens in the caches: all but the last generated one, which is the next anchor."""
         return self.prefilled + max(0, len(self.generated) - 1)
+
+    @property
+    def group(self) -> str:
+        """Sequences of one group share its turn."""
+        return self.request.group or self.request.id
+
+    @property
+    def spec(self) -> RowSpec | None:
+        """What the runner has to know beside sampling; None if nothing."""
+        request = self.request
+        if (
+            request.rules.neutral
+            and request.logprobs is None
+            and request.prompt_logprobs is None
+            and request.grammar is None
+            and (request.thinking is None or request.thinking.budget is None)
+        ):
+            return None
+        return RowSpec(
+            request.rules,
+            request.stop_tokens,
+            request.logprobs,
+            request.prompt_logprobs,
+            request.grammar,
+            request.thinking,
+        )
 
     @property
     def missed(self) -> int:

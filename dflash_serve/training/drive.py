@@ -33,6 +33,6 @@ def drive(scheduler: Scheduler, runner: Runner) -> Iterator[tuple[TokenChunk, Ro
         firsts = len(chunks) - len(plan.decode)  # commit tells prompts first, then every round
         for chunk in chunks[:firsts]:
             yield chunk, None
-        for row, tokens, chunk in zip(plan.decode, result.committed, chunks[firsts:], strict=True):
+        for row, chosen, chunk in zip(plan.decode, result.decode, chunks[firsts:], strict=True):
             committed = len(chunk.tokens) + (chunk.finish is FinishReason.STOP)
-            yield chunk, Round(row.block - 1, min(committed, len(tokens) - 1), committed)
+            yield chunk, Round(row.block - 1, min(committed, len(chosen.tokens) - 1), committed)

@@ -5,17 +5,20 @@ from dflash_serve.bench.drive import Driver, run_all
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.types import EngineRequest, FinishReason
+from tests.engine.results import step_result
 
 
 class Scripted:
     """Every prompt is answered by 1; every round commits 2, 3, 4 as far as its block goes."""
 
     def run(self, plan: StepPlan) -> StepResult:
-        return StepResult(
+        return step_result(
             tuple(1 for _ in plan.prefill),
             tuple((2, 3, 4)[: row.block] for row in plan.decode),
-            0.0,
         )
+
+    def close(self) -> None:
+        pass
 
 
 def test_rounds_are_counted_without_the_first_token() -> None:

@@ -13,6 +13,7 @@ from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestErro
 from dflash_serve.engine.loop import Loaded
 from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
+from tests.engine.results import step_result
 
 
 class CountingRunner:
@@ -31,10 +32,13 @@ class CountingRunner:
         self.steps += 1
         if self.steps == self._fail_at:
             raise RuntimeError("the device is gone")
-        return StepResult(
+        return step_result(
             tuple(0 for _ in plan.prefill),
             tuple(tuple(r.anchor + 1 + i for i in range(r.block)) for r in plan.decode),
         )
+
+    def close(self) -> None:
+        pass
 
 
 CONFIG = EngineConfig(max_batch=2, max_queue=2, max_context=1000, block_size=4)

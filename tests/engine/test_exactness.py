@@ -1,17 +1,18 @@
 """Speculative output equals plain decoding token for token, whatever the batch does."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
-from dflash_serve.adapters.base import DraftAdapter, LayerCache, TargetAdapter
+from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, EngineStats, SamplingParams
+from tests.engine.scripted import ScriptedDrafter
 from tests.tiny import DFLASH2, tiny_pair
 
 Pair = tuple[TargetAdapter, DraftAdapter]
@@ -110,37 +111,19 @@ def test_cancels_and_late_joins_leave_the_neighbours_alone(
         assert tokens == (expected[: len(tokens)] if name in aborted else expected)
 
 
-class ScriptedDrafter:
-    """Wraps a real drafter: same compute and context, proposals by ``script``."""
-
-    def __init__(self, drafter: DraftAdapter, script: Callable[[mx.array, mx.array], mx.array]):
-        self._drafter = drafter
-        self._script = script
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._drafter, name)
-
-    def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
-    ) -> mx.array:
-        drafts = self._drafter.propose(anchors, block_lengths, width, caches)
-        positions = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
-        return self._script(drafts, positions)
-
-
 def test_an_oracle_drafter_fills_every_block_and_an_adversary_none(pair: Pair) -> None:
     prompt, limit = tuple(range(10)), 65
     request = EngineRequest("a", prompt, limit)
     plain = generate((pair[0], None), [request], block=1, batch=1)[0]["a"]
     table = mx.array([*prompt, *plain, *[0] * 32], dtype=mx.int32)
 
-    right = ScriptedDrafter(pair[1], lambda drafts, positions: table[positions])
+    right = ScriptedDrafter(pair[1], lambda drafts, positions, anchors: table[positions])
     texts, _, stats = generate((pair[0], right), [request], block=8, batch=1)  # type: ignore[arg-type]
     assert texts["a"] == plain
     assert stats.rounds == 8  # 64 tokens after the first, 8 a round
     assert stats.accepted == stats.drafted == 56
 
-    wrong = ScriptedDrafter(pair[1], lambda drafts, positions: (table[positions] + 1) % 96)
+    wrong = ScriptedDrafter(pair[1], lambda drafts, positions, anchors: (table[positions] + 1) % 96)
     texts, _, stats = generate((pair[0], wrong), [request], block=8, batch=1)  # type: ignore[arg-type]
     assert texts["a"] == plain
     assert (stats.rounds, stats.accepted) == (64, 0)
@@ -150,7 +133,7 @@ def test_acceptance_does_not_depend_on_the_neighbours(pair: Pair) -> None:
     """Rows alone and in a batch take the same rounds: no clamp to the slowest row."""
     table = mx.array(random.Random(1).choices(range(96), k=CONTEXT + 16), dtype=mx.int32)
     drafter = ScriptedDrafter(
-        pair[1], lambda drafts, positions: mx.where(positions % 3 == 0, table[positions], drafts)
+        pair[1], lambda drafts, positions, anchors: mx.where(positions % 3 == 0, table[positions], drafts)
     )
     work = [request for request in requests(12, 8) if not request.stop_tokens]
     both = (pair[0], drafter)

@@ -7,8 +7,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.engine.sampler import choose, gather, position_keys, process
+from dflash_serve.engine.choice import ChoiceRow, RowGroup, group_rows
+from dflash_serve.engine.choice import choose as choose_tokens
+from dflash_serve.engine.sampler import position_keys, process
 from dflash_serve.engine.types import SamplingParams
+
+
+def gather(rows: list[tuple[SamplingParams, int]], width: int) -> tuple[RowGroup, ...]:
+    """Groups of rows given as (params, position)."""
+    return group_rows([ChoiceRow(params, position) for params, position in rows], width)
+
+
+def choose(logits: mx.array, groups: tuple[RowGroup, ...]) -> mx.array:
+    rows, width, _ = logits.shape
+    return choose_tokens(logits, mx.zeros((rows, width - 1), dtype=mx.int32), groups)
 
 
 def expected(logits: list[float], params: SamplingParams) -> list[float]:
@@ -46,9 +58,8 @@ CASES = [
 def test_filters_keep_the_tokens_and_weights_they_should(params: SamplingParams) -> None:
     rng = random.Random(4)
     logits = [rng.gauss(0, 2) for _ in range(9)]
-    sampled = gather([(params, 0)], 1)
-    assert sampled is not None
-    scores = process(mx.array([[logits]]), sampled.settings, True)
+    (group,) = gather([(params, 0)], 1)
+    scores = process(mx.array([[logits]]), group.arrays["settings"], True)
     assert np.allclose(mx.softmax(scores, axis=-1)[0, 0], expected(logits, params), atol=1e-6)
 
 
@@ -99,23 +110,21 @@ def test_greedy_rows_are_untouched_by_sampled_neighbours() -> None:
 
 
 def test_a_batch_of_greedy_rows_samples_nothing() -> None:
-    assert gather([(SamplingParams(), 0)], 4) is None
+    assert gather([(SamplingParams(), 0)], 4) == ()
 
 
 def test_keys_differ_between_seeds_and_positions() -> None:
-    seeds = np.array([2**64 - 1, 0, 1, 2, 2**63 - 1, 2**63], dtype=np.uint64)
-    positions = np.tile(np.arange(500, dtype=np.uint64), (6, 1))
-    keys = position_keys(seeds, positions)
+    seeds = [2**64 - 1, 0, 1, 2, 2**63 - 1, 2**63]
+    keys = position_keys(seeds, [0] * 6, 500)
     assert keys.shape == (6, 500, 2)
     assert len({tuple(key) for key in keys.reshape(-1, 2).tolist()}) == 3000
 
 
 def test_a_key_is_splitmix_of_seed_and_position() -> None:
     """Texts must not change between versions: the published generator's first outputs for 0."""
-    zero = np.zeros(1, dtype=np.uint64)
     mixed = 0xE220A8397B1DCDAF  # SplitMix64's first output for seed 0
     expected = splitmix((mixed + 3 * 0x9E3779B97F4A7C15) % 2**64)
-    high, low = position_keys(zero, zero[:, None] + np.uint64(3))[0, 0].tolist()
+    high, low = position_keys([0], [3], 1)[0, 0].tolist()
     assert (high << 32) + low == expected
 
 

@@ -9,6 +9,7 @@ from dflash_serve.engine.errors import RequestError
 from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.scheduler import Scheduler, check_request
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
+from tests.engine.results import step_result
 
 STOP = 9
 
@@ -40,7 +41,7 @@ def step(made: Scheduler, committed: dict[str, tuple[int, ...]]) -> list[TokenCh
     names = {row.slot: name for row, name in zip(plan.decode, committed, strict=True)}
     return made.commit(
         plan,
-        StepResult(
+        step_result(
             tuple(1 for _ in plan.prefill), tuple(committed[names[r.slot]] for r in plan.decode)
         ),
     )
@@ -82,7 +83,7 @@ def test_max_tokens_bounds_the_block_and_ends_the_request() -> None:
     plan = made.plan()
     assert plan is not None
     assert [row.block for row in plan.decode] == [2]
-    (chunk,) = made.commit(plan, StepResult((), ((5, 6),)))
+    (chunk,) = made.commit(plan, step_result((), ((5, 6),)))
     assert chunk.finish is FinishReason.LENGTH
     assert chunk.tokens == (5, 6)
     assert chunk.usage is not None
@@ -102,7 +103,7 @@ def test_a_first_token_that_stops_never_decodes() -> None:
     made.add(request("a"))
     plan = made.plan()
     assert plan is not None
-    (chunk,) = made.commit(plan, StepResult((STOP,), ()))
+    (chunk,) = made.commit(plan, step_result((STOP,), ()))
     assert (chunk.tokens, chunk.finish) == ((), FinishReason.STOP)
     assert made.idle
 
@@ -129,7 +130,7 @@ def test_a_long_prompt_is_prefilled_in_chunks_between_rounds() -> None:
         assert plan is not None
         assert len(plan.decode) == 1, "a running row decodes in every step"
         widths += [(row.start, len(row.tokens), row.last) for row in plan.prefill]
-        made.commit(plan, StepResult(tuple(1 for _ in plan.prefill), ((2,),)))
+        made.commit(plan, step_result(tuple(1 for _ in plan.prefill), ((2,),)))
     assert widths == [(0, 8, False), (8, 8, False), (16, 4, True)]
 
 
@@ -185,7 +186,7 @@ class SlotModel:
             tokens = tuple(rng.randrange(12) for _ in range(rng.randint(1, decode.block)))
             self.slots[decode.slot] = [*held, decode.anchor, *tokens[:-1]]
             committed.append(tokens)
-        return StepResult(tuple(rng.randrange(12) for _ in plan.prefill), tuple(committed))
+        return step_result(tuple(rng.randrange(12) for _ in plan.prefill), tuple(committed))
 
 
 @pytest.mark.parametrize("seed", range(30))

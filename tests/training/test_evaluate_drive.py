@@ -9,6 +9,7 @@ from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, Usage
 from dflash_serve.training.drive import Round, drive
+from tests.engine.results import step_result
 
 STOP = 99
 
@@ -20,7 +21,10 @@ class Script:
         self._rounds = iter(rounds)
 
     def run(self, plan: StepPlan) -> StepResult:
-        return StepResult((1,) * len(plan.prefill), tuple(next(self._rounds) for _ in plan.decode))
+        return step_result((1,) * len(plan.prefill), tuple(next(self._rounds) for _ in plan.decode))
+
+    def close(self) -> None:
+        pass
 
 
 def driven(script: Script, *max_tokens: int) -> tuple[dict[str, list[Round | None]], list[Usage]]:

@@ -1,0 +1,28 @@
+"""A drafter whose proposals a test decides."""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from dflash_serve.adapters.base import DraftAdapter, LayerCache
+
+Script = Callable[[mx.array, mx.array, mx.array], mx.array]
+"""(the drafter's own drafts [R, q], their positions [R, q], anchors [R]) -> drafts [R, q] int32."""
+
+
+class ScriptedDrafter:
+    """Wraps a real drafter: same compute and context, proposals by ``script``."""
+
+    def __init__(self, drafter: DraftAdapter, script: Script) -> None:
+        self._drafter = drafter
+        self._script = script
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._drafter, name)
+
+    def propose(
+        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+    ) -> mx.array:
+        drafts = self._drafter.propose(anchors, block_lengths, width, caches)
+        positions = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
+        return self._script(drafts, positions, anchors)
