@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.errors import EngineError
+from dflash_serve.engine.grammar import GrammarCompiler
 from dflash_serve.engine.types import (
     EngineRequest,
     EngineStats,
@@ -25,8 +26,11 @@ from dflash_serve.engine.types import (
 from dflash_serve.server.app import create_app
 from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.server.grammars import Grammars
+from dflash_serve.server.plain_markup import PlainMarkup
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
+from dflash_serve.text.parsers.base import Markup
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 CHATML = (
@@ -45,6 +49,8 @@ CHATML = (
     "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
     "{%- if style is defined %}{{- '(' + style + ')' }}{%- endif %}{%- endif %}"
 )
+END = 511
+"""The fake model's stop token: an id beyond the tokenizer's, so that no text has it."""
 _CORPUS = ["The quick brown fox jumps over the lazy dog, again and again.", "hello world " * 5]
 
 
@@ -184,7 +190,13 @@ def saying(tokenizer: ChatTokenizer, text: str, **options: object) -> Callable[.
 
 
 def model_card(**changes: object) -> ModelCard:
-    facts: dict[str, object] = {"id": "fake/model", "created": 1, "max_context": 512}
+    facts: dict[str, object] = {
+        "id": "fake/model",
+        "created": 1,
+        "max_context": 512,
+        "vocab_size": 512,
+        "stop_tokens": frozenset({END}),
+    }
     return ModelCard(**(facts | changes))  # type: ignore[arg-type]
 
 
@@ -198,12 +210,36 @@ def make_app(
     *,
     drafting: DrafterSwitch | None = None,
     recorder: Recorder | None = None,
+    markup: Markup | None = None,
     **options: object,
 ) -> FastAPI:
     """An app that serves ``model_card()``; ``options`` are its settings."""
     settings = Settings(**options)  # type: ignore[arg-type]
-    switch = drafting or DrafterSwitch(DrafterCard(), refuse)
-    return create_app(ServerContext(engine, tokenizer, settings, model_card(), switch, recorder))
+    context = make_context(engine, tokenizer, settings, drafting, recorder, markup)
+    return create_app(context)
+
+
+def make_context(
+    engine: FakeEngine,
+    tokenizer: ChatTokenizer,
+    settings: Settings | None = None,
+    drafting: DrafterSwitch | None = None,
+    recorder: Recorder | None = None,
+    markup: Markup | None = None,
+) -> ServerContext:
+    """What routes get, around ``engine``."""
+    model = model_card()
+    compiler = GrammarCompiler(tokenizer.backend.to_str(), model.vocab_size, [END])
+    return ServerContext(
+        engine,
+        tokenizer,
+        settings or Settings(),
+        model,
+        drafting or DrafterSwitch(DrafterCard(), refuse),
+        markup or PlainMarkup(),
+        Grammars(compiler),
+        recorder,
+    )
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ from tokenizers import Tokenizer
 
 from dflash_serve.engine.types import TokenChunk
 from dflash_serve.text.stream import Detokenizer
+from dflash_serve.text.token_text import TokenText
 
 
 class TextSink:
     """Detokenises every chunk. Owner of one `Detokenizer` per live request."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._tokens = TokenText(tokenizer)
         self._streams: dict[str, Detokenizer] = {}
 
     @classmethod
@@ -25,7 +26,7 @@ class TextSink:
 
     def __call__(self, chunks: Sequence[TokenChunk]) -> None:
         for chunk in chunks:
-            stream = self._streams.setdefault(chunk.request_id, Detokenizer(self._tokenizer))
+            stream = self._streams.setdefault(chunk.request_id, Detokenizer(self._tokens))
             for token in chunk.tokens:
                 stream.push(token)
             if chunk.finish is not None:

@@ -10,9 +10,9 @@ from dflash_serve.engine.errors import EngineError
 from dflash_serve.server import errors
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.errors import ApiError, shown
-from dflash_serve.text.errors import TemplateError
 from dflash_serve.server.middleware import LimitBody, RequireApiKey
 from dflash_serve.server.routes import admin, chat, health, models
+from dflash_serve.text.errors import TemplateError
 from dflash_serve.version import __version__
 
 _ROUTING_ERRORS = {

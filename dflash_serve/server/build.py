@@ -22,6 +22,7 @@ from dflash_serve.adapters.pairs import Pair, find_pair
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
 from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.grammar import GrammarCompiler
 from dflash_serve.engine.loop import Drafting, Loaded
 from dflash_serve.engine.plan import DecodeRow, PrefillRow, Runner, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
@@ -30,9 +31,12 @@ from dflash_serve.kernels import cpu_blas
 from dflash_serve.server.app import create_app
 from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import Change, DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.server.grammars import Grammars
 from dflash_serve.server.lifecycle import bind, run
+from dflash_serve.server.plain_markup import PlainMarkup
 from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.text.parsers.base import Markup
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("dflash_serve")
@@ -50,13 +54,16 @@ def serve(settings: Settings) -> int:
         model = model_card(settings, target)
         drafting = drafter_card(settings, drafter)
         tokenizer = ChatTokenizer.load(target)
+        markup = choose_markup(settings, tokenizer)
         listener = bind(settings)
         recorder = _recorder(settings, target, model)
     except _REFUSALS as error:
         return _refuse(str(error))
     engine = AsyncEngine(lambda: load(settings, target, drafter))
     switch = DrafterSwitch(drafting, drafter_change(settings, engine))
-    context = ServerContext(engine, tokenizer, settings, model, switch, recorder)
+    grammars = Grammars(grammar_compiler(tokenizer, model))
+    grammars.warm_up()
+    context = ServerContext(engine, tokenizer, settings, model, switch, markup, grammars, recorder)
     try:
         failure = run(
             create_app(context),
@@ -125,9 +132,21 @@ def model_card(settings: Settings, target: Path) -> ModelCard:
         id=settings.served_model_name or default_name,
         created=int(time.time()),
         max_context=settings.max_context or own_context,
+        vocab_size=int((config.get("text_config") or config).get("vocab_size", 0)),
         sampling=_default_sampling(generation),
         stop_tokens=stop_token_ids(target),
     )
+
+
+def grammar_compiler(tokenizer: ChatTokenizer, model: ModelCard) -> GrammarCompiler:
+    """What compiles grammars over the model's tokens; it reads the vocabulary when first used."""
+    ends = sorted(model.stop_tokens)
+    return GrammarCompiler(tokenizer.backend.to_str(), model.vocab_size, ends)
+
+
+def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
+    """How the model writes reasoning and tool calls, from its template."""
+    return PlainMarkup()
 
 
 def drafter_card(settings: Settings, drafter: Path | None) -> DrafterCard:

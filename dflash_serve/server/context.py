@@ -3,10 +3,13 @@
 from dataclasses import dataclass, field
 
 from dflash_serve.engine.client import EngineClient
+from dflash_serve.engine.errors import EngineUnavailable
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server.drafting import DrafterSwitch
+from dflash_serve.server.grammars import Grammars
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
+from dflash_serve.text.parsers.base import Markup
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 
@@ -15,12 +18,14 @@ class ModelCard:
     """The one model served, as the HTTP side sees it.
 
     ``sampling`` holds the defaults for requests that leave a parameter out.
-    ``created`` is a Unix time in seconds.
+    ``created`` is a Unix time in seconds. ``max_context`` is what was asked for; the engine may
+    hold less. ``vocab_size`` is the number of logits.
     """
 
     id: str
     created: int
     max_context: int
+    vocab_size: int
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=1.0))
     stop_tokens: frozenset[int] = frozenset()
 
@@ -34,4 +39,14 @@ class ServerContext:
     settings: Settings
     model: ModelCard
     drafting: DrafterSwitch
+    markup: Markup
+    grammars: Grammars
     recorder: Recorder | None = None
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of prompt and answer together: the engine's, once it has been loaded."""
+        try:
+            return self.client.max_context
+        except EngineUnavailable:
+            return self.model.max_context

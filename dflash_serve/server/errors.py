@@ -121,5 +121,5 @@ def _sentence(kind: str, text: str, param: str | None, value: Any) -> str:
     if kind in ("too_long", "too_short"):
         return f"Invalid '{param}': {text.replace(' after validation', '')}"
     if kind == "unsupported_parameter":
-        return f"'{param}' with the value {shown(value)} is not supported: {text}"
+        return text.replace("<field>", param).replace("<part>", param.rpartition(".")[0])
     return f"Invalid '{param}': {text}, but it is {shown(value)}"

@@ -1,55 +1,38 @@
-"""One HTTP request's choices: engine chunks in, text deltas out, one queue, one log line.
+"""One HTTP request's choices: engine chunks in, deltas out, one queue, one log line.
 
-Knows nothing of JSON or sockets. Streaming and whole answers both read ``Generation.deltas``.
+Knows nothing of JSON or sockets. Streaming and whole answers both read the same deltas.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
 from dflash_serve.engine.client import EngineClient
 from dflash_serve.engine.errors import EngineError, EngineUnavailable
-from dflash_serve.engine.types import (
-    EngineRequest,
-    FinishReason,
-    TokenChunk,
-    Usage,
-)
-from dflash_serve.server import translate
+from dflash_serve.engine.types import Usage
+from dflash_serve.server import usage
+from dflash_serve.server.choice import Choice, Outbox
+from dflash_serve.server.deltas import Delta
 from dflash_serve.server.drafting import DrafterSwitch
-from dflash_serve.server.protocol.chat import FinishReason as WireFinish
 from dflash_serve.server.protocol.common import MetaInfo
 from dflash_serve.server.recording import Finished, Recorder
-from dflash_serve.text.stream import TextStream
 
 _log = logging.getLogger("dflash_serve.request")
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceDelta:
-    """More text of one choice; its last delta has ``finish`` and ``usage``, and no text."""
-
-    index: int
-    text: str = ""
-    finish: WireFinish | None = None
-    usage: Usage | None = None
 
 
 class Generation:
     """The choices of one request, running side by side in the engine.
 
     ``start`` submits them, ``deltas`` gives their text as it comes, ``close`` aborts what still
-    runs. Each choice is read by a task of its own that also outlives a reader who went away, to
-    take the engine's last word on what the choice cost.
+    runs. Each choice is read by a task of its own, which keeps consuming after a disconnect until
+    the terminal chunk arrives.
     """
 
     def __init__(
         self,
         name: str,
         client: EngineClient,
-        requests: Sequence[EngineRequest],
-        texts: Sequence[TextStream],
+        choices: Sequence[Choice],
         drafting: DrafterSwitch,
         recorder: Recorder | None = None,
     ) -> None:
@@ -58,13 +41,19 @@ class Generation:
         self._drafting = drafting
         self._recorder = recorder
         self._began_with = drafting.now
-        self._choices = [
-            _Choice(index, request, text)
-            for index, (request, text) in enumerate(zip(requests, texts, strict=True))
-        ]
+        self._choices = choices
         self._tasks: list[asyncio.Task[None]] = []
-        self._running = len(self._choices)  # tasks whose end was not yet seen
-        self._queue: asyncio.Queue[ChoiceDelta | EngineError | None] = asyncio.Queue()
+        self._running = len(choices)  # tasks whose end was not yet seen
+        self._queue: Outbox = asyncio.Queue()
+
+    @property
+    def size(self) -> int:
+        """How many choices there are."""
+        return len(self._choices)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._choices[0].request.prompt)
 
     def start(self) -> None:
         """Submit every choice, or none.
@@ -84,8 +73,18 @@ class Generation:
             task.add_done_callback(self._task_done)
             self._tasks.append(task)
 
-    async def deltas(self) -> AsyncIterator[ChoiceDelta]:
-        """All deltas of all choices; each choice ends with one that has ``finish``.
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """All deltas of all choices; each choice ends with an `EndDelta`.
+
+        Raises:
+            EngineError: the engine failed or shut down before all choices were done.
+        """
+        async for batch in self.batches():
+            for delta in batch:
+                yield delta
+
+    async def batches(self) -> AsyncIterator[list[Delta]]:
+        """`deltas`, all that have come since the last batch at once.
 
         Raises:
             EngineError: the engine failed or shut down before all choices were done.
@@ -93,13 +92,24 @@ class Generation:
         try:
             running = len(self._tasks)
             while running:
+                batch: list[Delta] = []
+                failure: EngineError | None = None
                 item = await self._queue.get()
-                if isinstance(item, EngineError):
-                    raise item
-                if item is None:
-                    running -= 1
-                else:
-                    yield item
+                while True:
+                    if isinstance(item, EngineError):
+                        failure = item
+                        break
+                    if item is None:
+                        running -= 1
+                    else:
+                        batch += item
+                    if self._queue.empty():
+                        break
+                    item = self._queue.get_nowait()
+                if batch:
+                    yield batch
+                if failure is not None:
+                    raise failure
         finally:
             self.close()
 
@@ -111,7 +121,7 @@ class Generation:
 
     def meta_info(self, usages: Sequence[Usage]) -> MetaInfo:
         """How speculation went, with the drafter that runs now."""
-        return translate.meta_info(usages, self._drafting.now.name)
+        return usage.meta_info(usages, self._drafting.now.name)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._queue.put_nowait(_error_of(task))
@@ -121,21 +131,21 @@ class Generation:
             self._record()
 
     def _record(self) -> None:
-        """Keep the choices that ran to their end; the others are nobody's finished answer."""
+        """Keep the choices that ran to their end; the others are nobody's finished answer.
+
+        Tokens that rules or a grammar changed are not the model's own choice, which records are of.
+        """
         if self._recorder is None:
             return
         drafters = dict.fromkeys((self._began_with.identity, self._drafting.now.identity))
         for choice in self._choices:
-            if choice.finish in ("stop", "length") and choice.usage is not None:
-                self._recorder.add(
-                    Finished(
-                        choice.request,
-                        choice.tokens,
-                        choice.finish,
-                        choice.usage,
-                        tuple(drafters),
-                    )
-                )
+            request = choice.request
+            forced = not request.rules.neutral or request.grammar is not None
+            if forced or choice.finish not in ("stop", "length") or choice.usage is None:
+                continue
+            self._recorder.add(
+                Finished(request, choice.tokens, choice.finish, choice.usage, tuple(drafters))
+            )
 
     def _log_end(self) -> None:
         usages = [choice.final_usage() for choice in self._choices]
@@ -162,71 +172,3 @@ def _error_of(task: asyncio.Task[None]) -> EngineError | None:
         return error
     _log.error("a request failed", exc_info=error)
     return EngineError("the server had an error while processing the request")
-
-
-class _Choice:
-    """One choice while it runs. Owned by its task; read by others when that is done."""
-
-    def __init__(self, index: int, request: EngineRequest, text: TextStream) -> None:
-        self.request = request
-        self.finish = "error"
-        self.usage: Usage | None = None
-        self._index = index
-        self._text = text
-        self._tokens: list[int] = []
-
-    async def run(
-        self,
-        source: AsyncIterator[TokenChunk],
-        client: EngineClient,
-        out: asyncio.Queue[ChoiceDelta | EngineError | None],
-    ) -> None:
-        """Read ``source`` to its end, putting deltas on ``out``.
-
-        Raises:
-            EngineError: the choice ended by a failure or an abort that was not its stop string's.
-        """
-        last: TokenChunk | None = None
-        async for last in source:
-            text = self._take(last)
-            if text:
-                out.put_nowait(ChoiceDelta(self._index, text))
-            if self._text.stopped and last.finish is None:
-                client.abort(self.request.id)
-        if last is None or last.finish is None:
-            raise EngineError("the engine ended a request without a last chunk")
-        out.put_nowait(self._end(last, last.finish))
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """What was generated for the text, the stop token or a stop string's last one included."""
-        return tuple(self._tokens)
-
-    def final_usage(self) -> Usage:
-        """What the engine said it cost, or what is known if it never said."""
-        known = Usage(prompt_tokens=len(self.request.prompt), completion_tokens=self._text.tokens)
-        return self.usage or known
-
-    def _take(self, chunk: TokenChunk) -> str:
-        before = self._text.tokens
-        text = self._text.push(chunk.tokens)
-        self._tokens += chunk.tokens[: self._text.tokens - before]
-        if chunk.finish in (FinishReason.STOP, FinishReason.LENGTH):
-            text += self._text.flush()
-        return text
-
-    def _end(self, chunk: TokenChunk, finish: FinishReason) -> ChoiceDelta:
-        self.usage = chunk.usage or self.final_usage()
-        if self._text.stopped:
-            self.finish = "stop"
-            self.usage = translate.truncated(self.usage, self._text.tokens)
-            return ChoiceDelta(self._index, finish="stop", usage=self.usage)
-        self.finish = finish.value
-        if finish is FinishReason.STOP:
-            self._tokens += () if chunk.stop_token is None else (chunk.stop_token,)
-            return ChoiceDelta(self._index, finish="stop", usage=self.usage)
-        if finish is FinishReason.LENGTH:
-            return ChoiceDelta(self._index, finish="length", usage=self.usage)
-        if finish is FinishReason.ABORTED:
-            raise EngineUnavailable("the request was aborted: the server is shutting down")
-        raise EngineError(chunk.error or "the engine failed")

@@ -1,39 +1,47 @@
 """A generation as server-sent events: encoding, keep-alive comments, disconnect -> abort."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import TypeVar
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from fastapi import Request
+from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from dflash_serve.engine.errors import EngineError
-from dflash_serve.engine.types import Usage
-from dflash_serve.server import errors, translate
+from dflash_serve.server import errors
 from dflash_serve.server.generation import Generation
-from dflash_serve.server.protocol.chat import ChatCompletionChunk
-from dflash_serve.server.protocol.common import ResponseModel
-from dflash_serve.server.translate import Envelope
+from dflash_serve.server.settings import Settings
 
 _GRACE_AFTER_DRAIN = 5.0
 """Seconds for the last chunks of requests that the engine aborts when draining ends."""
+_KEEP_ALIVE = b": keep-alive\n\n"
+_LINE_ENDS = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"})
+"""Inside JSON strings: clients that split lines like str.splitlines see line ends in these."""
+
+_Answer = TypeVar("_Answer")
 
 
 class GenerationResponse(EventSourceResponse):
-    """Streams ``chunks``; whatever ends the response also ends the generation."""
+    """Streams ``events``; whatever ends the response also ends the generation.
+
+    ``ping`` is sent when there has been nothing to send for a while.
+    """
 
     def __init__(
         self,
         generation: Generation,
-        chunks: AsyncIterator[ResponseModel],
-        keep_alive: float,
-        drain_timeout: float,
+        events: AsyncIterator[bytes],
+        settings: Settings,
+        *,
+        ping: bytes = _KEEP_ALIVE,
     ) -> None:
         super().__init__(
-            _events(chunks),
-            ping=keep_alive,
-            ping_message_factory=_comment,
+            events,
+            ping=settings.keep_alive,
+            ping_message_factory=lambda: ping,  # type: ignore[arg-type, return-value]  # bytes do
             sep="\n",
-            shutdown_grace_period=drain_timeout + _GRACE_AFTER_DRAIN,
+            shutdown_grace_period=settings.drain_timeout + _GRACE_AFTER_DRAIN,
         )
         self._generation = generation
 
@@ -44,48 +52,37 @@ class GenerationResponse(EventSourceResponse):
             self._generation.close()
 
 
-async def chat_chunks(
-    generation: Generation, envelope: Envelope, choices: int, usage: bool, meta: bool
-) -> AsyncIterator[ChatCompletionChunk]:
-    """The chunks of a streamed chat completion.
-
-    ``usage``: every chunk has the field, null but on a last one without choices. ``meta``: the
-    last chunk has ``meta_info``.
-    """
-    extra: dict[str, Any] = {"usage": None} if usage else {}
-    for index in range(choices):
-        yield envelope.chunk([translate.role_delta(index)], **extra)
-    usages: list[Usage] = []
-    async for delta in generation.deltas():
-        if delta.text:
-            yield envelope.chunk([translate.text_delta(delta.index, delta.text)], **extra)
-        if delta.finish is None:
-            continue
-        usages += [delta.usage] if delta.usage else []
-        last = meta and not usage and len(usages) == choices
-        tail = {**extra, "meta_info": generation.meta_info(usages)} if last else extra
-        yield envelope.chunk([translate.finish_delta(delta.index, delta.finish)], **tail)
-    if usage:
-        tail = {"meta_info": generation.meta_info(usages)} if meta else {}
-        yield envelope.chunk([], usage=translate.wire_usage(usages), **tail)
+def event(data: str, name: str | None = None) -> bytes:
+    """One event of one line of JSON, ready to be sent."""
+    if not data.isascii():
+        data = data.translate(_LINE_ENDS)
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {data}\n\n".encode()
 
 
-async def _events(chunks: AsyncIterator[ResponseModel]) -> AsyncIterator[ServerSentEvent]:
+async def openai_events(batches: AsyncIterator[Iterable[str]]) -> AsyncIterator[bytes]:
+    """The JSON chunks of each batch, sent at once; an error where the engine fails; ``[DONE]``."""
     try:
-        async for chunk in chunks:
-            yield _event(chunk.json_text())
+        async for batch in batches:
+            yield b"".join(map(event, batch))
     except EngineError as error:
-        yield _event(errors.from_engine(error).json_text())
-    yield _event("[DONE]")
+        yield event(errors.from_engine(error).json_text())
+    yield event("[DONE]")
 
 
-def _event(data: str) -> ServerSentEvent:
-    # clients that split lines like str.splitlines see line ends in these
-    for char in "\x85\u2028\u2029":
-        if char in data:
-            data = data.replace(char, f"\\u{ord(char):04x}")
-    return ServerSentEvent(data, sep="\n")
+async def while_connected(
+    request: Request, generation: Generation, answer: Awaitable[_Answer]
+) -> _Answer:
+    """``answer``, aborting the generation if the client leaves before it is complete."""
 
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        generation.close()
 
-def _comment() -> ServerSentEvent:
-    return ServerSentEvent(comment="keep-alive", sep="\n")
+    watcher = asyncio.create_task(watch())
+    try:
+        return await answer
+    finally:
+        watcher.cancel()
+        generation.close()

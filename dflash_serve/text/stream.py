@@ -3,9 +3,10 @@
 Knows nothing of requests or engines.
 """
 
+import codecs
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer
+from dflash_serve.text.token_text import TokenText
 
 _REPLACEMENT = "\ufffd"
 _MAX_PENDING = 64
@@ -15,20 +16,54 @@ _MAX_PENDING = 64
 class Detokenizer:
     """Turns token ids into text one by one, never giving out half a character.
 
-    The pieces join to what decoding all ids at once gives. (``tokenizers.decoders.DecodeStream``
-    can neither be flushed nor bounded, and raises when bytes before a character were garbage.)
-    Ids are kept in one window: [0, known) were given out and are context for the decoder's
-    spacing rules, [known, end) still wait for the rest of a character.
+    The pieces join to what decoding all ids at once gives. Control tokens are skipped, but for
+    those in ``kept``, which become their names.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokens: TokenText, kept: frozenset[int] = frozenset()) -> None:
+        self._skipped = tokens.special - kept
+        self._decoder = _Bytes(tokens) if tokens.byte_level else _Window(tokens)
+
+    def push(self, token: int) -> str:
+        """The text that ``token`` completes, often empty."""
+        return "" if token in self._skipped else self._decoder.push(token)
+
+    def flush(self) -> str:
+        """What is left at the end; bytes that are not a character become U+FFFD."""
+        return self._decoder.flush()
+
+
+class _Bytes:
+    """Byte-level vocabularies: the text is the UTF-8 of the joined bytes."""
+
+    def __init__(self, tokens: TokenText) -> None:
+        self._data = tokens.data
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._utf8.decode(self._data(token))
+
+    def flush(self) -> str:
+        text = self._utf8.decode(b"", True)
+        self._utf8.reset()
+        return text
+
+
+class _Window:
+    """Any other vocabulary, whose decoder may look at neighbouring tokens.
+
+    (``tokenizers.decoders.DecodeStream`` can neither be flushed nor bounded, and raises when bytes
+    before a character were garbage.) Ids are kept in one window: [0, known) were given out and are
+    context for the decoder's spacing rules, [known, end) still wait for the rest of a character.
+    """
+
+    def __init__(self, tokens: TokenText) -> None:
+        self._tokenizer = tokens.tokenizer
         self._ids: list[int] = []
         self._known = 0
         self._given = 0  # characters that [0, known) decode to
 
     def push(self, token: int) -> str:
-        """The text that ``token`` completes, often empty."""
         self._ids.append(token)
         text = self._decode()
         waiting = len(text) <= self._given or text.endswith(_REPLACEMENT)
@@ -37,11 +72,10 @@ class Detokenizer:
         return self._give(text)
 
     def flush(self) -> str:
-        """What is left at the end; bytes that are not a character become U+FFFD."""
         return self._give(self._decode())
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        return self._tokenizer.decode(self._ids, skip_special_tokens=False)
 
     def _give(self, text: str) -> str:
         piece = text[self._given :]
@@ -55,23 +89,31 @@ class StopFinder:
     """Cuts a text at the first stop string, wherever the borders between its pieces lie.
 
     The stop string that is complete first wins; of those complete at the same character, the
-    longest. Only a suffix that may still become a stop string is held back.
+    longest. Only a suffix that may still become a stop string is held back. With ``include`` the
+    text ends behind the stop string instead of before it.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
         self._stops = stops
+        self._include = include
         self._held = ""
-        self.found = False
+        self.stop: str | None = None
+        """The stop string that was found."""
+
+    @property
+    def found(self) -> bool:
+        return self.stop is not None
 
     def push(self, piece: str) -> str:
         """The text that is now certain to lie before any stop string."""
         if not self._stops or self.found:
             return "" if self.found else piece
         text = self._held + piece
-        cut = self._first(text)
-        if cut is not None:
-            self.found, self._held = True, ""
-            return text[:cut]
+        match = self._first(text)
+        if match is not None:
+            start, self.stop = match
+            self._held = ""
+            return text[: start + len(self.stop) * self._include]
         keep = self._hold(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -81,10 +123,10 @@ class StopFinder:
         held, self._held = self._held, ""
         return held
 
-    def _first(self, text: str) -> int | None:
-        ends = ((text.find(stop), stop) for stop in self._stops)
-        matches = [(start + len(stop), start) for start, stop in ends if start >= 0]
-        return min(matches)[1] if matches else None
+    def _first(self, text: str) -> tuple[int, str] | None:
+        starts = ((text.find(stop), stop) for stop in self._stops)
+        matches = [(start + len(stop), start, stop) for start, stop in starts if start >= 0]
+        return min(matches)[1:] if matches else None
 
     def _hold(self, text: str) -> int:
         longest = min(len(text), max(map(len, self._stops)) - 1)
@@ -95,17 +137,35 @@ class StopFinder:
 
 
 class TextStream:
-    """One choice's text. ``tokens`` counts ids taken, the one that completes a stop included."""
+    """One choice's text. ``tokens`` counts ids taken, the one that completes a stop included.
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
-        self._finder = StopFinder(stops)
+    In the text of the first ``min_tokens`` tokens no stop string is looked for.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, finder: StopFinder, min_tokens: int = 0) -> None:
+        self._detokenizer = detokenizer
+        self._finder = finder
+        self._min_tokens = min_tokens
         self.tokens = 0
+        self.read = 0
+        """Characters of all tokens taken, held back or not."""
+        self.given = 0
+        """Characters given out."""
 
     @property
     def stopped(self) -> bool:
         """A stop string was found; nothing more is taken."""
         return self._finder.found
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was found."""
+        return self._finder.stop
+
+    def take(self, token: int) -> str:
+        """The text that may be sent now that ``token`` has come. Not called once stopped."""
+        self.tokens += 1
+        return self._find(self._detokenizer.push(token))
 
     def push(self, tokens: Iterable[int]) -> str:
         """Take tokens until a stop string is complete; the text that may be sent now."""
@@ -113,12 +173,20 @@ class TextStream:
         for token in tokens:
             if self.stopped:
                 break
-            self.tokens += 1
-            pieces.append(self._finder.push(self._detokenizer.push(token)))
+            pieces.append(self.take(token))
         return "".join(pieces)
 
     def flush(self) -> str:
         """End of the tokens: the rest of the text."""
         if self.stopped:
             return ""
-        return self._finder.push(self._detokenizer.flush()) + self._finder.flush()
+        text = self._find(self._detokenizer.flush())
+        rest = self._finder.flush()
+        self.given += len(rest)
+        return text + rest
+
+    def _find(self, piece: str) -> str:
+        self.read += len(piece)
+        safe = piece if self.tokens <= self._min_tokens else self._finder.push(piece)
+        self.given += len(safe)
+        return safe

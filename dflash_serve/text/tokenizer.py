@@ -16,9 +16,13 @@ from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dflash_serve.text.errors import TemplateError
+from dflash_serve.text.parsers.base import ToolSpec
+from dflash_serve.text.token_text import TokenText
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 """Supplementary private-use characters: no normaliser, template or vocabulary touches them."""
+_LAST_TURN = 256
+"""Tokens of a prompt's end among which the assistant's turn begins."""
 
 
 class ChatTokenizer:
@@ -33,6 +37,7 @@ class ChatTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._templates = tokenizer
         self.backend: Tokenizer = tokenizer.backend_tokenizer
+        self.token_text = TokenText(self.backend)
         # runs of spaces and line ends that some vocabularies add are ordinary text
         controls = {
             token: entry
@@ -71,11 +76,13 @@ class ChatTokenizer:
         messages: Sequence[Mapping[str, Any]],
         template_kwargs: Mapping[str, Any],
         *,
+        tools: Sequence[ToolSpec] = (),
         generation_prompt: bool = True,
     ) -> tuple[int, ...]:
         """The prompt, up to where the assistant's answer begins.
 
         Without ``generation_prompt`` the messages alone, for chats that end with an answer.
+        Templates that do not know ``tools`` leave them out.
 
         Raises:
             TemplateError: the template refuses the messages or the keyword arguments.
@@ -84,15 +91,44 @@ class ChatTokenizer:
         if taken:
             message = f"chat_template_kwargs cannot set {', '.join(taken)}"
             raise TemplateError(message, param="chat_template_kwargs")
-        masks = _Masks(json.dumps([messages, template_kwargs], ensure_ascii=False))
+        functions = [_function(tool) for tool in tools]
+        masks = _Masks(json.dumps([messages, template_kwargs, functions], ensure_ascii=False))
         masked = [self._mask_message(message, masks) for message in messages]
         kwargs = self._mask(template_kwargs, self._controls, masks)
+        if functions:
+            kwargs["tools"] = self._mask(functions, self._controls, masks)
         text = self._render(masked, kwargs, generation_prompt)
-        try:
-            encoding = self.backend.encode(text, add_special_tokens=False)
-        except TypeError:
-            raise TemplateError("the messages hold half a surrogate pair") from None
+        encoding = self._encode(text, special=False)
         return tuple(self._replace_masked(text, encoding, masks) if masks else encoding.ids)
+
+    def encode_raw(self, text: str) -> tuple[int, ...]:
+        """Text without a template: control tokens in it are read, and one may be put before it.
+
+        Raises:
+            TemplateError: the text holds half a surrogate pair.
+        """
+        return tuple(self._encode(text, special=True).ids)
+
+    def encode_markup(self, text: str) -> tuple[int, ...]:
+        """A marker as the model writes it: control tokens in it are read, none is added."""
+        return tuple(self._encode(text, special=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of ``tokens``, control tokens by name."""
+        return self.backend.decode(list(tokens), skip_special_tokens=False)
+
+    def last_turn(self, prompt: Sequence[int], markers: Sequence[str]) -> str:
+        """The end of ``prompt`` behind its last control token that is no marker."""
+        borders = self._special - self.token_text.ids(markers)
+        tail = prompt[-_LAST_TURN:]
+        begin = next((at for at in range(len(tail), 0, -1) if tail[at - 1] in borders), 0)
+        return self.decode(tail[begin:])
+
+    def _encode(self, text: str, *, special: bool) -> Encoding:
+        try:
+            return self.backend.encode(text, add_special_tokens=special)
+        except TypeError:
+            raise TemplateError("the text holds half a surrogate pair") from None
 
     def template_reads(self, name: str) -> bool:
         """Whether the chat template mentions a keyword argument at all."""
@@ -116,7 +152,10 @@ class ChatTokenizer:
 
     def _mask(self, value: Any, controls: frozenset[int], masks: "_Masks") -> Any:
         if isinstance(value, Mapping):
-            return {key: self._mask(item, controls, masks) for key, item in value.items()}
+            return {
+                self._mask(key, controls, masks): self._mask(item, controls, masks)
+                for key, item in value.items()
+            }
         if isinstance(value, list):
             return [self._mask(item, controls, masks) for item in value]
         if not isinstance(value, str):
@@ -212,6 +251,15 @@ class _Masks:
 def _unused_chars(text: str) -> Iterator[str]:
     used = frozenset(text)
     yield from (char for code in _PRIVATE_USE if (char := chr(code)) not in used)
+
+
+def _function(tool: ToolSpec) -> dict[str, Any]:
+    """A tool as chat templates read it."""
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": function}
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:

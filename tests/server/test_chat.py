@@ -19,6 +19,7 @@ URL = "/v1/chat/completions"
 TEXT = "The quick brown fox é\U0001f600 jumps\u2028over END the lazy dog"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 GOOD: dict[str, Any] = {"model": "fake/model", "messages": HELLO}
+CALL = {"id": "x", "type": "function", "function": {"name": "look", "arguments": "{\"at\": 1}"}}
 
 
 @pytest.fixture(scope="module")
@@ -230,14 +231,14 @@ def test_roles_parts_and_template_arguments(
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-        {"role": "assistant", "content": None, "refusal": None, "tool_calls": []},
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": [CALL]},
         {"role": "tool", "content": "42", "tool_call_id": "x"},
     ]
     body = GOOD | {"messages": messages, "chat_template_kwargs": {"enable_thinking": False}}
     assert http.post(URL, json=body).status_code == 200
     prompt = tokenizer.backend.decode(list(engine.requests[0].prompt), skip_special_tokens=False)
     assert prompt == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na\nb<|im_end|>\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nab<|im_end|>\n"
         "<|im_start|>assistant\n<|im_end|>\n<|im_start|>tool\n42<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )

@@ -1,4 +1,4 @@
-"""Wire types of ``POST /v1/chat/completions``, request and response. No behaviour.
+"""Wire type of a chat completion's request. No behaviour.
 
 ``null`` is absent everywhere. Known parameters that cannot be honoured take their neutral value
 only; unknown ones are refused.
@@ -6,28 +6,14 @@ only; unknown ones are refused.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from dflash_serve.server.protocol.common import (
-    CompletionUsage,
-    MetaInfo,
-    RequestModel,
-    ResponseModel,
-    only,
-)
+from dflash_serve.server.protocol.chat_messages import Content, Message
+from dflash_serve.server.protocol.common import Int, RequestModel, only
+from dflash_serve.server.protocol.tools import ResponseFormat, Tool, ToolChoice
 
-
-def _text_only(kind: Any) -> Any:
-    if isinstance(kind, str) and kind != "text":
-        raise PydanticCustomError("unsupported_parameter", 'only parts of type "text" are')
-    return kind
-
-
-def _content_tag(content: Any) -> str | None:
-    if isinstance(content, str):
-        return "<text>"
-    return "<parts>" if isinstance(content, list) else None
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def _stop_list(stop: Any) -> Any:
@@ -36,47 +22,23 @@ def _stop_list(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
-class TextPart(RequestModel):
-    type: Annotated[Literal["text"], BeforeValidator(_text_only)]
-    text: str
-
-
-Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Tag("<parts>"), Field(min_length=1)],
-    Discriminator(
-        _content_tag,
-        custom_error_type="content_type",
-        custom_error_message="Input should be a string or a list of text parts",
-    ),
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1024)]],
+    Field(max_length=16),
+    BeforeValidator(_stop_list),
 ]
-
-
-class Message(RequestModel):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[Content | None, Field(validate_default=True)] = None
-    name: str | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: Annotated[None, only([])] = None
-    function_call: Annotated[None, only()] = None
-    refusal: Annotated[None, only()] = None
-    audio: Annotated[None, only()] = None
-    annotations: Annotated[None, only([])] = None
-
-    @field_validator("content")
-    @classmethod
-    def _required(cls, content: Content | None, info: ValidationInfo) -> Content | None:
-        role = info.data.get("role", "assistant")  # an invalid role has its own error
-        if content is None and role != "assistant":
-            text = "A message of role '{role}' needs content"
-            raise PydanticCustomError("content_missing", text, {"role": role})
-        return content
+"""A stop string, or some."""
 
 
 class StreamOptions(RequestModel):
     include_usage: bool | None = None
-    include_obfuscation: Annotated[None, only(False)] = None
-    continuous_usage_stats: Annotated[None, only(False)] = None
+    include_obfuscation: Annotated[None, only(False, what="Obfuscation of streams")] = None
+    continuous_usage_stats: bool | None = None
+
+
+class Prediction(RequestModel):
+    type: Literal["content"]
+    content: Content
 
 
 class ChatRequest(RequestModel):
@@ -84,101 +46,82 @@ class ChatRequest(RequestModel):
     messages: Annotated[list[Message], Field(min_length=1)]
 
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=-1, lt=2**31)] = None
+    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    top_k: Annotated[Int | None, Field(ge=-1, lt=2**31)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    stop: (
+    seed: Annotated[Int | None, Field(ge=-(2**63), lt=2**63)] = None
+    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
+    logit_bias: (
         Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=1024)]],
-            Field(max_length=16),
-            BeforeValidator(_stop_list),
+            dict[
+                Annotated[str, Field(pattern=r"^[0-9]{1,10}$")],
+                Annotated[float, Field(ge=-100, le=100)],
+            ],
+            Field(max_length=1024),
         ]
         | None
     ) = None
-    n: Annotated[int | None, Field(ge=1, le=16)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Int | None, Field(ge=0, le=20)] = None
+
+    max_tokens: Annotated[Int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[Int | None, Field(ge=1)] = None
+    min_tokens: Annotated[Int | None, Field(ge=0)] = None
+    stop: Stop | None = None
+    stop_token_ids: Annotated[list[Annotated[Int, Field(ge=0)]] | None, Field(max_length=256)] = (
+        None
+    )
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+
+    n: Annotated[Int | None, Field(ge=1, le=128)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     return_meta_info: bool | None = None
+
+    tools: Annotated[list[Tool] | None, Field(max_length=1024)] = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    response_format: ResponseFormat | None = None
+    regex: Annotated[str | None, Field(min_length=1)] = None
+    choice: Annotated[
+        list[Annotated[str, Field(min_length=1)]] | None, Field(min_length=1, max_length=1024)
+    ] = None
+    grammar: Annotated[str | None, Field(min_length=1)] = None
+
+    reasoning_effort: Effort | None = None
+    enable_thinking: bool | None = None
+    thinking_budget: Annotated[Int | None, Field(ge=0)] = None
+    thinking_token_budget: Annotated[Int | None, Field(ge=0)] = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     # accepted: they do not touch the output
     metadata: dict[str, str] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
+    prediction: Prediction | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None  # without tools there is nothing to run in parallel
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    store: bool | None = None
+    user: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
 
     # known, not supported: the neutral value only
-    audio: Annotated[None, only()] = None
-    frequency_penalty: Annotated[None, only(0)] = None
-    function_call: Annotated[None, only("none")] = None
-    functions: Annotated[None, only([])] = None
-    logit_bias: Annotated[None, only({})] = None
-    logprobs: Annotated[None, only(False)] = None
-    modalities: Annotated[None, only(["text"])] = None
-    prediction: Annotated[None, only()] = None
-    presence_penalty: Annotated[None, only(0)] = None
-    reasoning_effort: Annotated[None, only()] = None
-    repetition_penalty: Annotated[None, only(1)] = None
-    response_format: Annotated[None, only({"type": "text"})] = None
-    service_tier: Annotated[None, only("auto", "default")] = None
-    store: Annotated[None, only(False)] = None
-    tool_choice: Annotated[None, only("none")] = None
-    tools: Annotated[None, only([])] = None
-    top_logprobs: Annotated[None, only(0)] = None
-    verbosity: Annotated[None, only("medium")] = None
-    web_search_options: Annotated[None, only()] = None
-
-
-FinishReason = Literal["stop", "length"]
-
-
-class AssistantMessage(ResponseModel):
-    role: Literal["assistant"]
-    content: str
-    refusal: None
-
-
-class Choice(ResponseModel):
-    index: int
-    message: AssistantMessage
-    logprobs: None
-    finish_reason: FinishReason
-
-
-class ChatCompletion(ResponseModel):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[Choice]
-    usage: CompletionUsage
-    meta_info: MetaInfo | None = None
-
-
-class Delta(ResponseModel):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(ResponseModel):
-    index: int
-    delta: Delta
-    logprobs: None
-    finish_reason: FinishReason | None
-
-
-class ChatCompletionChunk(ResponseModel):
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChunkChoice]
-    usage: CompletionUsage | None = None
-    meta_info: MetaInfo | None = None
+    add_generation_prompt: Annotated[None, only(True, what="A chat without an answer")] = None
+    audio: Annotated[None, only(what="Audio output")] = None
+    continue_final_message: Annotated[None, only(False, what="Continuing the last message")] = None
+    echo: Annotated[None, only(False, what="Echoing the chat")] = None
+    function_call: Annotated[
+        None, only("none", "auto", what="The old `function_call`, which `tool_choice` replaces,")
+    ] = None
+    functions: Annotated[
+        None, only([], what="The old field `functions`, which `tools` replaces,")
+    ] = None
+    modalities: Annotated[None, only(["text"], what="Other output than text")] = None
+    skip_special_tokens: Annotated[
+        None, only(True, what="Showing control tokens in the answer")
+    ] = None
+    web_search_options: Annotated[None, only(what="Web search")] = None

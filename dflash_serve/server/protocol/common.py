@@ -1,7 +1,7 @@
-"""What all wire types share: strictness, the neutral-value rule, usage. No behaviour."""
+"""What all wire types share: strictness, numbers, the neutral-value rule, usage. No behaviour."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -20,20 +20,38 @@ class ResponseModel(BaseModel):
         return self.model_dump_json(exclude_unset=True)
 
 
-def only(*neutral: Any) -> BeforeValidator:
-    """For parameters that the server knows but cannot honour: null and ``neutral`` pass."""
-    return BeforeValidator(_refuse_unless(neutral))
+def _whole(value: Any) -> Any:
+    # JSON has one kind of number: 5.0 is 5
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _refuse_unless(neutral: tuple[Any, ...]) -> Callable[[Any], None]:
-    rule = "only " + " or ".join(map(_json_name, (*neutral, None))) + " is"
+Int = Annotated[int, BeforeValidator(_whole)]
+"""An integer, which clients may write as ``5.0``."""
 
+
+def unsupported(sentence: str) -> PydanticCustomError:
+    """A refusal in ``sentence``, where ``<field>`` becomes the field's name."""
+    return PydanticCustomError("unsupported_parameter", "{sentence}", {"sentence": sentence})
+
+
+def only(*neutral: Any, what: str | None = None) -> BeforeValidator:
+    """For parameters that the server knows but cannot honour: null and ``neutral`` pass.
+
+    ``what`` names the missing ability for a reader of the refusal: "Audio output".
+    """
+    missing = f"{what} is not supported by this server." if what else "This is not supported here."
+    ways = [f"set `<field>` to {_json_name(value)}" for value in neutral]
+    advice = " or ".join(["Remove `<field>` from the request", *ways[:1]])
+    return BeforeValidator(_refuse_unless(neutral, f"{missing} {advice}."))
+
+
+def _refuse_unless(neutral: tuple[Any, ...], sentence: str) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         # 0 == False in Python, but not in JSON
         same = (value == other and type(value) is not bool for other in neutral)
         if value is None or any(value is other for other in neutral) or any(same):
             return
-        raise PydanticCustomError("unsupported_parameter", "{rule}", {"rule": rule})
+        raise unsupported(sentence)
 
     return check
 
@@ -50,8 +68,9 @@ class PromptTokensDetails(ResponseModel):
 
 
 class CompletionTokensDetails(ResponseModel):
-    """Drafted tokens that made it into the completion, and those that did not."""
+    """Tokens of the reasoning; drafted tokens that made it into the completion or did not."""
 
+    reasoning_tokens: int
     accepted_prediction_tokens: int
     rejected_prediction_tokens: int
 

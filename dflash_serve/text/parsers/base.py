@@ -3,7 +3,7 @@
 Knows no requests, tokens or doors. One file per markup; `table` names them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,11 +92,26 @@ class Markup(Protocol):
         """
         ...
 
-    def call_grammar(self, tools: Sequence[ToolSpec], *, required: bool, parallel: bool) -> str:
+    def call_grammar(
+        self,
+        tools: Sequence[ToolSpec],
+        *,
+        required: bool,
+        parallel: bool,
+        special: Mapping[str, int] | None = None,
+    ) -> str:
         """A Lark grammar (llguidance's dialect) of answers that call ``tools``.
 
-        ``required``: calls and nothing else, at least one; otherwise any text, in which each call
-        of a strict tool has arguments that validate. Without ``parallel`` at most one call.
-        It begins behind the reasoning.
+        ``required``: calls and nothing else, at least one, whose arguments validate; otherwise
+        any text, in which each call of a strict tool has arguments that validate. Without
+        ``parallel`` at most one call. It begins behind the reasoning. ``special``: ids of those
+        `markers` that are one special token in this tokenizer; others are written as text.
+
+        Raises:
+            ValueError: the markup has no calls, or cannot enforce a schema; the message says why.
         """
+        ...
+
+    def in_reasoning(self, prompt: str) -> bool:
+        """Whether a rendered prompt, of which the end suffices, ends inside opened reasoning."""
         ...

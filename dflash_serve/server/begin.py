@@ -1,0 +1,163 @@
+"""`begin`: a validated `Ask` -> a running `Generation`. What all doors share.
+
+Knows no wire types. Slow work (template, tokenizer, grammars) is kept off the event loop.
+"""
+
+from dataclasses import dataclass, replace
+
+from starlette.concurrency import run_in_threadpool
+
+from dflash_serve.engine.types import EngineRequest, ThinkingRule, TokenGrammar
+from dflash_serve.server import grammars, thinking
+from dflash_serve.server.answer import Answer
+from dflash_serve.server.ask import Ask, ChatPrompt, RawPrompt, ToolMode
+from dflash_serve.server.choice import Choice, Extras
+from dflash_serve.server.context import ServerContext
+from dflash_serve.server.errors import ApiError
+from dflash_serve.server.generation import Generation
+from dflash_serve.text.errors import TemplateError
+from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
+
+
+async def begin(ask: Ask, context: ServerContext, name: str) -> Generation:
+    """Submit ``ask`` to the engine; its answer is read from the generation's deltas.
+
+    ``name`` identifies the request in the log and to the engine.
+
+    Raises:
+        ApiError: naming the field, the value and the limit.
+        EngineError: the engine refuses the request.
+    """
+    room = _Room(context.client.max_context)  # raises while the engine is loading
+    prompt = await run_in_threadpool(prompt_tokens, ask, context)
+    room.check(prompt, ask.prompt.param)
+    begun = isinstance(ask.prompt, ChatPrompt) and thinking.is_open(
+        prompt, context.markup, context.tokenizer
+    )
+    grammar = await _grammar(ask, context)
+    rule = None
+    if isinstance(ask.prompt, ChatPrompt):
+        rule = thinking.rule(ask.thinking, context.markup, context.tokenizer, begun)
+    first = _request(ask, context, name, prompt, room)
+    first = replace(first, grammar=grammar, thinking=_if_used(rule, grammar))
+    choices = [_choice(index, first, ask, context, begun) for index in range(ask.n)]
+    generation = Generation(name, context.client, choices, context.drafting, context.recorder)
+    generation.start()
+    return generation
+
+
+def prompt_tokens(ask: Ask, context: ServerContext) -> tuple[int, ...]:
+    """The prompt as the model reads it. Blocking: call it on a worker thread.
+
+    Raises:
+        ApiError: the template refuses the messages, or a token id is not in the vocabulary.
+    """
+    tokenizer, prompt = context.tokenizer, ask.prompt
+    if isinstance(prompt, ChatPrompt):
+        known = ask.tools.tools if ask.tools.mode is not ToolMode.NONE else ()
+        switches = thinking.template_arguments(ask.thinking, tokenizer, prompt.template_kwargs)
+        try:
+            return tokenizer.encode_chat(prompt.messages, switches, tools=known)
+        except TemplateError as error:
+            param = prompt.param if error.param == "messages" else error.param
+            raise ApiError(400, str(error), param=param, code="template_error") from error
+    if prompt.text is not None:
+        try:
+            return tokenizer.encode_raw(prompt.text)
+        except TemplateError as error:
+            raise ApiError(400, str(error), param=prompt.param, code="invalid_value") from error
+    highest = max(prompt.tokens, default=0)
+    if highest >= context.model.vocab_size or min(prompt.tokens, default=0) < 0:
+        wrong = next(t for t in prompt.tokens if not 0 <= t < context.model.vocab_size)
+        message = (
+            f"Invalid '{prompt.param}': token ids must be 0 to {context.model.vocab_size - 1}, "
+            f"but one is {wrong}"
+        )
+        raise ApiError(400, message, param=prompt.param, code="invalid_value")
+    return prompt.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """The context that prompt and answer share."""
+
+    context: int
+
+    def check(self, prompt: tuple[int, ...], param: str) -> None:
+        if not prompt:
+            message = (
+                f"The prompt is empty: '{param}' gives no tokens. Send at least one character."
+            )
+            raise ApiError(400, message, param=param, code="empty_prompt")
+        if len(prompt) >= self.context:
+            raise ApiError(
+                400,
+                f"The {param} are {len(prompt)} tokens long, but the model's context holds "
+                f"{self.context} tokens, prompt and answer together. Shorten the {param}.",
+                param=param,
+                code="context_length_exceeded",
+            )
+
+    def left(self, prompt: tuple[int, ...], wanted: int | None) -> int:
+        """Tokens of the answer: what is wanted, as far as there is room."""
+        room = self.context - len(prompt)
+        return room if wanted is None else max(1, min(wanted, room))
+
+
+async def _grammar(ask: Ask, context: ServerContext) -> TokenGrammar | None:
+    needed = grammars.needed(ask.format, ask.tools, context.markup)
+    return None if needed is None else await context.grammars.compile(*needed)
+
+
+def _if_used(rule: ThinkingRule | None, grammar: TokenGrammar | None) -> ThinkingRule | None:
+    """Finding the reasoning costs the engine something: only where it matters."""
+    return rule if rule and (grammar is not None or rule.budget is not None) else None
+
+
+def _request(
+    ask: Ask, context: ServerContext, name: str, prompt: tuple[int, ...], room: _Room
+) -> EngineRequest:
+    own = frozenset() if ask.ignore_end else context.model.stop_tokens
+    return EngineRequest(
+        id=name,
+        prompt=prompt,
+        max_tokens=room.left(prompt, ask.max_tokens),
+        sampling=ask.sampling,
+        stop_tokens=own | ask.stop_tokens,
+        group=name,
+        rules=ask.rules,
+        logprobs=ask.logprobs,
+        prompt_logprobs=ask.logprobs if ask.echo else None,
+    )
+
+
+def _choice(
+    index: int, first: EngineRequest, ask: Ask, context: ServerContext, begun: bool
+) -> Choice:
+    sampling = replace(first.sampling, seed=_wrap(first.sampling.seed + index))
+    request = replace(first, id=f"{first.id}-{index}", sampling=sampling)
+    table = context.tokenizer.token_text
+    chat, markup = isinstance(ask.prompt, ChatPrompt), context.markup
+    tools = grammars.wanted_tools(ask.tools)
+    reads = chat and bool(tools or markup.reasoning)
+    kept = table.ids(markup.markers) if reads else frozenset()
+    stream = TextStream(
+        Detokenizer(table, kept), StopFinder(ask.stop, ask.include_stop), ask.rules.min_tokens
+    )
+    parser = markup.parser(tools, in_reasoning=begun) if reads else None
+    answer = Answer(index, parser, in_reasoning=begun, parallel=ask.tools.parallel)
+    extras = Extras(
+        _echoed(ask, first.prompt, context) if ask.echo else None,
+        ask.stop_tokens if ask.include_stop else frozenset(),
+        ask.max_tokens == 0,
+    )
+    return Choice(index, request, stream, answer, table, extras)
+
+
+def _echoed(ask: Ask, prompt: tuple[int, ...], context: ServerContext) -> str:
+    text = ask.prompt.text if isinstance(ask.prompt, RawPrompt) else None
+    return context.tokenizer.decode(prompt) if text is None else text
+
+
+def _wrap(seed: int) -> int:
+    return (seed + 2**63) % 2**64 - 2**63

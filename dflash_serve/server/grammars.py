@@ -1,0 +1,135 @@
+"""What an answer's text must be -> a compiled grammar, off the event loop and within a bound."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from dflash_serve.engine.grammar import (
+    Grammar,
+    GrammarCompiler,
+    GrammarError,
+    from_choices,
+    from_json_schema,
+    from_lark,
+    from_regex,
+)
+from dflash_serve.server.ask import FormatKind, OutputFormat, ToolMode, ToolUse
+from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.text.parsers.base import Markup, ToolSpec
+
+_SECONDS = 2.0
+_THREADS = 2
+_SOURCES: dict[FormatKind, Callable[..., str]] = {
+    FormatKind.JSON_OBJECT: lambda value: from_json_schema({"type": "object"}),
+    FormatKind.JSON_SCHEMA: from_json_schema,
+    FormatKind.REGEX: from_regex,
+    FormatKind.CHOICE: from_choices,
+    FormatKind.GRAMMAR: from_lark,
+}
+
+
+class Grammars:
+    """Compiles the grammars of requests on threads of its own. Lives on the event loop."""
+
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self._compiler = compiler
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammar")
+        self._ready: Future[Grammar] | None = None
+
+    def warm_up(self) -> None:
+        """Begin to read the vocabulary, which takes a second for large ones."""
+        if self._ready is None:
+            self._ready = self._pool.submit(self._compiler.compile, from_choices(("",)))
+
+    async def compile(self, source: Callable[[], str], param: str) -> Grammar:
+        """The grammar of what ``source`` returns.
+
+        Raises:
+            ApiError: it cannot be compiled, or not within the bound; ``param`` is named.
+        """
+        self.warm_up()
+        assert self._ready is not None
+        await asyncio.wrap_future(self._ready)
+        work = self._pool.submit(lambda: self._compiler.compile(source()))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(work), _SECONDS)
+        except GrammarError as error:
+            raise _refusal(f"Invalid '{param}': it cannot be compiled: {error}", param) from error
+        except TimeoutError as error:
+            if not work.cancelled():
+                text = f"Invalid '{param}': compiling it takes longer than {_SECONDS:g} seconds"
+                raise _refusal(text, param) from error
+            message = "The server is busy compiling other grammars. Try again in a few seconds."
+            raise ApiError(
+                503,
+                message,
+                kind="server_error",
+                code="grammar_queue_full",
+                headers={"Retry-After": "2"},
+            ) from error
+
+
+def needed(
+    form: OutputFormat | None, use: ToolUse, markup: Markup
+) -> tuple[Callable[[], str], str] | None:
+    """What makes the grammar's source, and the field that asks for it; None where text is free.
+
+    Raises:
+        ApiError: the format excludes the tool call that is required.
+    """
+    if use.mode is ToolMode.REQUIRED:
+        if form is not None:
+            message = (
+                f"A tool call is required, so the answer cannot obey '{form.param}' as well. "
+                f'Remove `{form.param}`, or set `tool_choice` to "auto".'
+            )
+            raise ApiError(400, message, param=form.param, code="invalid_value")
+        tools = wanted_tools(use)
+        return lambda: _calls(markup, tools, use, required=True), "tools"
+    tools = wanted_tools(use)
+    if form is not None and tools:
+        return lambda: _either(_text(form), _calls(markup, tools, use, required=True)), form.param
+    if form is not None:
+        return lambda: _text(form), form.param
+    if any(tool.strict for tool in tools):
+        return lambda: _calls(markup, tools, use, required=False), "tools"
+    return None
+
+
+def wanted_tools(use: ToolUse) -> tuple[ToolSpec, ...]:
+    """The tools that the answer may call."""
+    if use.mode is ToolMode.NONE:
+        return ()
+    return tuple(tool for tool in use.tools if use.only is None or tool.name == use.only)
+
+
+def _text(form: OutputFormat) -> str:
+    source = _SOURCES[form.kind]
+    try:
+        return source(form.value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GrammarError(f"{shown(str(error))}") from error
+
+
+def _calls(markup: Markup, tools: tuple[ToolSpec, ...], use: ToolUse, *, required: bool) -> str:
+    return from_lark(markup.call_grammar(tools, required=required, parallel=use.parallel))
+
+
+def _either(text: str, calls: str) -> str:
+    """The union of two sources: an answer in the wanted format, or tool calls."""
+    parts = []
+    for name, source in (("text", text), ("calls", calls)):
+        spec = json.loads(source)["grammars"] if source.startswith("{") else [_lark(source)]
+        if len(spec) != 1:
+            raise GrammarError("it is made of several grammars, which cannot go with tools")
+        parts.append(spec[0] | {"name": name})
+    return json.dumps({"grammars": [{"lark_grammar": "start: @text | @calls"}, *parts]})
+
+
+def _lark(source: str) -> dict[str, str]:
+    return {"lark_grammar": source}
+
+
+def _refusal(message: str, param: str) -> ApiError:
+    return ApiError(400, message, param=param, code="invalid_value")

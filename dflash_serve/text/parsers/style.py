@@ -1,0 +1,167 @@
+"""A markup put together from a reasoning style and a tool style, and the parser it gives. Pure.
+
+Knows how an answer runs: reasoning first, then text with calls in it. Knows no family.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dflash_serve.text.parsers.base import Event, MarkupParser, ToolSpec
+from dflash_serve.text.parsers.lark import CallRules
+from dflash_serve.text.parsers.reader import Markers, Output, Reader, Step
+
+Program = Callable[[Reader, Output], Step[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningStyle:
+    """The markers around reasoning, which stands at the answer's beginning."""
+
+    name: str
+    open: str
+    close: str
+
+
+class ToolStyle(Protocol):
+    """One family's way to write calls."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Special tokens in its calls."""
+        ...
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """Texts that begin a call wherever they stand."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether a call may also stand at the answer's beginning without a trigger."""
+        ...
+
+    def calls(self, trigger: str, reader: Reader, output: Output) -> Step[None]:
+        """Read the calls behind ``trigger`` (empty: at the beginning of the answer)."""
+        ...
+
+    def grammar(self, rules: CallRules) -> str:
+        """The Lark grammar of answers under ``rules``."""
+        ...
+
+
+class StreamParser:
+    """Runs a program that reads the text: a `MarkupParser` of any markup."""
+
+    def __init__(self, program: Program, tools: Sequence[ToolSpec]) -> None:
+        self._reader = Reader()
+        self._output = Output(self._reader, {tool.name: tool for tool in tools})
+        self._steps = program(self._reader, self._output)
+
+    def push(self, text: str) -> Sequence[Event]:
+        """The events that ``text`` completes."""
+        self._reader.feed(text)
+        next(self._steps, None)
+        return self._output.drain()
+
+    def flush(self) -> Sequence[Event]:
+        """End of the text: what was held back."""
+        self._reader.end()
+        next(self._steps, None)
+        self._output.finish()
+        return self._output.drain()
+
+
+@dataclass(frozen=True, slots=True)
+class StyledMarkup:
+    """A `Markup` of a reasoning style and a tool style; either may be missing."""
+
+    name: str
+    thinks: ReasoningStyle | None = None
+    tools: ToolStyle | None = None
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Special tokens that the parser must see as text."""
+        return (self.reasoning or ()) + (self.tools.markers if self.tools else ())
+
+    @property
+    def reasoning(self) -> tuple[str, str] | None:
+        """Opening and closing marker of reasoning."""
+        return (self.thinks.open, self.thinks.close) if self.thinks else None
+
+    def parser(self, tools: Sequence[ToolSpec], *, in_reasoning: bool) -> MarkupParser:
+        """A parser for one answer."""
+        style = self.tools if tools else None
+
+        def program(reader: Reader, output: Output) -> Step[None]:
+            yield from _answer(reader, output, self.thinks, style, in_reasoning)
+
+        return StreamParser(program, tools)
+
+    def call_grammar(
+        self,
+        tools: Sequence[ToolSpec],
+        *,
+        required: bool,
+        parallel: bool,
+        special: Mapping[str, int] | None = None,
+    ) -> str:
+        """A Lark grammar of answers that call ``tools``."""
+        if self.tools is None:
+            raise ValueError(f"the markup {self.name} has no tool calls")
+        return self.tools.grammar(CallRules(tools, required, parallel, special or {}))
+
+    def in_reasoning(self, prompt: str) -> bool:
+        """Whether ``prompt``, or an end of it, ends inside opened reasoning."""
+        if self.thinks is None:
+            return False
+        return prompt.rstrip().endswith(self.thinks.open)
+
+
+def _answer(
+    reader: Reader,
+    output: Output,
+    thinks: ReasoningStyle | None,
+    tools: ToolStyle | None,
+    inside: bool,
+) -> Step[None]:
+    """Reasoning, then text and calls. A close without reasoning before it is dropped, once."""
+    triggers = tools.triggers if tools else ()
+    stray = ""
+    if thinks is not None and not (yield from _reasoning(reader, output, thinks, inside)):
+        stray = thinks.close
+    markers = Markers((*triggers, stray) if stray else triggers)
+    begins = True
+    while True:
+        if begins and tools is not None and tools.leads:
+            yield from output.attempt("", tools.calls("", reader, output))
+        begins = False
+        found = yield from reader.until(markers, output.content)
+        if not found:
+            return
+        if found == stray:
+            output.edge()
+            markers, begins = Markers(triggers), True
+        elif tools is not None:
+            yield from output.attempt(found, tools.calls(found, reader, output))
+
+
+def _reasoning(reader: Reader, output: Output, style: ReasoningStyle, inside: bool) -> Step[bool]:
+    """Read the reasoning at the answer's beginning; whether there is any."""
+    reader.record()
+    yield from reader.spaces()
+    opened = yield from reader.sees(style.open)
+    space = reader.recorded()
+    if opened:
+        reader.take(len(style.open))
+    elif not inside:
+        output.content(space)
+        return False
+    output.edge()
+    if (yield from reader.until(Markers((style.close,)), output.reasoning)):
+        output.edge()
+    return True
