@@ -1,0 +1,208 @@
+"""Anthropic's request -> `Ask`. Pure.
+
+Knows nothing of tokenizers, engines or sockets.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dflash_serve.engine.types import SamplingParams
+from dflash_serve.server.ask import (
+    Ask,
+    ChatPrompt,
+    FormatKind,
+    OutputFormat,
+    Thinking,
+    ToolMode,
+    ToolUse,
+)
+from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.protocol.messages import (
+    AssistantTurn,
+    CountRequest,
+    MessagesRequest,
+    RedactedThinkingBlock,
+    SystemTurn,
+    TextBlock,
+    ThinkingBlock,
+    Tool,
+    ToolResultBlock,
+    ToolUseBlock,
+    Turn,
+    UserTurn,
+)
+from dflash_serve.text.parsers.base import ToolSpec
+
+_MODES = {
+    "auto": ToolMode.AUTO,
+    "none": ToolMode.NONE,
+    "any": ToolMode.REQUIRED,
+    "tool": ToolMode.REQUIRED,
+}
+
+
+def message_ask(body: MessagesRequest, sampling: SamplingParams) -> Ask:
+    """What the model is asked for.
+
+    Raises:
+        ApiError: naming the field and what is wrong with it.
+    """
+    return Ask(
+        prompt=_prompt(body),
+        sampling=sampling,
+        max_tokens=body.max_tokens,
+        stop=tuple(body.stop_sequences or ()),
+        tools=_tools(body),
+        format=_format(body),
+        thinking=_thinking(body),
+    )
+
+
+def count_ask(body: CountRequest) -> Ask:
+    """The same prompt, to be counted and not answered."""
+    return Ask(
+        prompt=_prompt(body),
+        sampling=SamplingParams(),
+        tools=_tools(body),
+        thinking=_thinking(body),
+    )
+
+
+def wants_thinking(body: CountRequest) -> bool:
+    """Whether reasoning is switched on: unlike in OpenAI's doors, not unless it is asked for."""
+    return body.thinking is not None and body.thinking.type != "disabled"
+
+
+def _prompt(body: CountRequest) -> ChatPrompt:
+    _check_order(body.messages)
+    messages: list[dict[str, Any]] = []
+    if system := _text(body.system):
+        messages.append({"role": "system", "content": system})
+    # consecutive turns of one role are one turn
+    for _, turns in itertools.groupby(body.messages, key=lambda turn: turn.role):
+        messages += _turn(list(turns))
+    return ChatPrompt(tuple(messages))
+
+
+def _turn(turns: list[Turn]) -> Iterator[dict[str, Any]]:
+    first = turns[0]
+    if isinstance(first, SystemTurn):
+        texts = [_text(turn.content) for turn in turns if isinstance(turn, SystemTurn)]
+        yield {"role": "system", "content": "\n\n".join(texts)}
+        return
+    blocks = [block for turn in turns for block in _blocks(turn)]
+    yield from [_assistant(blocks)] if isinstance(first, AssistantTurn) else _user(blocks)
+
+
+def _blocks(turn: Turn) -> Iterable[Any]:
+    if isinstance(turn.content, str):
+        return [TextBlock(type="text", text=turn.content)]
+    return turn.content
+
+
+def _user(blocks: Iterable[TextBlock | ToolResultBlock]) -> Iterator[dict[str, Any]]:
+    """Tool results are messages of their own, in their places between the texts."""
+    for is_text, group in itertools.groupby(blocks, key=lambda b: isinstance(b, TextBlock)):
+        if is_text:
+            text = "".join(block.text for block in group if isinstance(block, TextBlock))
+            yield {"role": "user", "content": text}
+            continue
+        for block in group:
+            assert isinstance(block, ToolResultBlock)
+            prefix = "Error: " if block.is_error else ""
+            content = prefix + _text(block.content)
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
+
+
+def _assistant(
+    blocks: Iterable[TextBlock | ToolUseBlock | ThinkingBlock | RedactedThinkingBlock],
+) -> dict[str, Any]:
+    text, reasoning, calls = "", "", []
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            text += block.text
+        elif isinstance(block, ThinkingBlock):
+            reasoning += block.thinking
+        elif isinstance(block, ToolUseBlock):
+            function = {"name": block.name, "arguments": block.input}
+            calls.append({"id": block.id, "type": "function", "function": function})
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    message |= {"reasoning_content": reasoning} if reasoning else {}
+    return message | ({"tool_calls": calls} if calls else {})
+
+
+def _check_order(turns: list[Turn]) -> None:
+    """Results follow their calls, and the answer is the assistant's to begin."""
+    called: set[str] = set()
+    for at, turn in enumerate(turns):
+        for place, block in enumerate(_blocks(turn)):
+            if isinstance(block, ToolUseBlock):
+                called.add(block.id)
+            elif isinstance(block, ToolResultBlock) and block.tool_use_id not in called:
+                param = f"messages.{at}.content.{place}.tool_use_id"
+                raise _invalid(
+                    f"'{param}' is {shown(block.tool_use_id)}, but no tool_use block before it "
+                    "has that id",
+                    param,
+                )
+    if not isinstance(turns[-1], UserTurn):
+        message = (
+            "The last message must be of role 'user': this server does not continue an answer "
+            f"that was begun, but it is of role '{turns[-1].role}'"
+        )
+        raise _invalid(message, f"messages.{len(turns) - 1}.role")
+
+
+def _tools(body: CountRequest) -> ToolUse:
+    tools = tuple(_tool(tool) for tool in body.tools or ())
+    names = [tool.name for tool in tools]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise _invalid(f"'tools' has two tools with the name {shown(double)}", "tools")
+    choice = body.tool_choice
+    if choice is None:
+        return ToolUse(tools)
+    mode = _MODES[choice.type]
+    only = choice.name if choice.type == "tool" else None
+    if choice.type == "tool" and choice.name is None:
+        raise _invalid("Missing required parameter: 'tool_choice.name'", "tool_choice.name")
+    if mode is ToolMode.REQUIRED and not tools:
+        message = f"'tool_choice' is {shown(choice.type)}, but there are no tools in 'tools'"
+        raise _invalid(message, "tool_choice")
+    if only is not None and only not in names:
+        message = f"'tool_choice.name' is {shown(only)}, but no tool in 'tools' has that name"
+        raise _invalid(message, "tool_choice.name")
+    return ToolUse(tools, mode, only, parallel=not choice.disable_parallel_tool_use)
+
+
+def _tool(tool: Tool) -> ToolSpec:
+    return ToolSpec(tool.name, tool.description, tool.input_schema, strict=bool(tool.strict))
+
+
+def _format(body: CountRequest) -> OutputFormat | None:
+    if body.output_config is None or body.output_config.format is None:
+        return None
+    schema: Mapping[str, Any] = body.output_config.format.output_schema
+    return OutputFormat(FormatKind.JSON_SCHEMA, schema, param="output_config.format")
+
+
+def _thinking(body: CountRequest) -> Thinking:
+    effort = body.output_config.effort if body.output_config else None
+    config = body.thinking
+    if config is None or config.type == "disabled":
+        return Thinking(enabled=False, effort=effort)
+    if config.type == "enabled" and config.budget_tokens is None:
+        param = "thinking.budget_tokens"
+        raise _invalid(f"Missing required parameter: '{param}'", param)
+    return Thinking(enabled=True, effort=effort, budget=config.budget_tokens)
+
+
+def _text(content: str | list[TextBlock] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(block.text for block in content)
+
+
+def _invalid(message: str, param: str) -> ApiError:
+    return ApiError(400, message, param=param, code="invalid_value")

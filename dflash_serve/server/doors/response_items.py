@@ -1,0 +1,130 @@
+"""The items of ``/v1/responses``'s conversations: brought, looked up, kept and listed. Pure."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from dflash_serve.server.doors.response_store import ResponseStore, StoredResponse
+from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.protocol.responses import (
+    CallItem,
+    CallOutputItem,
+    ItemList,
+    ItemReference,
+    MessageItem,
+    OutputItem,
+    ReasoningItem,
+    Response,
+    ResponsesRequest,
+    StoredItem,
+)
+
+PAGE_LIMIT = 100
+_PREFIXES = {MessageItem: "msg", CallItem: "fc", CallOutputItem: "fco", ReasoningItem: "rs"}
+_ITEM: TypeAdapter[StoredItem] = TypeAdapter(StoredItem)
+
+
+def own_items(body: ResponsesRequest, store: ResponseStore) -> list[StoredItem]:
+    """The items that the request brings, each with an id, references looked up.
+
+    Raises:
+        ApiError: there are none, or a reference is to an item that is not kept.
+    """
+    if isinstance(body.input, str):
+        return [_with_id(MessageItem(type="message", role="user", content=body.input))]
+    items: list[StoredItem] = []
+    for at, item in enumerate(body.input or ()):
+        if not isinstance(item, ItemReference):
+            items.append(_with_id(item))
+            continue
+        found = store.item(item.id)
+        if found is None:
+            param = f"input.{at}.id"
+            raise _missing(f"No item with the id {shown(item.id)} is kept on this server", param)
+        items.append(found)
+    if not items and not body.previous_response_id:
+        message = "'input' is empty. Send a text or at least one item."
+        raise ApiError(400, message, param="input", code="invalid_value")
+    return items
+
+
+def earlier_items(body: ResponsesRequest, store: ResponseStore) -> tuple[StoredItem, ...]:
+    """The conversation that the request goes on with.
+
+    Raises:
+        ApiError: it is not kept.
+    """
+    name = body.previous_response_id
+    if name is None:
+        return ()
+    entry = store.get(name)
+    if entry is None:
+        message = f"Previous response with id {shown(name)} not found on this server"
+        raise _missing(message, "previous_response_id", "previous_response_not_found")
+    return entry.items
+
+
+def stored(
+    response: Response, earlier: tuple[StoredItem, ...], own: Sequence[StoredItem]
+) -> StoredResponse:
+    """What is kept of a response that has ended."""
+    made = [as_input(item) for item in response.output]
+    items = (*earlier, *own, *made)
+    size = len(response.json_text()) + sum(len(item.model_dump_json()) for item in items)
+    return StoredResponse(response, items, len(own), len(made), size)
+
+
+def as_input(item: OutputItem) -> StoredItem:
+    """An item that was given out, as a client would send it back."""
+    return _ITEM.validate_python(item.model_dump(exclude_unset=True))
+
+
+def page(entry: StoredResponse, after: str | None, limit: int, order: str) -> ItemList:
+    """The input items of one response, ``limit`` of them behind the one with the id ``after``.
+
+    Raises:
+        ApiError: naming the parameter and its limit.
+    """
+    if not 1 <= limit <= PAGE_LIMIT:
+        message = f"Invalid 'limit': it should be 1 to {PAGE_LIMIT}, but it is {limit}"
+        raise ApiError(400, message, param="limit", code="invalid_value")
+    if order not in ("asc", "desc"):
+        message = f'Invalid \'order\': it should be "asc" or "desc", but it is {shown(order)}'
+        raise ApiError(400, message, param="order", code="invalid_value")
+    items = list(entry.input_items)[:: 1 if order == "asc" else -1]
+    names = [item.id for item in items]
+    if after is not None and after not in names:
+        message = f"Invalid 'after': no input item has the id {shown(after)}"
+        raise ApiError(400, message, param="after", code="invalid_value")
+    begin = 0 if after is None else names.index(after) + 1
+    part = items[begin : begin + limit]
+    return ItemList(
+        object="list",
+        data=[_listed(item) for item in part],
+        first_id=part[0].id if part else None,
+        last_id=part[-1].id if part else None,
+        has_more=begin + limit < len(items),
+    )
+
+
+def _listed(item: StoredItem) -> dict[str, Any]:
+    data = item.model_dump(exclude_none=True)
+    data |= {"type": item.type or "message", "status": item.status or "completed"}
+    if isinstance(item, MessageItem) and isinstance(item.content, str):
+        kind = "output_text" if item.role == "assistant" else "input_text"
+        data["content"] = [{"type": kind, "text": item.content}]
+    if isinstance(item, MessageItem) and item.role == "assistant":
+        data["content"] = [{"annotations": []} | part for part in data["content"]]
+    return data
+
+
+def _with_id(item: StoredItem) -> StoredItem:
+    if item.id is not None:
+        return item
+    return item.model_copy(update={"id": f"{_PREFIXES[type(item)]}_{secrets.token_hex(16)}"})
+
+
+def _missing(message: str, param: str, code: str = "item_not_found") -> ApiError:
+    return ApiError(400, message, param=param, code=code)

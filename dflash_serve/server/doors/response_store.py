@@ -1,0 +1,80 @@
+"""Responses that clients may come back to: bounded in number and bytes, the least used go first.
+
+Knows nothing of HTTP. Lives on the event loop; nothing is kept beyond the process.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dflash_serve.server.protocol.responses import Response, StoredItem
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """``items`` is the whole conversation, this response's output included.
+
+    ``own`` counts those of ``items`` that this request brought, before the ``made`` last ones,
+    which are its output. ``size`` is that of the conversation in bytes.
+    """
+
+    response: Response
+    items: tuple[StoredItem, ...]
+    own: int
+    made: int
+    size: int
+
+    @property
+    def input_items(self) -> Sequence[StoredItem]:
+        """What the request itself brought."""
+        end = len(self.items) - self.made
+        return self.items[end - self.own : end]
+
+
+class ResponseStore:
+    """At most ``count`` responses of at most ``size`` bytes together.
+
+    Conversations share their items in memory, but each counts whole: the bound is on the safe side.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self._count = count
+        self._limit = size
+        self._size = 0
+        self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._items: dict[str, tuple[str, StoredItem]] = {}  # item id -> (response id, item)
+
+    def add(self, entry: StoredResponse) -> None:
+        """Keep ``entry``, unless it alone is over the limit."""
+        if entry.size > self._limit:
+            return
+        name = entry.response.id
+        self._entries[name] = entry
+        self._size += entry.size
+        for item in entry.items[len(entry.items) - entry.own - entry.made :]:
+            if item.id is not None:
+                self._items[item.id] = (name, item)
+        while len(self._entries) > self._count or self._size > self._limit:
+            self.remove(next(iter(self._entries)))
+
+    def get(self, name: str) -> StoredResponse | None:
+        entry = self._entries.get(name)
+        if entry is not None:
+            self._entries.move_to_end(name)
+        return entry
+
+    def item(self, name: str) -> StoredItem | None:
+        """The item with this id, if a kept response brought or made it."""
+        found = self._items.get(name)
+        return None if found is None else found[1]
+
+    def remove(self, name: str) -> bool:
+        """Whether there was such a response."""
+        entry = self._entries.pop(name, None)
+        if entry is None:
+            return False
+        self._size -= entry.size
+        for item in entry.items:
+            if item.id is not None and self._items.get(item.id, ("",))[0] == name:
+                del self._items[item.id]
+        return True
