@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,14 +23,17 @@ from dflash_serve.engine.types import (
     TokenChunk,
     Usage,
 )
+from dflash_serve.server.answer import Answer
 from dflash_serve.server.app import create_app
+from dflash_serve.server.choice import Choice
 from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.server.grammars import Grammars
-from dflash_serve.server.plain_markup import PlainMarkup
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
+from dflash_serve.text.parsers import table
 from dflash_serve.text.parsers.base import Markup
+from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 CHATML = (
@@ -189,6 +192,15 @@ def saying(tokenizer: ChatTokenizer, text: str, **options: object) -> Callable[.
     return lambda request: script
 
 
+def choice(
+    index: int, request: EngineRequest, tokenizer: ChatTokenizer, stops: Sequence[str] = ()
+) -> Choice:
+    """A choice whose text has no markup."""
+    table = tokenizer.token_text
+    text = TextStream(Detokenizer(table), StopFinder(stops))
+    return Choice(index, request, text, Answer(index), table)
+
+
 def model_card(**changes: object) -> ModelCard:
     facts: dict[str, object] = {
         "id": "fake/model",
@@ -236,7 +248,8 @@ def make_context(
         settings or Settings(),
         model,
         drafting or DrafterSwitch(DrafterCard(), refuse),
-        markup or PlainMarkup(),
+        markup or table.detect(tokenizer.template, tokenizer.added_tokens),
+        table.thinking_switch(tokenizer.template),
         Grammars(compiler),
         recorder,
     )

@@ -5,20 +5,27 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Route
 
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.server import errors
 from dflash_serve.server.context import ServerContext
+from dflash_serve.server.doors.anthropic_errors import answer
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.server.middleware import LimitBody, RequireApiKey
 from dflash_serve.server.routes import admin, chat, health, models
-from dflash_serve.text.errors import TemplateError
 from dflash_serve.version import __version__
 
 _ROUTING_ERRORS = {
     404: ("Unknown request URL", "unknown_url"),
     405: ("This URL does not take this method", "method_not_allowed"),
 }
+_ROUTES = (
+    chat,
+    models,
+    health,
+    admin,
+)
 
 
 def create_app(context: ServerContext) -> FastAPI:
@@ -27,8 +34,9 @@ def create_app(context: ServerContext) -> FastAPI:
     app = FastAPI(
         title="dflash-serve", version=__version__, openapi_url=None, redirect_slashes=False
     )
-    for module in (chat, models, health, admin):
+    for module in _ROUTES:
         app.include_router(module.router(context))
+    _answer_head(app)
     _add_error_answers(app)
     # the last one added is the first to see a request
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
@@ -44,24 +52,32 @@ def create_app(context: ServerContext) -> FastAPI:
     return app
 
 
+def _answer_head(app: FastAPI) -> None:
+    """HEAD wherever there is GET; the web server leaves out the body."""
+    for route in app.routes:
+        if isinstance(route, Route) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
+
+
 def _add_error_answers(app: FastAPI) -> None:
+    def refuse(request: Request, error: ApiError) -> Response:
+        return answer(error, request.scope["path"])
+
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
-        return error.response()
+        return refuse(request, error)
 
     @app.exception_handler(EngineError)
     async def engine_error(request: Request, error: EngineError) -> Response:
-        return errors.from_engine(error).response()
-
-    @app.exception_handler(TemplateError)
-    async def template_error(request: Request, error: TemplateError) -> Response:
-        return ApiError(400, str(error), param=error.param, code="template_error").response()
+        return refuse(request, errors.from_engine(error))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         text, code = _ROUTING_ERRORS.get(error.status_code, (str(error.detail), None))
         message = f"{text}: {request.method} {shown(request.scope['path'])}"
-        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+        return refuse(
+            request, ApiError(error.status_code, message, code=code, headers=error.headers)
+        )
 
     @app.exception_handler(ClientDisconnect)
     async def disconnect(request: Request, error: ClientDisconnect) -> Response:
@@ -71,4 +87,4 @@ def _add_error_answers(app: FastAPI) -> None:
     async def internal_error(request: Request, error: Exception) -> Response:
         # the traceback is logged by the web server, to which starlette passes it on
         message = "The server had an error while processing the request"
-        return ApiError(500, message, kind="server_error", code="internal_error").response()
+        return refuse(request, ApiError(500, message, kind="server_error", code="internal_error"))

@@ -19,10 +19,11 @@ from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
 
 
-async def begin(ask: Ask, context: ServerContext, name: str) -> Generation:
+async def begin(ask: Ask, context: ServerContext, name: str, group: str = "") -> Generation:
     """Submit ``ask`` to the engine; its answer is read from the generation's deltas.
 
-    ``name`` identifies the request in the log and to the engine.
+    ``name`` identifies the request in the log and to the engine. Generations of one ``group``
+    share a turn in its queue; empty is a turn of its own.
 
     Raises:
         ApiError: naming the field, the value and the limit.
@@ -35,11 +36,12 @@ async def begin(ask: Ask, context: ServerContext, name: str) -> Generation:
         prompt, context.markup, context.tokenizer
     )
     grammar = await _grammar(ask, context)
-    rule = None
-    if isinstance(ask.prompt, ChatPrompt):
-        rule = thinking.rule(ask.thinking, context.markup, context.tokenizer, begun)
-    first = _request(ask, context, name, prompt, room)
-    first = replace(first, grammar=grammar, thinking=_if_used(rule, grammar))
+    first = replace(
+        _request(ask, context, name, prompt, room),
+        group=group or name,
+        grammar=grammar,
+        thinking=_rule(ask, context, begun, grammar),
+    )
     choices = [_choice(index, first, ask, context, begun) for index in range(ask.n)]
     generation = Generation(name, context.client, choices, context.drafting, context.recorder)
     generation.start()
@@ -55,7 +57,9 @@ def prompt_tokens(ask: Ask, context: ServerContext) -> tuple[int, ...]:
     tokenizer, prompt = context.tokenizer, ask.prompt
     if isinstance(prompt, ChatPrompt):
         known = ask.tools.tools if ask.tools.mode is not ToolMode.NONE else ()
-        switches = thinking.template_arguments(ask.thinking, tokenizer, prompt.template_kwargs)
+        switches = thinking.template_arguments(
+            ask.thinking, context.thinking, prompt.template_kwargs
+        )
         try:
             return tokenizer.encode_chat(prompt.messages, switches, tools=known)
         except TemplateError as error:
@@ -109,9 +113,18 @@ async def _grammar(ask: Ask, context: ServerContext) -> TokenGrammar | None:
     return None if needed is None else await context.grammars.compile(*needed)
 
 
-def _if_used(rule: ThinkingRule | None, grammar: TokenGrammar | None) -> ThinkingRule | None:
+def _rule(
+    ask: Ask, context: ServerContext, begun: bool, grammar: TokenGrammar | None
+) -> ThinkingRule | None:
     """Finding the reasoning costs the engine something: only where it matters."""
-    return rule if rule and (grammar is not None or rule.budget is not None) else None
+    if not isinstance(ask.prompt, ChatPrompt):
+        return None
+    markers = thinking.markers(context.markup, context.tokenizer)
+    if markers is None:
+        return None
+    rule = thinking.rule(ask.thinking, context.thinking, markers, begun)
+    used = (begun or rule.open) and (grammar is not None or rule.budget is not None)
+    return rule if used else None
 
 
 def _request(
@@ -124,7 +137,6 @@ def _request(
         max_tokens=room.left(prompt, ask.max_tokens),
         sampling=ask.sampling,
         stop_tokens=own | ask.stop_tokens,
-        group=name,
         rules=ask.rules,
         logprobs=ask.logprobs,
         prompt_logprobs=ask.logprobs if ask.echo else None,

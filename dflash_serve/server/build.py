@@ -33,9 +33,9 @@ from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import Change, DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.server.grammars import Grammars
 from dflash_serve.server.lifecycle import bind, run
-from dflash_serve.server.plain_markup import PlainMarkup
 from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.text.parsers import table
 from dflash_serve.text.parsers.base import Markup
 from dflash_serve.text.tokenizer import ChatTokenizer
 
@@ -63,7 +63,10 @@ def serve(settings: Settings) -> int:
     switch = DrafterSwitch(drafting, drafter_change(settings, engine))
     grammars = Grammars(grammar_compiler(tokenizer, model))
     grammars.warm_up()
-    context = ServerContext(engine, tokenizer, settings, model, switch, markup, grammars, recorder)
+    thinking = table.thinking_switch(tokenizer.template)
+    context = ServerContext(
+        engine, tokenizer, settings, model, switch, markup, thinking, grammars, recorder
+    )
     try:
         failure = run(
             create_app(context),
@@ -145,8 +148,22 @@ def grammar_compiler(tokenizer: ChatTokenizer, model: ModelCard) -> GrammarCompi
 
 
 def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
-    """How the model writes reasoning and tool calls, from its template."""
-    return PlainMarkup()
+    """How the model writes reasoning and tool calls: as its template shows, or as asked for.
+
+    Raises:
+        SettingsError: a parser that there is not, or two that cannot go together.
+    """
+    chosen = {
+        name: None if value == "auto" else value
+        for name, value in (
+            ("tools", settings.tool_parser),
+            ("reasoning", settings.reasoning_parser),
+        )
+    }
+    try:
+        return table.detect(tokenizer.template, tokenizer.added_tokens, **chosen)
+    except ValueError as error:
+        raise SettingsError(f"--tool-parser, --reasoning-parser: {error}") from error
 
 
 def drafter_card(settings: Settings, drafter: Path | None) -> DrafterCard:

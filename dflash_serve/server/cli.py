@@ -77,6 +77,12 @@ def serve(
     max_body_bytes: Annotated[str, typer.Option(help="Largest request body, like 8MiB.")] = str(
         _D.max_body_bytes
     ),
+    tool_parser: Annotated[
+        str, typer.Option(help="How the model writes tool calls; auto reads its chat template.")
+    ] = _D.tool_parser,
+    reasoning_parser: Annotated[
+        str, typer.Option(help="How the model writes reasoning, or none; auto as above.")
+    ] = _D.reasoning_parser,
     record: Annotated[
         str | None,
         typer.Option(help="Directory to keep finished requests in, for dflash-train adapt."),

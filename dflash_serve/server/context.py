@@ -10,6 +10,7 @@ from dflash_serve.server.grammars import Grammars
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
 from dflash_serve.text.parsers.base import Markup
+from dflash_serve.text.parsers.table import ThinkingSwitch
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 
@@ -32,7 +33,10 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """``recorder`` is None unless the operator asked to record."""
+    """``recorder`` is None unless the operator asked to record.
+
+    ``thinking``: how the chat template switches reasoning, None if it cannot.
+    """
 
     client: EngineClient
     tokenizer: ChatTokenizer
@@ -40,6 +44,7 @@ class ServerContext:
     model: ModelCard
     drafting: DrafterSwitch
     markup: Markup
+    thinking: ThinkingSwitch | None
     grammars: Grammars
     recorder: Recorder | None = None
 

@@ -34,6 +34,16 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_body_bytes": (1024, 2**40),
     "record_limit": (2**16, 2**63 - 1),
 }
+_NEVER_EMPTY = (
+    "target",
+    "drafter",
+    "host",
+    "served_model_name",
+    "api_key",
+    "tool_parser",
+    "reasoning_parser",
+    "record",
+)
 
 
 class SettingsError(ValueError):
@@ -48,7 +58,8 @@ class Settings:
     max_context and block_size: 0 takes the model's own. memory_limit: bytes, 0 for none.
     seed: for requests without one; None draws a fresh one per request. keep_alive: seconds
     between the comments that keep a silent stream open, 0 for none. drain_timeout: seconds that
-    running requests get after SIGTERM. record: a directory for finished requests, None to keep
+    running requests get after SIGTERM. tool_parser and reasoning_parser: ``auto`` takes what the
+    chat template shows. record: a directory for finished requests, None to keep
     none; record_limit: bytes that they may take there, the oldest make room.
     """
 
@@ -71,6 +82,8 @@ class Settings:
     keep_alive: float = 10.0
     drain_timeout: float = 30.0
     max_body_bytes: int = 8 * 2**20
+    tool_parser: str = "auto"
+    reasoning_parser: str = "auto"
     record: str | None = None
     record_limit: int = 10**9
     record_prompts: bool = True
@@ -82,7 +95,7 @@ class Settings:
                 raise SettingsError(f"{option(name)} is {value}, but must be {low} to {high}")
         _one_of("speculation", self.speculation, SPECULATION)
         _one_of("log_level", self.log_level, LOG_LEVELS)
-        for name in ("target", "drafter", "host", "served_model_name", "api_key", "record"):
+        for name in _NEVER_EMPTY:
             if getattr(self, name) == "":
                 raise SettingsError(f"{option(name)} is empty")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from fastapi import Request
 from sse_starlette import EventSourceResponse
@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.server import errors
-from dflash_serve.server.generation import Generation
 from dflash_serve.server.settings import Settings
 
 _GRACE_AFTER_DRAIN = 5.0
@@ -22,6 +21,14 @@ _LINE_ENDS = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x85\u2028\
 _Answer = TypeVar("_Answer")
 
 
+class Running(Protocol):
+    """What runs for a client and is of no use without it."""
+
+    def close(self) -> None:
+        """Abort it. Idempotent, never waits."""
+        ...
+
+
 class GenerationResponse(EventSourceResponse):
     """Streams ``events``; whatever ends the response also ends the generation.
 
@@ -30,7 +37,7 @@ class GenerationResponse(EventSourceResponse):
 
     def __init__(
         self,
-        generation: Generation,
+        generation: Running,
         events: AsyncIterator[bytes],
         settings: Settings,
         *,
@@ -71,7 +78,7 @@ async def openai_events(batches: AsyncIterator[Iterable[str]]) -> AsyncIterator[
 
 
 async def while_connected(
-    request: Request, generation: Generation, answer: Awaitable[_Answer]
+    request: Request, generation: Running, answer: Awaitable[_Answer]
 ) -> _Answer:
     """``answer``, aborting the generation if the client leaves before it is complete."""
 

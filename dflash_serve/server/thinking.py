@@ -1,30 +1,23 @@
 """How a request's reasoning is switched, bounded and found in a prompt. No wire names."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.engine.types import ThinkingRule
 from dflash_serve.server.ask import Thinking
 from dflash_serve.text.parsers.base import Markup
+from dflash_serve.text.parsers.table import ThinkingSwitch
 from dflash_serve.text.tokenizer import ChatTokenizer
-
-_SWITCHES = ("enable_thinking", "thinking")
-"""Keyword arguments by which chat templates turn reasoning on and off; the first known is set."""
-_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
-"""Efforts that templates do not know -> the nearest that they do."""
 
 
 def template_arguments(
-    thinking: Thinking, tokenizer: ChatTokenizer, given: Mapping[str, Any]
+    thinking: Thinking, switch: ThinkingSwitch | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the template is told. ``given`` by the client itself, it wins."""
-    said: dict[str, Any] = {}
-    if thinking.enabled is not None:
-        known = [name for name in _SWITCHES if tokenizer.template_reads(name)]
-        said |= {name: thinking.enabled for name in known[:1]}
-    if thinking.effort is not None and tokenizer.template_reads("reasoning_effort"):
-        said["reasoning_effort"] = _EFFORTS.get(thinking.effort, thinking.effort)
-    return said | dict(given)
+    """What the template is told. What the client itself gives wins."""
+    if switch is None:
+        return dict(given)
+    return switch.kwargs(enabled=thinking.enabled, effort=thinking.effort) | dict(given)
 
 
 def is_open(prompt: tuple[int, ...], markup: Markup, tokenizer: ChatTokenizer) -> bool:
@@ -37,19 +30,39 @@ def is_open(prompt: tuple[int, ...], markup: Markup, tokenizer: ChatTokenizer) -
 
 
 def rule(
-    thinking: Thinking, markup: Markup, tokenizer: ChatTokenizer, begun: bool
-) -> ThinkingRule | None:
-    """How the engine finds and bounds the reasoning; None where there is none to find."""
-    if markup.reasoning is None:
-        return None
-    begin, end = (tokenizer.encode_markup(marker) for marker in markup.reasoning)
+    thinking: Thinking, switch: ThinkingSwitch | None, markers: "Markers", begun: bool
+) -> ThinkingRule:
+    """How the engine finds and bounds the reasoning.
+
+    Reasoning that is switched off, by a template that cannot do it, is closed at once.
+    """
     off = thinking.enabled is False
-    if off and not begun:
-        return None
     return ThinkingRule(
-        close=end,
-        open=begin,
+        close=markers.close,
+        # a model that was told not to think could escape a grammar by its marker
+        open=() if off and _can_be_off(switch) else markers.open,
         begun=begun,
-        # a template without a switch opens the reasoning all the same: it is closed at once
         budget=0 if off else thinking.budget,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """A markup's reasoning markers as token ids."""
+
+    open: tuple[int, ...]
+    close: tuple[int, ...]
+
+
+def markers(markup: Markup, tokenizer: ChatTokenizer) -> Markers | None:
+    """None: the model writes no reasoning."""
+    if markup.reasoning is None:
+        return None
+    return Markers(*(tokenizer.encode_markup(marker) for marker in markup.reasoning))
+
+
+def _can_be_off(switch: ThinkingSwitch | None) -> bool:
+    if switch is None:
+        return False
+    words = switch.effort is not None and (not switch.levels or "none" in switch.levels)
+    return switch.flag is not None or words

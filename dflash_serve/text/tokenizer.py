@@ -130,10 +130,21 @@ class ChatTokenizer:
         except TypeError:
             raise TemplateError("the text holds half a surrogate pair") from None
 
+    @property
+    def template(self) -> str:
+        """The chat template's text; of several, all."""
+        template = self._templates.chat_template or ""
+        return template if isinstance(template, str) else "\n".join(template.values())
+
+    @property
+    def added_tokens(self) -> frozenset[str]:
+        """The names of tokens that were added to the vocabulary, control tokens among them."""
+        entries = self.backend.get_added_tokens_decoder().values()
+        return frozenset(entry.content for entry in entries)
+
     def template_reads(self, name: str) -> bool:
         """Whether the chat template mentions a keyword argument at all."""
-        source = json.dumps(self._templates.chat_template)
-        return re.search(rf"\b{re.escape(name)}\b", source) is not None
+        return re.search(rf"\b{re.escape(name)}\b", self.template) is not None
 
     def _check_template(self, directory: Path) -> None:
         try:

@@ -19,7 +19,7 @@ URL = "/v1/chat/completions"
 TEXT = "The quick brown fox é\U0001f600 jumps\u2028over END the lazy dog"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 GOOD: dict[str, Any] = {"model": "fake/model", "messages": HELLO}
-CALL = {"id": "x", "type": "function", "function": {"name": "look", "arguments": "{\"at\": 1}"}}
+CALL = {"id": "x", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
 
 
 @pytest.fixture(scope="module")

@@ -7,35 +7,35 @@ import pytest
 
 from dflash_serve.engine.errors import EngineError, EngineUnavailable
 from dflash_serve.engine.types import EngineRequest, TokenChunk
+from dflash_serve.server.deltas import Delta, EndDelta
 from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
-from dflash_serve.server.generation import ChoiceDelta, Generation
-from dflash_serve.text.stream import TextStream
+from dflash_serve.server.generation import Generation
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, refuse, saying
+from tests.fakes import FakeEngine, Script, choice, refuse, saying
 
 
 def generation(engine: FakeEngine, tokenizer: ChatTokenizer, n: int = 1) -> Generation:
     requests = [EngineRequest(f"r{index}", (1, 2), 100) for index in range(n)]
-    texts = [TextStream(tokenizer.backend, ["END"]) for _ in requests]
-    made = Generation("name", engine, requests, texts, DrafterSwitch(DrafterCard(), refuse))
+    choices = [choice(at, one, tokenizer, ["END"]) for at, one in enumerate(requests)]
+    made = Generation("name", engine, choices, DrafterSwitch(DrafterCard(), refuse))
     made.start()
     return made
 
 
-async def collect(made: Generation) -> list[ChoiceDelta]:
+async def collect(made: Generation) -> list[Delta]:
     return [delta async for delta in made.deltas()]
 
 
 def test_every_choice_ends_once_and_with_usage(tokenizer: ChatTokenizer) -> None:
     engine = FakeEngine(saying(tokenizer, "hello world"))
 
-    async def main() -> list[ChoiceDelta]:
+    async def main() -> list[Delta]:
         return await collect(generation(engine, tokenizer, 3))
 
     deltas = asyncio.run(main())
-    ends = [delta for delta in deltas if delta.finish]
+    ends = [delta for delta in deltas if isinstance(delta, EndDelta)]
     assert sorted(delta.index for delta in ends) == [0, 1, 2]
-    assert all(delta.usage and not delta.text for delta in ends)
+    assert all(delta.usage.completion_tokens for delta in ends)
     assert engine.aborted == []
 
 

@@ -21,10 +21,9 @@ from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.recording import Finished, Recorder, Segments
 from dflash_serve.server.settings import SettingsError
-from dflash_serve.text.stream import TextStream
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import read_answers, read_origin
-from tests.fakes import FakeEngine, Script, eventually, saying
+from tests.fakes import FakeEngine, Script, choice, eventually, saying
 
 HEADER = {"target": "f00d"}
 LARGE = 10**6
@@ -203,9 +202,9 @@ def finish(
     async def main() -> None:
         switch = DrafterSwitch(DrafterCard("d", 8, "old"), change)
         requests = [EngineRequest(f"r{index}", (5, 6), 100) for index in range(2)]
-        texts = [TextStream(tokenizer.backend, ["END"]) for _ in requests]
         engine = FakeEngine(script)
-        made = Generation("name", engine, requests, texts, switch, kept)
+        choices = [choice(at, one, tokenizer, ["END"]) for at, one in enumerate(requests)]
+        made = Generation("name", engine, choices, switch, kept)
         made.start()
         if swap:
             await switch.change_to("d")

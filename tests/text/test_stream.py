@@ -1,12 +1,21 @@
 """Detokenizing and stop strings: the same result however tokens and text are cut up."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
+from dflash_serve.text.token_text import TokenText
 from dflash_serve.text.tokenizer import ChatTokenizer
+
+
+def text_stream(tokenizer: ChatTokenizer, stops: Sequence[str] = (), **options: Any) -> TextStream:
+    finder = StopFinder(stops, options.pop("include", False))
+    return TextStream(Detokenizer(tokenizer.token_text), finder, **options)
 
 
 def oracle(text: str, stops: list[str]) -> str:
@@ -61,7 +70,7 @@ def test_one_long_text_may_hold_several_stop_strings() -> None:
 @given(st.text(max_size=30))
 def test_pieces_join_to_the_text(tokenizer: ChatTokenizer, text: str) -> None:
     ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
-    detokenizer = Detokenizer(tokenizer.backend)
+    detokenizer = Detokenizer(tokenizer.token_text)
     pieces = [detokenizer.push(token) for token in ids] + [detokenizer.flush()]
     assert "".join(pieces) == text
     for piece in pieces:
@@ -72,7 +81,7 @@ def test_pieces_join_to_the_text(tokenizer: ChatTokenizer, text: str) -> None:
 def test_any_bytes_join_to_what_decoding_at_once_gives(
     tokenizer: ChatTokenizer, ids: list[int]
 ) -> None:
-    detokenizer = Detokenizer(tokenizer.backend)
+    detokenizer = Detokenizer(tokenizer.token_text)
     pieces = [detokenizer.push(token) for token in ids] + [detokenizer.flush()]
     assert "".join(pieces) == tokenizer.backend.decode(ids)
 
@@ -81,7 +90,7 @@ def test_half_a_character_waits_and_becomes_a_replacement_at_the_end(
     tokenizer: ChatTokenizer,
 ) -> None:
     ids = tokenizer.backend.encode("a\U0001f600").ids
-    detokenizer = Detokenizer(tokenizer.backend)
+    detokenizer = Detokenizer(tokenizer.token_text)
     assert [detokenizer.push(token) for token in ids[:-1]] == ["a", "", "", ""]
     assert detokenizer.flush() == "\ufffd"
     assert detokenizer.flush() == ""
@@ -89,14 +98,14 @@ def test_half_a_character_waits_and_becomes_a_replacement_at_the_end(
 
 def test_an_endless_run_of_garbage_is_given_out_now_and_then(tokenizer: ChatTokenizer) -> None:
     continuation = tokenizer.backend.encode("é").ids[-1]
-    detokenizer = Detokenizer(tokenizer.backend)
+    detokenizer = Detokenizer(tokenizer.token_text)
     pieces = [detokenizer.push(continuation) for _ in range(500)]
     assert len("".join(pieces)) > 400
 
 
 def test_control_tokens_are_not_text(tokenizer: ChatTokenizer) -> None:
     ids = tokenizer.backend.encode("a<|im_end|>b").ids
-    stream = TextStream(tokenizer.backend)
+    stream = text_stream(tokenizer)
     assert stream.push(ids) + stream.flush() == "ab"
 
 
@@ -125,7 +134,7 @@ def byte_fallback_tokenizer() -> Tokenizer:
     ],
 )
 def test_sentencepiece_spaces_and_bytes(ids: list[int], text: str) -> None:
-    detokenizer = Detokenizer(byte_fallback_tokenizer())
+    detokenizer = Detokenizer(TokenText(byte_fallback_tokenizer()))
     assert "".join([*map(detokenizer.push, ids), detokenizer.flush()]) == text
 
 
@@ -134,7 +143,7 @@ def test_a_stream_stops_at_the_token_that_completes_the_stop_string(
     tokenizer: ChatTokenizer, text: str, data: st.DataObject
 ) -> None:
     ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
-    stream, got, rest = TextStream(tokenizer.backend, ["END"]), "", ids
+    stream, got, rest = text_stream(tokenizer, ["END"]), "", ids
     while rest:
         size = data.draw(st.integers(1, len(rest)))
         got, rest = got + stream.push(rest[:size]), rest[size:]
