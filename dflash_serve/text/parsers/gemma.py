@@ -11,7 +11,7 @@ from typing import Any
 
 from dflash_serve.text.parsers.base import ToolSpec
 from dflash_serve.text.parsers.json_text import Notation, copy_value
-from dflash_serve.text.parsers.lark import CallRules, Lark, json_value, marked_calls
+from dflash_serve.text.parsers.lark import OPTIONS, CallRules, Lark, json_value, marked_calls
 from dflash_serve.text.parsers.reader import Output, Reader, Step, Unparsed
 from dflash_serve.text.parsers.schema import pointed, text_value
 
@@ -90,6 +90,8 @@ class _Values:
         self._lark = lark
         self._string = string
         self._root = root
+        self._options = {OPTIONS: root[OPTIONS]}
+        self._lenient = bool(root[OPTIONS]["lenient"])
         self._referred: dict[str, str] = {}
         self._any = ""
 
@@ -98,7 +100,7 @@ class _Values:
         if not isinstance(schema, Mapping):
             return self._anything()
         for name in _REFUSED:
-            if schema.get(name):
+            if schema.get(name) and not self._lenient:
                 raise ValueError(f"'{name}' in a tool's schema cannot be enforced for this model")
         if "$ref" in schema:
             return self._reference(str(schema["$ref"]))
@@ -123,7 +125,7 @@ class _Values:
             text = text_value(self._lark, schema, self._string)
             return f"{self._lark.literal(self._string)} {text}"
         if kind in _SCALARS:
-            return json_value(schema)
+            return json_value({**schema, **self._options})
         return self._anything()
 
     def _object(self, schema: Mapping[str, Any]) -> str:
@@ -186,7 +188,7 @@ class _Values:
         """A rule of any value, which holds objects and arrays of any values."""
         if not self._any:
             self._any = self._lark.reserve("anything")
-            scalar = json_value({"type": list(_SCALARS)})
+            scalar = json_value({"type": list(_SCALARS), **self._options})
             text = f"{self._lark.literal(self._string)} {self._lark.up_to(self._string)}"
             array = f'"[" ({self._any} ("," {self._any})*)? "]"'
             members = self._any_object()

@@ -13,6 +13,8 @@ from dflash_serve.text.parsers.base import ToolSpec
 
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
 """Between JSON tokens: bounded, so that no model fills its arguments with spaces."""
+OPTIONS = "x-guidance"
+"""The member of a schema by which llguidance is told how to write and read it."""
 TEXT = r"TEXT: /(?s:.*)/"
 
 
@@ -29,9 +31,19 @@ class CallRules:
     special: Mapping[str, int] = field(default_factory=dict)
 
     def schema(self, tool: ToolSpec) -> dict[str, Any]:
-        """What ``tool``'s arguments must validate against: any object where nothing is asked."""
+        """What ``tool``'s arguments must validate against: any object where nothing is asked.
+
+        A keyword that cannot be enforced is an error for strict tools only.
+        """
         bound = self.required or tool.strict
-        return {**((tool.parameters if bound else None) or {}), "type": "object"}
+        lenient = not tool.strict
+        options = {
+            "whitespace_pattern": _WHITESPACE,
+            "lenient": lenient,
+            "coerce_one_of": lenient,
+        }
+        schema = (tool.parameters if bound else None) or {}
+        return {**schema, "type": "object", OPTIONS: options}
 
 
 class Lark:
@@ -95,9 +107,8 @@ def quote(text: str) -> str:
 
 
 def json_value(schema: Mapping[str, Any]) -> str:
-    """An expression of JSON text that validates against ``schema``."""
-    bounded = {**schema, "x-guidance": {"whitespace_pattern": _WHITESPACE}}
-    return f"%json {json.dumps(bounded)}"
+    """An expression of JSON text that validates against ``schema``, which says its `OPTIONS`."""
+    return f"%json {json.dumps(schema)}"
 
 
 def marked_calls(lark: Lark, rules: CallRules, marker: str, calls: Sequence[str], gap: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dflash_serve.text.parsers.json_text import loads
-from dflash_serve.text.parsers.lark import Lark
+from dflash_serve.text.parsers.lark import OPTIONS, Lark
 from dflash_serve.text.parsers.reader import Unparsed
 
 ALL = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
@@ -41,8 +41,8 @@ def pointed(root: Schema, pointer: str) -> Any:
 
 
 def definitions(root: Schema) -> dict[str, Any]:
-    """The parts of ``root`` that references point to."""
-    return {name: root[name] for name in ("$defs", "definitions") if name in root}
+    """The parts of ``root`` that a schema taken out of it needs."""
+    return {name: root[name] for name in ("$defs", "definitions", OPTIONS) if name in root}
 
 
 def kinds(schema: Any, root: Schema, depth: int = 0) -> frozenset[str]:
