@@ -21,6 +21,7 @@ from dflash_serve.engine.types import (
     EngineStats,
     FinishReason,
     TokenChunk,
+    TokenLogprob,
     Usage,
 )
 from dflash_serve.server.answer import Answer
@@ -148,7 +149,7 @@ class FakeEngine:
                 sent, rounds = sent + len(tokens), rounds + 1
                 if sent == request.max_tokens:
                     finish = FinishReason.LENGTH
-                yield TokenChunk(request.id, tokens)
+                yield _chunk(request, tokens, first=rounds == 1)
                 if finish is FinishReason.LENGTH:
                     break
             if script.hang:
@@ -178,7 +179,32 @@ class FakeEngine:
             decode_time=0.1,
         )
         stop_token = script.stop_token if finish is FinishReason.STOP else None
-        return TokenChunk(request.id, (), finish, usage, script.error, stop_token)
+        probs = () if stop_token is None else _logprobs(request.logprobs, (stop_token,))
+        return TokenChunk(
+            request.id, (), finish, usage, script.error, stop_token=stop_token, logprobs=probs
+        )
+
+
+def _chunk(request: EngineRequest, tokens: tuple[int, ...], *, first: bool) -> TokenChunk:
+    prompt: tuple[TokenLogprob | None, ...] = ()
+    if first and request.prompt_logprobs is not None:
+        prompt = (None, *_logprobs(request.prompt_logprobs, request.prompt[1:]))
+    probs = _logprobs(request.logprobs, tokens)
+    return TokenChunk(request.id, tokens, logprobs=probs, prompt_logprobs=prompt)
+
+
+def _logprobs(top: int | None, tokens: tuple[int, ...]) -> tuple[TokenLogprob, ...]:
+    """Token t has the log-probability -t / 1000; the most likely ones are itself and 0, 1, ..."""
+    if top is None:
+        return ()
+    return tuple(
+        TokenLogprob(
+            token,
+            -token / 1000,
+            ((token, -token / 1000), *((other, -9.0 - other) for other in range(20)))[:top],
+        )
+        for token in tokens
+    )
 
 
 def blocks(ids: list[int], size: int = 4) -> tuple[tuple[int, ...], ...]:

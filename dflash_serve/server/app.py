@@ -13,7 +13,17 @@ from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.anthropic_errors import answer
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.server.middleware import LimitBody, RequireApiKey
-from dflash_serve.server.routes import admin, chat, health, models
+from dflash_serve.server.routes import (
+    admin,
+    chat,
+    completions,
+    health,
+    messages,
+    models,
+    responses,
+    tokenize,
+    version,
+)
 from dflash_serve.version import __version__
 
 _ROUTING_ERRORS = {
@@ -22,8 +32,13 @@ _ROUTING_ERRORS = {
 }
 _ROUTES = (
     chat,
+    completions,
+    responses,
+    messages,
+    tokenize,
     models,
     health,
+    version,
     admin,
 )
 

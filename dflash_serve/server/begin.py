@@ -94,13 +94,11 @@ class _Room:
             )
             raise ApiError(400, message, param=param, code="empty_prompt")
         if len(prompt) >= self.context:
-            raise ApiError(
-                400,
-                f"The {param} are {len(prompt)} tokens long, but the model's context holds "
-                f"{self.context} tokens, prompt and answer together. Shorten the {param}.",
-                param=param,
-                code="context_length_exceeded",
+            message = (
+                f"The prompt is {len(prompt)} tokens long, but the model's context holds "
+                f"{self.context} tokens, prompt and answer together. Shorten it."
             )
+            raise ApiError(400, message, param=param, code="context_length_exceeded")
 
     def left(self, prompt: tuple[int, ...], wanted: int | None) -> int:
         """Tokens of the answer: what is wanted, as far as there is room."""

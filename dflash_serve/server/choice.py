@@ -60,6 +60,7 @@ class Choice:
         self._table = tokens
         self._extras = extras
         self._prompt_text = extras.prompt
+        self._flushed = False
         self._tokens: list[int] = []
         self._held: deque[tuple[int, TokenEntry]] = deque()  # (where its text begins, entry)
 
@@ -104,10 +105,10 @@ class Choice:
             if self._over:
                 break
             self._take_token(token, chunk.logprobs[at] if chunk.logprobs else None)
-        if chunk.finish in (FinishReason.STOP, FinishReason.LENGTH) and not self._over:
+        ended = chunk.finish in (FinishReason.STOP, FinishReason.LENGTH)
+        if not self._flushed and (self._over or ended):
+            self._flushed = True
             self._finish_text(chunk)
-        elif self._text.stopped:
-            self._answer.flush("", self._release(self._text.given))
         return [*deltas, *self._answer.drain()]
 
     def _take_token(self, token: int, logprob: TokenLogprob | None) -> None:
@@ -119,6 +120,10 @@ class Choice:
         self._answer.push(text, self._release(self._text.given) if self._held else ())
 
     def _finish_text(self, chunk: TokenChunk) -> None:
+        """What was held back; behind a stop string nothing is."""
+        if self._over:
+            self._answer.flush("", self._release(self._text.given))
+            return
         if chunk.stop_token is not None and chunk.stop_token in self._extras.shown:
             probs = chunk.logprobs[len(chunk.tokens) :]
             self._take_token(chunk.stop_token, probs[0] if probs else None)

@@ -55,6 +55,11 @@ class Generation:
     def prompt_tokens(self) -> int:
         return len(self._choices[0].request.prompt)
 
+    @property
+    def completion_tokens(self) -> int:
+        """Generated so far, by all choices."""
+        return sum(choice.final_usage().completion_tokens for choice in self._choices)
+
     def start(self) -> None:
         """Submit every choice, or none.
 

@@ -40,7 +40,7 @@ class Grammars:
     def warm_up(self) -> None:
         """Begin to read the vocabulary, which takes a second for large ones."""
         if self._ready is None:
-            self._ready = self._pool.submit(self._compiler.compile, from_choices(("",)))
+            self._ready = self._pool.submit(self._compiler.compile, from_choices(("a",)))
 
     async def compile(self, source: Callable[[], str], param: str) -> Grammar:
         """The grammar of what ``source`` returns.
@@ -105,15 +105,21 @@ def wanted_tools(use: ToolUse) -> tuple[ToolSpec, ...]:
 
 
 def _text(form: OutputFormat) -> str:
-    source = _SOURCES[form.kind]
-    try:
-        return source(form.value)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise GrammarError(f"{shown(str(error))}") from error
+    return _guarded(lambda: _SOURCES[form.kind](form.value))
 
 
 def _calls(markup: Markup, tools: tuple[ToolSpec, ...], use: ToolUse, *, required: bool) -> str:
-    return from_lark(markup.call_grammar(tools, required=required, parallel=use.parallel))
+    return _guarded(
+        lambda: from_lark(markup.call_grammar(tools, required=required, parallel=use.parallel))
+    )
+
+
+def _guarded(source: Callable[[], str]) -> str:
+    """What cannot even be written as a grammar is the request's fault, not the server's."""
+    try:
+        return source()
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise GrammarError(shown(str(error))) from error
 
 
 def _either(text: str, calls: str) -> str:

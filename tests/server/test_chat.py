@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
 from dflash_serve.engine.types import EngineRequest, FinishReason
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, make_app, saying, serving
+from tests.server import shapes
 
 URL = "/v1/chat/completions"
 TEXT = "The quick brown fox é\U0001f600 jumps\u2028over END the lazy dog"
@@ -49,12 +49,7 @@ def sdk(http: httpx.Client) -> openai.OpenAI:
 
 def events(body: str) -> list[Any]:
     """The data of each server-sent event, decoded."""
-    lines = [line for line in body.split("\n") if line]
-    assert all(line.startswith("data: ") for line in lines), lines
-    return [
-        line[6:] if line == "data: [DONE]" else ChatCompletionChunk.model_validate_json(line[6:])
-        for line in lines
-    ]
+    return [*shapes.chunks(body), "[DONE]"]
 
 
 def text_of(chunks: list[Any], index: int = 0) -> str:
@@ -67,7 +62,7 @@ def text_of(chunks: list[Any], index: int = 0) -> str:
 
 
 def test_a_whole_answer(http: httpx.Client, tokenizer: ChatTokenizer) -> None:
-    answer = ChatCompletion.model_validate(http.post(URL, json=GOOD).json(), strict=False)
+    answer = shapes.completion(http.post(URL, json=GOOD).content)
     assert answer.id.startswith("chatcmpl-")
     assert answer.object == "chat.completion"
     assert answer.model == "fake/model"

@@ -75,16 +75,17 @@ class Envelope:
 class Shape:
     """What the client wants to see.
 
-    ``usage``: a last chunk without choices has it, all others have null; with ``running_usage``
-    every chunk has what has been used so far. ``named``: the client chose the function that is
-    called, for which OpenAI's finish reason is ``stop``. ``meta`` gives ``meta_info``, if wanted.
+    ``usage``: a last chunk without choices has it; the others have null, or what ``used`` says has
+    been generated so far, behind a prompt of ``prompt_tokens``. ``named``: the client chose the
+    function that is called, for which OpenAI's finish reason is ``stop``. ``meta`` gives
+    ``meta_info``, if wanted.
     """
 
     choices: int = 1
     logprobs: bool = False
     named: bool = False
     usage: bool = False
-    running_usage: bool = False
+    used: Callable[[], int] | None = None
     prompt_tokens: int = 0
     meta: Meta | None = None
 
@@ -96,7 +97,6 @@ class ChatStream:
         self._envelope = envelope
         self._shape = shape
         self._ends: list[EndDelta] = []
-        self._seen = [0] * shape.choices  # tokens known of each choice, if running usage is wanted
 
     def begin(self) -> list[str]:
         """One chunk per choice, which says who speaks."""
@@ -146,8 +146,13 @@ class ChatStream:
             finish_reason=finish,
         )
         if self._shape.usage:
-            extra["usage"] = None
+            extra["usage"] = self._so_far()
         return self._envelope.chunk([choice], **extra).json_text()
+
+    def _so_far(self) -> CompletionUsage | None:
+        if self._shape.used is None:
+            return None
+        return wire_usage([Usage(self._shape.prompt_tokens, completion_tokens=self._shape.used())])
 
     def _meta(self) -> MetaInfo:
         assert self._shape.meta is not None

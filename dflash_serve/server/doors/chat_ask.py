@@ -7,18 +7,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dflash_serve.engine.types import LogitRules
 from dflash_serve.server import intake
 from dflash_serve.server.ask import (
     Ask,
     ChatPrompt,
-    FormatKind,
-    OutputFormat,
     Thinking,
     ToolMode,
     ToolUse,
 )
 from dflash_serve.server.context import ServerContext
+from dflash_serve.server.doors import options
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.server.protocol.chat import ChatRequest
 from dflash_serve.server.protocol.chat_messages import ContentPart, Message, ToolCall
@@ -33,28 +31,21 @@ def chat_ask(body: ChatRequest, context: ServerContext) -> Ask:
         ApiError: naming the field, the value and the limit.
     """
     intake.check_model(body.model, context.model)
-    _check_stream(body)
+    options.check_stream(body)
     max_tokens = _max_tokens(body)
     return Ask(
         prompt=ChatPrompt(template_messages(body.messages), dict(body.chat_template_kwargs or {})),
-        sampling=intake.sampling(
-            context,
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            min_p=body.min_p,
-            seed=body.seed,
-        ),
+        sampling=options.sampling(body, context),
         n=body.n or 1,
         max_tokens=max_tokens,
-        rules=_rules(body, context, max_tokens),
+        rules=options.rules(body, context, max_tokens),
         stop=tuple(body.stop or ()),
-        stop_tokens=_stop_tokens(body, context),
+        stop_tokens=options.stop_tokens(body, context),
         ignore_end=bool(body.ignore_eos),
         include_stop=bool(body.include_stop_str_in_output),
         logprobs=_logprobs(body),
         tools=_tool_use(body),
-        format=_format(body),
+        format=options.output_format(body),
         thinking=_thinking(body),
     )
 
@@ -72,7 +63,7 @@ def template_messages(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]
             _check_answers(message, calls, at)
         elif message.tool_calls and message.role != "assistant":
             text = f'Only messages of role "assistant" make tool calls, not {shown(message.role)}'
-            raise _invalid(f"messages.{at}.tool_calls", text)
+            raise options.invalid(f"messages.{at}.tool_calls", text)
         calls |= {call.id for call in message.tool_calls or ()}
         rendered.append(_template_message(message, at))
     return tuple(rendered)
@@ -88,7 +79,7 @@ def _check_answers(message: Message, calls: set[str], at: int) -> None:
             f"Invalid '{where}': no earlier assistant message has a tool call with the id "
             f"{shown(message.tool_call_id)}"
         )
-        raise _invalid(where, text)
+        raise options.invalid(where, text)
 
 
 def _template_message(message: Message, at: int) -> dict[str, Any]:
@@ -126,67 +117,31 @@ def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
         arguments = json.loads(call.function.arguments or "{}")
     except (ValueError, RecursionError) as error:
         text = f"Invalid '{where}': {shown(call.function.arguments)} is not valid JSON"
-        raise _invalid(where, text) from error
+        raise options.invalid(where, text) from error
     if not isinstance(arguments, dict):
         text = f"Invalid '{where}': the arguments must be a JSON object, but are {shown(arguments)}"
-        raise _invalid(where, text)
+        raise options.invalid(where, text)
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
-
-
-def _check_stream(body: ChatRequest) -> None:
-    if body.stream_options is not None and not body.stream:
-        raise _invalid("stream_options", "stream_options needs stream to be true")
 
 
 def _max_tokens(body: ChatRequest) -> int | None:
     newer, older = body.max_completion_tokens, body.max_tokens
     if newer is not None and older is not None and newer != older:
         text = f"max_tokens is {older} but max_completion_tokens is {newer}; give only one"
-        raise _invalid("max_tokens", text)
+        raise options.invalid("max_tokens", text)
     return older if newer is None else newer
-
-
-def _rules(body: ChatRequest, context: ServerContext, max_tokens: int | None) -> LogitRules:
-    least = body.min_tokens or 0
-    if max_tokens is not None and least > max_tokens:
-        text = f"min_tokens is {least}, but max_tokens is {max_tokens}"
-        raise _invalid("min_tokens", text)
-    bias = {int(token): value for token, value in (body.logit_bias or {}).items()}
-    for token in bias:
-        _check_token(token, "logit_bias", context)
-    return LogitRules(
-        bias=tuple((token, value) for token, value in bias.items() if value),
-        presence=body.presence_penalty or 0.0,
-        frequency=body.frequency_penalty or 0.0,
-        repetition=body.repetition_penalty or 1.0,
-        min_tokens=least,
-    )
-
-
-def _stop_tokens(body: ChatRequest, context: ServerContext) -> frozenset[int]:
-    for token in body.stop_token_ids or ():
-        _check_token(token, "stop_token_ids", context)
-    return frozenset(body.stop_token_ids or ())
-
-
-def _check_token(token: int, param: str, context: ServerContext) -> None:
-    size = context.model.vocab_size
-    if token >= size:
-        text = f"Invalid '{param}': token ids must be 0 to {size - 1}, but one is {token}"
-        raise _invalid(param, text)
 
 
 def _logprobs(body: ChatRequest) -> int | None:
     if body.top_logprobs and not body.logprobs:
         text = f"top_logprobs is {body.top_logprobs}, which needs logprobs to be true"
-        raise _invalid("top_logprobs", text)
+        raise options.invalid("top_logprobs", text)
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
 def _tool_use(body: ChatRequest) -> ToolUse:
-    tools = tuple(_spec(tool) for tool in body.tools or ())
-    _check_names(tools)
+    tools = tool_specs(body.tools)
     parallel = body.parallel_tool_calls is not False
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
@@ -200,13 +155,26 @@ def _tool_use(body: ChatRequest) -> ToolUse:
         return ToolUse(tools, ToolMode(choice.allowed_tools.mode), None, parallel)
     if choice == "required" and not tools:
         text = 'tool_choice is "required", but `tools` has no tools'
-        raise _invalid("tool_choice", text)
+        raise options.invalid("tool_choice", text)
     return ToolUse(tools, ToolMode(choice or "auto"), None, parallel)
 
 
-def _spec(tool: Tool) -> ToolSpec:
-    function = tool.function
-    return ToolSpec(function.name, function.description, function.parameters, bool(function.strict))
+def tool_specs(tools: Sequence[Tool] | None) -> tuple[ToolSpec, ...]:
+    """
+    Raises:
+        ApiError: two have the same name.
+    """
+    specs = tuple(
+        ToolSpec(
+            tool.function.name,
+            tool.function.description,
+            tool.function.parameters,
+            bool(tool.function.strict),
+        )
+        for tool in tools or ()
+    )
+    _check_names(specs)
+    return specs
 
 
 def _check_names(tools: Sequence[ToolSpec]) -> None:
@@ -214,50 +182,16 @@ def _check_names(tools: Sequence[ToolSpec]) -> None:
     for at, tool in enumerate(tools):
         if tool.name in seen:
             where = f"tools.{at}.function.name"
-            raise _invalid(where, f"Invalid '{where}': another tool is named {shown(tool.name)}")
+            raise options.invalid(
+                where, f"Invalid '{where}': another tool is named {shown(tool.name)}"
+            )
         seen.add(tool.name)
 
 
 def _check_known(named: NamedTool, tools: Sequence[ToolSpec], where: str) -> None:
     if all(named.function.name != tool.name for tool in tools):
         text = f"Invalid '{where}': `tools` has no tool named {shown(named.function.name)}"
-        raise _invalid(where, text)
-
-
-def _format(body: ChatRequest) -> OutputFormat | None:
-    given = [
-        OutputFormat(kind, value, param)
-        for kind, value, param in (
-            (FormatKind.REGEX, body.regex, "regex"),
-            (FormatKind.CHOICE, tuple(body.choice or ()), "choice"),
-            (FormatKind.GRAMMAR, body.grammar, "grammar"),
-        )
-        if value
-    ]
-    wanted = body.response_format
-    if wanted is not None and wanted.type != "text":
-        given.append(_json_format(body))
-    if len(given) > 1:
-        names = " and ".join(f"`{form.param}`" for form in given)
-        raise _invalid(
-            given[-1].param, f"The answer can have one format: {names} exclude each other"
-        )
-    return given[0] if given else None
-
-
-def _json_format(body: ChatRequest) -> OutputFormat:
-    wanted = body.response_format
-    assert wanted is not None
-    if wanted.type == "json_object":
-        return OutputFormat(FormatKind.JSON_OBJECT)
-    where = "response_format.json_schema"
-    if wanted.json_schema is None:
-        text = f"Missing required parameter: '{where}'"
-        raise ApiError(400, text, param=where, code="missing_required_parameter")
-    schema = wanted.json_schema.schema_
-    if schema is None:
-        return OutputFormat(FormatKind.JSON_OBJECT)
-    return OutputFormat(FormatKind.JSON_SCHEMA, schema, f"{where}.schema")
+        raise options.invalid(where, text)
 
 
 def _thinking(body: ChatRequest) -> Thinking:
@@ -267,13 +201,9 @@ def _thinking(body: ChatRequest) -> Thinking:
             f"thinking_budget is {body.thinking_budget} but thinking_token_budget is "
             f"{body.thinking_token_budget}; give only one"
         )
-        raise _invalid("thinking_budget", text)
+        raise options.invalid("thinking_budget", text)
     effort = body.reasoning_effort
     enabled = body.enable_thinking
     if enabled is None and effort is not None:
         enabled = effort != "none"
     return Thinking(enabled, None if effort == "none" else effort, next(iter(budgets), None))
-
-
-def _invalid(param: str, text: str) -> ApiError:
-    return ApiError(400, text, param=param, code="invalid_value")

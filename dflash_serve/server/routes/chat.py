@@ -14,7 +14,8 @@ from dflash_serve.server.deltas import Delta
 from dflash_serve.server.doors.chat_answer import ChatStream, Envelope, Shape, whole
 from dflash_serve.server.doors.chat_ask import chat_ask
 from dflash_serve.server.generation import Generation
-from dflash_serve.server.protocol.chat import ChatRequest, StreamOptions
+from dflash_serve.server.protocol.chat import ChatRequest
+from dflash_serve.server.protocol.options import StreamOptions
 from dflash_serve.server.sse import GenerationResponse, openai_events, while_connected
 from dflash_serve.version import __version__
 
@@ -48,7 +49,7 @@ def _shape(body: ChatRequest, ask: Ask, generation: Generation) -> Shape:
         logprobs=ask.logprobs is not None,
         named=ask.tools.only is not None,
         usage=bool(options.include_usage),
-        running_usage=bool(options.continuous_usage_stats),
+        used=(lambda: generation.completion_tokens) if options.continuous_usage_stats else None,
         prompt_tokens=generation.prompt_tokens,
         meta=generation.meta_info if body.return_meta_info else None,
     )
