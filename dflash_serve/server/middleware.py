@@ -5,23 +5,31 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dflash_serve.server.doors.anthropic_errors import answer
 from dflash_serve.server.errors import ApiError
 
 _OPEN_PATHS = frozenset({"/health"})
 
 
 class RequireApiKey:
-    """401 unless the request carries ``Authorization: Bearer <key>``. /health needs none."""
+    """401 unless the request carries ``Authorization: Bearer <key>``. /health needs none.
+
+    ``x-api-key: <key>`` does as well: Anthropic's clients send it.
+    """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._key = key.encode()
+        self._expected = b"Bearer " + self._key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
-                await _unauthorized(bool(given)).response()(scope, receive, send)
+            headers = dict(scope["headers"])
+            bearer, bare = headers.get(b"authorization", b""), headers.get(b"x-api-key", b"")
+            allowed = hmac.compare_digest(bearer, self._expected)
+            if not allowed and not hmac.compare_digest(bare, self._key):
+                refusal = answer(_unauthorized(bool(bearer or bare)), scope["path"])
+                await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -39,7 +47,7 @@ class LimitBody:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > self._limit:
-            await self._too_large().response()(scope, receive, send)
+            await answer(self._too_large(), scope["path"])(scope, receive, send)
             return
         taken = 0
 
