@@ -4,14 +4,19 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard dflash_serve/kernels/csrc/*)
 ARGS ?=
+NEWEST := $(addprefix tests/clients/,test_openai.py test_openai_doors.py test_wire_types.py)
 
-.PHONY: serve test lint format test-metal bench clean
+.PHONY: serve test test-clients lint format test-metal bench clean
 
 serve: .venv/serve  ## Serve the embedded demo pair on 127.0.0.1:8000
 	$(BIN)/dflash-serve $(ARGS)
 
 test: .venv/dev  ## Run every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)
+
+test-clients: .venv/serve .clients/ready  ## The clients that people use, each against a real server
+	.clients/venv/bin/python -m pytest -c tests/clients/pytest.ini tests/clients $(ARGS)
+	.clients/newest/bin/python -m pytest -c tests/clients/pytest.ini $(NEWEST) $(ARGS)
 
 lint: .venv/dev  ## Format check, ruff, mypy strict, import contracts
 	$(BIN)/ruff format --check .
@@ -30,7 +35,7 @@ bench: .venv/dev  ## Speculative against plain decoding of the demo pair
 	$(BIN)/dflash-bench decode
 
 clean:
-	rm -rf .venv build *.egg-info dflash_serve/kernels/*.so
+	rm -rf .venv .clients tests/clients/node/node_modules build *.egg-info dflash_serve/kernels/*.so
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
@@ -47,3 +52,17 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint,train,bench]'
 	$(BIN)/python -m pip install --quiet --no-deps dflash==0.1.0
 	@touch $@ .venv/serve
+
+# Clients pin each other's versions, so they stay out of .venv; some hold openai back, so the newest
+# one has a place of its own.
+.clients/ready: tests/clients/requirements.txt tests/clients/newest.txt tests/clients/node/package.json
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "Node 20 or newer with npm is needed" >&2; exit 1; }
+	$(PYTHON) -m venv .clients/venv
+	.clients/venv/bin/python -m pip install --quiet --upgrade pip
+	.clients/venv/bin/python -m pip install --quiet -r tests/clients/requirements.txt
+	$(PYTHON) -m venv .clients/newest
+	.clients/newest/bin/python -m pip install --quiet --upgrade pip
+	.clients/newest/bin/python -m pip install --quiet -r tests/clients/newest.txt
+	cd tests/clients/node && npm install --no-audit --no-fund --loglevel=error
+	@touch $@

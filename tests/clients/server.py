@@ -13,12 +13,14 @@ from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.loop import Loaded
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server.app import create_app
+from dflash_serve.server.build import choose_markup, grammar_compiler
 from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.server.grammars import Grammars
 from dflash_serve.server.lifecycle import bind, run
 from dflash_serve.server.settings import Settings
+from dflash_serve.text.parsers.table import thinking_switch
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.clients.forced import forced_pair
 from tests.clients.vocabulary import SIZE, save_vocabulary
@@ -38,10 +40,9 @@ def main(directory: Path, port: int) -> None:
     tokenizer = ChatTokenizer.load(directory)
     settings = Settings(port=port, served_model_name=MODEL, max_batch=SLOTS, drain_timeout=5.0)
     engine = AsyncEngine(lambda: load(tokenizer))
-    switch = DrafterSwitch(DrafterCard("scripted", BLOCK), no_other_drafter)
     listener = bind(settings)
     run(
-        create_app(ServerContext(engine, tokenizer, settings, card(tokenizer), switch)),
+        create_app(context(engine, tokenizer, settings)),
         engine,
         settings,
         listener,
@@ -50,17 +51,26 @@ def main(directory: Path, port: int) -> None:
     )
 
 
-def card(tokenizer: ChatTokenizer) -> ModelCard:
-    return ModelCard(
+def context(engine: AsyncEngine, tokenizer: ChatTokenizer, settings: Settings) -> ServerContext:
+    """What ``build`` makes for a pair on disk."""
+    ends = (tokenizer.backend.token_to_id(name) for name in ("<|im_end|>", "<|endoftext|>"))
+    model = ModelCard(
         id=MODEL,
         created=int(time.time()),
         max_context=CONTEXT,
-        sampling=SamplingParams(temperature=1.0),
-        stop_tokens=frozenset(tokenizer.backend.token_to_id(end) for end in _ENDS),
+        vocab_size=SIZE,
+        stop_tokens=frozenset(ends),
     )
-
-
-_ENDS = ("<|im_end|>", "<|endoftext|>")
+    return ServerContext(
+        client=engine,
+        tokenizer=tokenizer,
+        settings=settings,
+        model=model,
+        drafting=DrafterSwitch(DrafterCard("scripted", BLOCK), no_other_drafter),
+        markup=choose_markup(settings, tokenizer),
+        thinking=thinking_switch(tokenizer.template),
+        grammars=Grammars(grammar_compiler(tokenizer, model)),
+    )
 
 
 def load(tokenizer: ChatTokenizer) -> Loaded:
