@@ -26,8 +26,8 @@ class CompletionShape:
     """What all chunks repeat, and what the client wants to see.
 
     ``choices`` of ``n`` per prompt. ``top``: how many of the most likely tokens, None for no
-    log-probabilities. ``usage``: a last chunk without choices has it, all others have null; with
-    ``running_usage`` every chunk has what has been used so far.
+    log-probabilities. ``usage``: a last chunk without choices has it; the others have null, or
+    what ``used`` says has been generated so far, behind ``prompt_tokens``.
     """
 
     id: str
@@ -38,6 +38,8 @@ class CompletionShape:
     n: int
     top: int | None = None
     usage: bool = False
+    used: Callable[[], int] | None = None
+    prompt_tokens: int = 0
     meta: Callable[[Sequence[Usage]], MetaInfo] | None = None
 
 
@@ -68,7 +70,7 @@ class CompletionWriter:
 
     def _chunk(self, delta: Delta) -> str:
         choice = self._choices[delta.index]
-        extra: dict[str, Any] = {"usage": None} if self._shape.usage else {}
+        extra: dict[str, Any] = {"usage": self._so_far()} if self._shape.usage else {}
         wire = choice.chunk(delta)
         if isinstance(delta, EndDelta) and not self._shape.usage and self._over:
             extra |= self._meta()
@@ -98,6 +100,11 @@ class CompletionWriter:
         total.total_tokens += prompt - total.prompt_tokens
         total.prompt_tokens = prompt
         return total
+
+    def _so_far(self) -> CompletionUsage | None:
+        if self._shape.used is None:
+            return None
+        return wire_usage([Usage(self._shape.prompt_tokens, self._shape.used())])
 
     def _meta(self) -> dict[str, MetaInfo]:
         if self._shape.meta is None:

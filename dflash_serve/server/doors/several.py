@@ -42,9 +42,14 @@ class Several:
         self._generations = generations
 
     @property
-    def prompt_tokens(self) -> list[int]:
-        """Of each choice."""
-        return [part.prompt_tokens for part in self._generations for _ in range(part.size)]
+    def prompt_tokens(self) -> int:
+        """Of all prompts together."""
+        return sum(part.prompt_tokens for part in self._generations)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Generated so far, by all choices."""
+        return sum(part.completion_tokens for part in self._generations)
 
     async def batches(self) -> AsyncIterator[_Batch]:
         """The deltas of all, as they come.

@@ -23,17 +23,25 @@ _TURN_BLOCKS = {
 }
 
 
-def _only_kinds(*kinds: str) -> Discriminator:
+def _only_kinds(*kinds: str) -> tuple[Discriminator, BeforeValidator]:
     """Chooses by ``type``; other kinds are refused by name."""
     names = ", ".join(f'"{kind}"' for kind in kinds)
-    return Discriminator(
+
+    def check(block: Any) -> Any:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if isinstance(kind, str) and kind not in kinds:
+            raise unsupported(
+                f"This server reads text: blocks of type {kind[:40]!r} are not supported here, "
+                f"only {names}. Remove `<field>` from the request."
+            )
+        return block
+
+    chooser = Discriminator(
         lambda block: _tag(block, "type", kinds),
-        custom_error_type="unsupported_parameter",
-        custom_error_message=(
-            f"This server reads text: here only blocks of type {names} are supported. "
-            "Remove `<field>` from the request."
-        ),
+        custom_error_type="block_type",
+        custom_error_message=f"Input should be a block of type {names}",
     )
+    return chooser, BeforeValidator(check)
 
 
 def _tag(value: Any, key: str, known: tuple[str, ...]) -> str | None:
@@ -71,7 +79,7 @@ class TextBlock(Block):
 
 
 TextBlocks = Annotated[
-    list[Annotated[Annotated[TextBlock, Tag("<text>")], _only_kinds("text")]], Tag("<blocks>")
+    list[Annotated[Annotated[TextBlock, Tag("<text>")], *_only_kinds("text")]], Tag("<blocks>")
 ]
 TextContent = Annotated[Text | TextBlocks, _EITHER]
 
@@ -106,14 +114,14 @@ class RedactedThinkingBlock(RequestModel):
 
 UserBlock = Annotated[
     Annotated[TextBlock, Tag("<text>")] | Annotated[ToolResultBlock, Tag("<tool_result>")],
-    _only_kinds(*_TURN_BLOCKS["user"]),
+    *_only_kinds(*_TURN_BLOCKS["user"]),
 ]
 AssistantBlock = Annotated[
     Annotated[TextBlock, Tag("<text>")]
     | Annotated[ToolUseBlock, Tag("<tool_use>")]
     | Annotated[ThinkingBlock, Tag("<thinking>")]
     | Annotated[RedactedThinkingBlock, Tag("<redacted_thinking>")],
-    _only_kinds(*_TURN_BLOCKS["assistant"]),
+    *_only_kinds(*_TURN_BLOCKS["assistant"]),
 ]
 
 

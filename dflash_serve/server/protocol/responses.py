@@ -6,10 +6,10 @@ only; unknown ones are refused. Items that a response gave out are accepted as i
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dflash_serve.server.protocol.chat import Effort
-from dflash_serve.server.protocol.common import Int, RequestModel, ResponseModel, only
+from dflash_serve.server.protocol.common import Int, RequestModel, ResponseModel, only, unsupported
 from dflash_serve.server.protocol.tools import ToolName
 
 _ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
@@ -52,6 +52,22 @@ def _list_or_text(value: Any) -> str | None:
     return "<list>" if isinstance(value, list) else None
 
 
+def _refused(what: str, kinds: tuple[str, ...]) -> BeforeValidator:
+    """Refuses other kinds by name."""
+
+    def check(value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in kinds:
+            names = ", ".join(f'"{name}"' for name in kinds)
+            raise unsupported(
+                f"{what} of type {kind[:40]!r} are not supported, only {names}. "
+                "Remove `<field>` from the request."
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
 def _field(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
 
@@ -81,12 +97,10 @@ Part = Annotated[
     Annotated[TextPart, Tag("<text>")] | Annotated[RefusalPart, Tag("<refusal>")],
     Discriminator(
         _part_tag,
-        custom_error_type="unsupported_parameter",
-        custom_error_message=(
-            'This server reads text: only parts of type "input_text" or "output_text" are '
-            "supported. Remove `<field>` from the request."
-        ),
+        custom_error_type="part_type",
+        custom_error_message='Input should be a part of type "input_text" or "output_text"',
     ),
+    _refused("This server reads text: parts", _PARTS),
 ]
 Parts = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")], _TEXT_OR_LIST
@@ -157,13 +171,10 @@ Item = Annotated[
     | Annotated[ItemReference, Tag("<item_reference>")],
     Discriminator(
         _item_tag,
-        custom_error_type="unsupported_parameter",
-        custom_error_message=(
-            "Only items of type "
-            + ", ".join(f'"{kind}"' for kind in _ITEMS)
-            + " are supported. Remove `<field>` from the request."
-        ),
+        custom_error_type="item_type",
+        custom_error_message="Input should be an item of a conversation",
     ),
+    _refused("Items", _ITEMS),
 ]
 Input = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Item], Tag("<list>")], _TEXT_OR_LIST
@@ -188,11 +199,10 @@ Tool = Annotated[
     Annotated[FunctionTool, Tag("<function>")],
     Discriminator(
         _tool_tag,
-        custom_error_type="unsupported_parameter",
-        custom_error_message=(
-            'Only tools of type "function" are supported. Remove `<field>` from the request.'
-        ),
+        custom_error_type="tool_type",
+        custom_error_message='Input should be a tool of type "function"',
     ),
+    _refused("Tools", ("function",)),
 ]
 
 

@@ -54,6 +54,8 @@ def _shape(
         n=asks[0].n,
         top=body.logprobs,
         usage=bool(options.include_usage),
+        used=(lambda: several.completion_tokens) if options.continuous_usage_stats else None,
+        prompt_tokens=several.prompt_tokens,
         meta=several.meta_info if body.return_meta_info else None,
     )
 
