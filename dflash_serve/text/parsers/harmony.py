@@ -16,7 +16,6 @@ _BORDERS = Markers((START, CHANNEL, END, CALL, RETURN))
 _HEADER_END = Markers((MESSAGE, START, END, CALL, RETURN))
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=functions\.([^\s<]+)")
-_HEADER_LIMIT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +91,7 @@ def _messages(reader: Reader, output: Output, inside: bool) -> Step[None]:
 def _message(opening: str, reader: Reader, output: Output) -> Step[None]:
     """Read one message up to the marker that ends it, which stays."""
     header = [opening]
-
-    def keep(text: str) -> None:
-        header.append(text)
-        if sum(map(len, header)) > _HEADER_LIMIT:
-            raise Unparsed
-
-    if (yield from reader.until(_HEADER_END, keep)) != MESSAGE:
+    if (yield from reader.until(_HEADER_END, header.append)) != MESSAGE:
         raise Unparsed
     reader.record()
     channel = _CHANNEL.search("".join(header))

@@ -177,11 +177,12 @@ class Reader:
 
 
 class _Edges:
-    """Text without the white space that touches markup, which is known only later."""
+    """Text without the white space that touches markup, but for one between two texts."""
 
     def __init__(self, *, inside: bool) -> None:
         self._blank: list[str] = []
         self._begins = inside
+        self._cut = inside
 
     def push(self, text: str) -> str:
         """The part of the text so far that is not at an edge."""
@@ -195,17 +196,16 @@ class _Edges:
                 self._blank.append(blank)
             return ""
         body = "".join(self._blank) + body
-        self._blank = [blank]
+        self._blank, self._cut = [blank], False
         return body
 
     def cut(self) -> None:
-        """Markup comes: drop the white space before it and, once it has ended, behind it."""
-        self._blank, self._begins = [], True
+        """Markup comes: of the white space around it only what was before it may be needed."""
+        self._begins = self._cut = True
 
     def flush(self) -> str:
-        """The text ends without markup: the white space is its own."""
-        rest, self._blank = "".join(self._blank), []
-        return rest
+        """The text ends; white space that no markup follows is its own."""
+        return "" if self._cut else "".join(self._blank)
 
 
 class Output:
