@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.config import EngineConfig
@@ -13,7 +15,17 @@ from dflash_serve.engine.scheduler import check_request
 from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, TokenChunk, Usage
 
 _RETRY_AFTER = 2
+_PATIENCE = 0.5
+"""Seconds that a loaded engine gets to end after its last command: a step may be under way."""
 _ENDED = {EngineState.FAILED: FinishReason.ERROR, EngineState.STOPPED: FinishReason.ABORTED}
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """A request that has not ended: where its chunks go, and the group it counts in."""
+
+    chunks: asyncio.Queue[TokenChunk]
+    group: str
 
 
 class AsyncEngine:
@@ -24,9 +36,11 @@ class AsyncEngine:
         self._state = EngineState.LOADING
         self._failure: BaseException | None = None
         self._loaded: Loaded | None = None
-        self._queues: dict[str, asyncio.Queue[TokenChunk]] = {}
+        self._live: dict[str, _Live] = {}
+        self._groups: Counter[str] = Counter()
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._settled = asyncio.Event()
+        self._ended = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._swaps: set[asyncio.Future[Drafting]] = set()
@@ -67,22 +81,24 @@ class AsyncEngine:
         if self._loaded is None or self._state is not EngineState.READY:
             raise EngineUnavailable(f"the engine is {self._state.value}")
         check_request(request, self._config)
+        if request.id in self._live:
+            raise ValueError(f"request id {request.id!r} is in use")
+        group = request.group or request.id
         bound = self._config.max_batch + self._config.max_queue
-        if len(self._queues) >= bound:
+        if group not in self._groups and len(self._groups) >= bound:
             raise QueueFull(
-                f"{len(self._queues)} requests are running or waiting, the limit is {bound}",
+                f"{len(self._groups)} requests are running or waiting, the limit is {bound}",
                 _RETRY_AFTER,
             )
-        if request.id in self._queues:
-            raise ValueError(f"request id {request.id!r} is in use")
         chunks: asyncio.Queue[TokenChunk] = asyncio.Queue()
-        self._queues[request.id] = chunks
+        self._live[request.id] = _Live(chunks, group)
+        self._groups[group] += 1
         self._idle.clear()
         self._engine.add(request)
         return _Chunks(request.id, chunks, self.abort)
 
     def abort(self, request_id: str) -> None:
-        if request_id in self._queues:
+        if request_id in self._live:
             self._engine.abort(request_id)
 
     async def swap(self, change: Callable[[Runner], Drafting]) -> Drafting:
@@ -107,16 +123,24 @@ class AsyncEngine:
         finally:
             self._swaps.discard(swapped)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self._ended.is_set()
+
     async def close(self, grace: float) -> None:
+        """As `EngineClient.close`. Does not wait for a load, nor long for a step: see ``ended``."""
+        patience = 0.0 if self._state is EngineState.LOADING else _PATIENCE
         if self._state is EngineState.READY:
             self._state = EngineState.DRAINING
-            try:
-                await asyncio.wait_for(self._idle.wait(), grace)
-            except TimeoutError:
-                for request_id in list(self._queues):
-                    self._engine.abort(request_id)
+            await _wait(self._idle, grace)
+            for request_id in list(self._live):
+                self._engine.abort(request_id)
         self._engine.stop()
-        await asyncio.to_thread(self._engine.join, 10.0)
+        if await _wait(self._ended, patience):
+            self._engine.join(_PATIENCE)  # it has said its last word
+        else:
+            self._end_all(FinishReason.ABORTED, "the engine is shutting down")
 
     @property
     def _config(self) -> EngineConfig:
@@ -144,13 +168,25 @@ class AsyncEngine:
 
     def _deliver(self, chunks: list[TokenChunk]) -> None:
         for chunk in chunks:
-            # The request leaves the books here, whether or not its client still listens.
+            # On its last chunk a request is removed, whether or not its client still listens.
             final = chunk.finish is not None
-            queue = (self._queues.pop if final else self._queues.get)(chunk.request_id, None)
-            if queue is not None:
-                queue.put_nowait(chunk)
-        if not self._queues:
+            live = (self._live.pop if final else self._live.get)(chunk.request_id, None)
+            if live is None:
+                continue
+            live.chunks.put_nowait(chunk)
+            if final:
+                self._leave(live.group)
+        if not self._live:
             self._idle.set()
+
+    def _leave(self, group: str) -> None:
+        self._groups[group] -= 1
+        if not self._groups[group]:
+            del self._groups[group]
+
+    def _end_all(self, finish: FinishReason, error: str) -> None:
+        """Tell every client that still waits; nobody waits forever."""
+        self._deliver([TokenChunk(name, (), finish, Usage(), error) for name in self._live])
 
     def _settle(self, state: EngineState, failure: BaseException | None) -> None:
         if not (self._state is EngineState.DRAINING and state is EngineState.READY):
@@ -158,13 +194,18 @@ class AsyncEngine:
         self._failure = failure or self._failure
         self._settled.set()
         if state in _ENDED:
-            # Requests whose command the loop no longer read: nobody waits forever.
-            finish, error = _ENDED[state], f"the engine {state.value}"
-            self._deliver(
-                [TokenChunk(name, (), finish, Usage(), error) for name in list(self._queues)]
-            )
+            error = f"the engine {state.value}"
+            self._end_all(_ENDED[state], error)  # those whose command the loop no longer read
+            self._ended.set()
             for swapped in self._swaps:
                 _resolve(swapped, EngineUnavailable(error))
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether ``event`` came true within ``seconds``."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def _resolve(swapped: asyncio.Future[Drafting], how: Drafting | Exception) -> None:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import Runner
@@ -121,11 +123,18 @@ class EngineLoop:
         return not self._thread.is_alive()
 
     def _main(self) -> None:
+        state, failure = self._live()
+        # Clears MLX's cache of traced graphs too. What is left of that is freed when the thread
+        # ends, which takes the interpreter's lock: if the interpreter is gone by then, it aborts.
+        mx.clear_streams()
+        self._changed(state, failure)
+
+    def _live(self) -> tuple[EngineState, BaseException | None]:
+        """Load and run until told to stop; how it ended. Nothing is left on the device."""
         try:
             loaded = self._load()
         except BaseException as error:  # noqa: BLE001 - the border: every failure is reported
-            self._changed(EngineState.FAILED, error)
-            return
+            return EngineState.FAILED, error
         scheduler = Scheduler(loaded.config, time.perf_counter, loaded.bytes_per_token)
         self._stats = scheduler.stats()
         self._changed(EngineState.READY, None)
@@ -135,9 +144,10 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 - the border: every live request is told
             _log.exception("the engine failed")
             self._emit(scheduler.fail_all(f"the engine failed: {error}"))
-            self._changed(EngineState.FAILED, error)
-            return
-        self._changed(EngineState.STOPPED, None)
+            return EngineState.FAILED, error
+        finally:
+            _close(loaded.runner)
+        return EngineState.STOPPED, None
 
     def _apply_commands(self, scheduler: Scheduler) -> bool:
         """Apply what is queued, waiting only when there is nothing to run; False to stop."""
@@ -166,3 +176,10 @@ class EngineLoop:
         self._times = StepTimes(
             self._times.device + result.device_time, self._times.total + elapsed
         )
+
+
+def _close(runner: Runner) -> None:
+    try:
+        runner.close()
+    except Exception:  # noqa: BLE001 - the border: a device that failed may fail here again
+        _log.exception("the device could not be let go")

@@ -3,14 +3,17 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
+import mlx.core as mx
+import numpy as np
 import pytest
 
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
-from dflash_serve.engine.loop import Loaded
+from dflash_serve.engine.loop import EngineLoop, Loaded
 from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
 from tests.engine.results import step_result
@@ -24,9 +27,11 @@ class CountingRunner:
         self.gate.set()
         self.steps = 0
         self.waiting = False
+        self.closed_on: list[str] = []
         self._fail_at = fail_at
 
     def run(self, plan: StepPlan) -> StepResult:
+        assert not self.closed_on
         self.waiting = True
         assert self.gate.wait(10)
         self.steps += 1
@@ -38,7 +43,7 @@ class CountingRunner:
         )
 
     def close(self) -> None:
-        pass
+        self.closed_on.append(threading.current_thread().name)
 
 
 CONFIG = EngineConfig(max_batch=2, max_queue=2, max_context=1000, block_size=4)
@@ -139,6 +144,50 @@ def test_the_queue_is_bounded() -> None:
     run(test)
 
 
+def test_the_choices_of_one_request_count_once() -> None:
+    async def test() -> None:
+        runner = CountingRunner()
+        made = await ready(runner)
+        runner.gate.clear()
+        many = [replace(request(f"a{number}"), group="a") for number in range(128)]
+        streams = [made.submit(one) for one in many]
+        streams += [made.submit(request(name)) for name in "bcd"]
+        with pytest.raises(QueueFull, match=r"4 requests .* the limit is 4"):
+            made.submit(request("e"))
+        streams.append(made.submit(replace(request("d2"), group="d")))
+        runner.gate.set()
+        ends = await asyncio.gather(*(drain(stream) for stream in streams))
+        assert {chunks[-1].finish for chunks in ends} == {FinishReason.LENGTH}
+        more = [made.submit(request(name)) for name in "efgh"]
+        await asyncio.gather(*(drain(stream) for stream in more))
+        await made.close(1)
+
+    run(test)
+
+
+def test_a_group_leaves_room_when_its_last_request_ends() -> None:
+    async def test() -> None:
+        runner = CountingRunner()
+        made = await ready(runner)
+        runner.gate.clear()
+        short, long = (replace(request(n, m), group="a") for n, m in (("a0", 5), ("a1", 900)))
+        streams = [made.submit(one) for one in (short, long)]
+        streams += [made.submit(request(name, 900)) for name in "bcd"]
+        runner.gate.set()
+        await drain(streams[0])
+        with pytest.raises(QueueFull):
+            made.submit(request("e"))
+        made.abort("a1")
+        await drain(streams[1])
+        streams.append(made.submit(request("e")))
+        for name in "bcd":
+            made.abort(name)
+        await asyncio.gather(*(drain(stream) for stream in streams[2:]))
+        await made.close(1)
+
+    run(test)
+
+
 def test_a_request_that_cannot_run_is_refused_at_once() -> None:
     async def test() -> None:
         made = await ready(CountingRunner())
@@ -228,3 +277,88 @@ def test_a_failing_load_is_raised_to_whoever_waits() -> None:
         await made.close(1)
 
     run(test)
+
+
+@pytest.mark.parametrize("fail_at", [-1, 1])
+def test_the_device_is_let_go_on_the_engines_thread(fail_at: int) -> None:
+    async def test() -> None:
+        runner = CountingRunner(fail_at)
+        made = await ready(runner)
+        await drain(made.submit(request("a")))
+        await made.close(1)
+        assert runner.closed_on == ["mlx-engine"]
+        assert made.ended
+
+    run(test)
+
+
+def test_a_device_that_cannot_be_let_go_is_no_second_failure() -> None:
+    class Stuck(CountingRunner):
+        def close(self) -> None:
+            raise RuntimeError("the device is gone")
+
+    async def test() -> None:
+        made = await ready(Stuck())
+        await drain(made.submit(request("a")))
+        await made.close(1)
+        assert made.state is EngineState.STOPPED
+
+    run(test)
+
+
+def test_close_does_not_wait_for_a_load() -> None:
+    async def test() -> None:
+        hold = threading.Event()
+        made = AsyncEngine(lambda: Loaded(CountingRunner(), CONFIG) if hold.wait(15) else None)
+        made.start()
+        await asyncio.wait_for(made.close(60), 10)
+        assert not made.ended
+        hold.set()
+
+    run(test)
+
+
+def test_a_step_that_hangs_holds_up_neither_close_nor_the_clients() -> None:
+    async def test() -> None:
+        runner = CountingRunner()
+        made = await ready(runner)
+        runner.gate.clear()
+        stream = made.submit(request("a", 200))
+        while not runner.waiting:
+            await asyncio.sleep(0.001)
+        await asyncio.wait_for(made.close(0), 9)
+        assert not made.ended
+        assert (await drain(stream))[-1].finish is FinishReason.ABORTED
+        runner.gate.set()
+
+    run(test)
+
+
+def test_no_traced_graph_is_left_when_the_engine_has_stopped() -> None:
+    """What is freed only as the thread ends needs the interpreter, which may be gone by then."""
+    size, held, kept = 1 << 20, [], []
+    ready, stopped = threading.Event(), threading.Event()
+
+    def load() -> Loaded:
+        held.append(mx.get_active_memory())
+        kept.append(mx.compile(lambda x: x + mx.array(np.arange(size, dtype=np.float32))))
+        mx.eval(kept[0](mx.ones((1,))))
+        mx.clear_cache()
+        held.append(mx.get_active_memory())
+        return Loaded(CountingRunner(), CONFIG)
+
+    def changed(state: EngineState, failure: BaseException | None) -> None:
+        if state is EngineState.STOPPED:
+            held.append(mx.get_active_memory())
+            stopped.set()
+        ready.set()
+
+    loop = EngineLoop(load, lambda chunks: None, changed)
+    loop.start()
+    assert ready.wait(60)
+    loop.stop()
+    assert stopped.wait(60)
+    assert loop.join(60)
+    before, traced, after = held
+    assert traced - before >= 4 * size, "the graph was to hold an array of its own"
+    assert after - before < 4 * size
