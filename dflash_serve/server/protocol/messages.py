@@ -220,7 +220,9 @@ class CountRequest(RequestModel):
     workspace_id: str | None = None
 
     # known, not supported: the neutral value only
-    context_management: Annotated[None, only({}, {"edits": []}, what="Editing the context")] = None
+    context_management: Annotated[
+        None, only({}, {"edits": []}, _KEEP_THINKING, what="Editing the context")
+    ] = None
     mcp_servers: Annotated[None, only([], what="Connecting to MCP servers")] = None
     speed: Annotated[None, only("standard", what="Another speed")] = None
 
