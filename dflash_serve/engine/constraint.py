@@ -68,14 +68,26 @@ class Constraint:
     def _after_reasoning(self) -> _Phase:
         return _Phase.FREE if self._matcher is None else _Phase.GUIDED
 
-    def free(self, width: int) -> bool:
-        """Whether the next ``width`` tokens need no mask, whatever they are.
+    def foresees(self, width: int) -> bool:
+        """Whether the masks of the next ``width`` tokens do not depend on the draft.
 
         Tokens behind the point where reasoning begins or ends are dropped by `commit`.
         """
         if self._phase is _Phase.REASONING:
-            return self._matcher is None and not self._forcing(width)
+            return not self._forcing(width)
         return self._phase is _Phase.FREE or self._matcher is None
+
+    def foreseen(self, width: int) -> Words | None:
+        """Those masks [width, words]; None where every token is allowed.
+
+        A row that must still obey its grammar cannot end inside its reasoning.
+        """
+        if self._phase is not _Phase.REASONING or self._matcher is None:
+            return None
+        masks = self._blank(width)
+        for stop in self._stops:
+            _forbid(masks, stop)
+        return masks
 
     def walk(self, draft: Sequence[int]) -> Walk:
         """``draft`` cut where it leaves what is allowed; forced tokens take the draft's place.
@@ -150,11 +162,8 @@ class Constraint:
         room = len(draft) + 1 if budget is None else budget - self._reasoned
         if room > 0:  # the marker is forced in the round behind the budget
             tokens = tuple(draft[: room - 1])
-            masks = self._blank(len(tokens) + 1)
-            if self._matcher is not None:
-                for stop in self._stops:
-                    _forbid(masks, stop)
-            return Walk(tokens, masks)
+            masks = self.foreseen(len(tokens) + 1)
+            return Walk(tokens, self._blank(len(tokens) + 1) if masks is None else masks)
         close = self._thinking.close
         begun = next(
             size

@@ -68,7 +68,7 @@ class RowStates:
     def needs_host(self, rows: Iterable[DecodeRow]) -> bool:
         """Whether some row's masks depend on its draft."""
         return any(
-            state.constraint is not None and not state.constraint.free(row.block)
+            state.constraint is not None and not state.constraint.foresees(row.block)
             for row in rows
             if (state := self.get(row.row)) is not None
         )
@@ -76,12 +76,20 @@ class RowStates:
     def walk(self, row: PrefillRow | DecodeRow, draft: Sequence[int]) -> Walk | str | None:
         """How far ``draft`` may go; None where the row is free, a text where it cannot go on."""
         state = self.get(row.row)
-        if state is None or state.constraint is None or state.constraint.free(len(draft) + 1):
+        if state is None or state.constraint is None:
             return None
+        if state.constraint.foresees(len(draft) + 1):
+            return self.foreseen(row, len(draft) + 1)
         try:
             return state.constraint.walk(draft)
         except ConstraintError as error:
             return str(error)
+
+    def foreseen(self, row: PrefillRow | DecodeRow, width: int) -> Walk | None:
+        """The masks of a row that do not depend on its draft; None where everything is allowed."""
+        state = self.get(row.row)
+        masks = None if state is None or not state.constraint else state.constraint.foreseen(width)
+        return None if masks is None else Walk((), masks)
 
     def choice_row(
         self, row: PrefillRow | DecodeRow, position: int, walk: Walk | str | None = None

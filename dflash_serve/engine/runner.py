@@ -248,7 +248,10 @@ class DeviceRunner:
         width = self._padded_width(max(row.block for row in rows))
         if width > 1 and self._states.needs_host(rows):
             return self._guided_round(rows, width)
-        walks = [self._states.walk(row, ()) if width == 1 else None for row in rows]
+        states = self._states
+        walks = [
+            states.walk(row, ()) if width == 1 else states.foreseen(row, row.block) for row in rows
+        ]
         shape, groups = self._shape(rows, width, walks)
         with self._device:
             verdict, stores = self._rounds.run(shape, _round_rows(rows), groups, self._take())
@@ -257,12 +260,10 @@ class DeviceRunner:
 
     def _guided_round(self, rows: Sequence[DecodeRow], width: int) -> _Pending:
         """A round in which masks for whole drafts are computed between its halves."""
-        shape, _ = self._shape(rows, width, [None] * len(rows))
         stores = self._take()
         with self._device:
-            # the first half depends on neither logits nor processing: one graph for all mixes
-            bare = replace(shape, kinds=(), logits=False)
-            proposal, draft = self._rounds.propose(bare, _round_rows(rows), stores.draft)
+            shape = self._bare_shape(rows, width)  # one first half for all mixes of processing
+            proposal, draft = self._rounds.propose(shape, _round_rows(rows), stores.draft)
             drafts = np.array(proposal.tokens)  # the first sync
         walks = [
             self._states.walk(row, drafts[index, : row.block - 1].tolist())
@@ -285,24 +286,23 @@ class DeviceRunner:
         self._put(stores)
         return _Pending(rows, verdict, walks)
 
+    def _bare_shape(self, rows: Sequence[DecodeRow], width: int) -> RoundShape:
+        attended = bucket(max(row.length + row.block for row in rows))
+        span = SpanShape(width, attended, self._target_cache.trash)
+        return RoundShape(span, self._drafter is not None and width > 1)
+
     def _shape(
         self, rows: Sequence[DecodeRow], width: int, walks: Sequence[Walk | str | None]
     ) -> tuple[RoundShape, tuple[RowGroup, ...]]:
-        attended = bucket(max(row.length + row.block for row in rows))
-        groups = group_rows(
-            [
-                self._states.choice_row(row, row.length + 1, walk)
-                for row, walk in zip(rows, walks, strict=True)
-            ],
-            width,
-        )
-        shape = RoundShape(
-            SpanShape(width, attended, self._target_cache.trash),
-            self._drafter is not None and width > 1,
-            tuple(group.kind for group in groups),
-            self._wants_logits(rows),
-        )
-        return shape, groups
+        """The shape of a round, and its rows' processing."""
+        choices = [
+            self._states.choice_row(row, row.length + 1, walk)
+            for row, walk in zip(rows, walks, strict=True)
+        ]
+        groups = group_rows(choices, width)
+        kinds = tuple(group.kind for group in groups)
+        bare = self._bare_shape(rows, width)
+        return replace(bare, kinds=kinds, logits=self._wants_logits(rows)), groups
 
     def _choices(self, pending: _Pending) -> tuple[Chosen, ...]:
         """What an evaluated verdict says, taken into the rows' states."""

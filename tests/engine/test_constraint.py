@@ -71,7 +71,8 @@ def test_no_draft_goes_beyond_the_end() -> None:
 
 def test_without_grammar_and_budget_everything_is_free() -> None:
     row = constraint(None, ThinkingRule((THOUGHT,), (THINK,), begun=True))
-    assert row.free(1000)
+    assert row.foresees(1000)
+    assert row.foreseen(1000) is None
     assert row.commit(ids("abc")) == 3
 
 
@@ -80,6 +81,10 @@ def test_the_grammar_begins_behind_the_reasoning() -> None:
     walk = row.walk(ids("abc"))
     assert text_of(walk.tokens) == "abc"
     assert all(allowed(mask) == set(range(VOCAB)) - {END} for mask in walk.masks)
+    assert row.foresees(8)  # the host need not see the draft
+    foreseen = row.foreseen(4)
+    assert foreseen is not None
+    assert (foreseen == walk.masks).all()
     # what was chosen behind the marker was chosen without the grammar: it does not count
     assert row.commit([*ids("ab"), THOUGHT, *ids("bb")]) == 3
     assert allowed(row.walk([]).masks[0]) == {*ids("x"), *ids("y")}
@@ -106,7 +111,7 @@ def test_a_budget_ends_the_reasoning_whatever_the_block(budget: int, width: int)
     row, text = constraint(None, rule), []
     while len(text) < 20:
         draft = ids("a") * (width - 1)
-        if row.free(width):
+        if row.foresees(width):
             tokens = [*draft, *ids("a")]
         else:
             walk = row.walk(draft)
