@@ -186,20 +186,24 @@ class Constraint:
         forced: list[int] = []
         try:
             while True:
-                self._fill(masks[len(tokens)])
+                mask = masks[len(tokens)]
+                self._fill(mask)
                 if len(tokens) == width - 1 or self._matcher.is_stopped():
                     break
-                forced = forced or self._matcher.compute_ff_tokens()
+                if not forced and not self._drafted(draft[len(tokens)], mask):
+                    forced = self._matcher.compute_ff_tokens()
                 token = forced.pop(0) if forced else draft[len(tokens)]
-                if token in self._stops or not _allowed(masks[len(tokens)], token):
-                    break
-                if not self._matcher.try_consume_tokens([token]):
+                if not self._drafted(token, mask) or not self._matcher.try_consume_tokens([token]):
                     break
                 tokens.append(token)
         finally:
             if tokens:
                 self._matcher.rollback(len(tokens))
         return Walk(tuple(tokens), masks[: len(tokens) + 1])
+
+    def _drafted(self, token: int, mask: Words) -> bool:
+        """Whether a token may stand in a draft: allowed, and not the text's end."""
+        return token not in self._stops and _allowed(mask, token)
 
     def _fill(self, mask: Words) -> None:
         """The tokens that the grammar allows next; only stop tokens once it is complete."""
