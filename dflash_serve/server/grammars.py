@@ -50,7 +50,11 @@ class Grammars:
         """
         self.warm_up()
         assert self._ready is not None
-        await asyncio.wrap_future(self._ready)
+        try:
+            await asyncio.wrap_future(self._ready)
+        except ValueError as error:
+            text = f"This model's tokenizer cannot be used with '{param}': {shown(str(error))}"
+            raise ApiError(400, text, param=param, code="unsupported_parameter") from error
         work = self._pool.submit(lambda: self._compiler.compile(source()))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(work), _SECONDS)
