@@ -5,7 +5,7 @@ kind of processing form a group; rows that ask for none are argmax and pay nothi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -50,20 +50,21 @@ class ChoiceRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupKind:
-    """The steps of processing that a group of rows takes."""
+    """The steps of processing that a group of rows takes. ``whole``: it is all rows of the round."""
 
     sampled: bool = False
     filtered: bool = False
     adjusted: bool = False
     counted: bool = False
     masked: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
     """Rows of one kind, as arrays for a traced function.
 
-    index [K] int32 row numbers; sampled: settings [K, 4] float32 (temperature, top_p, top_k,
+    index [K] int32 row numbers, but where the group is whole; sampled: settings [K, 4] float32 (temperature, top_p, top_k,
     min_p) and keys [K, width, 2] uint32; adjusted: ids [K, E] int32, values [K, E, FIELDS] and
     rules [K, 4] float32 (presence, frequency, repetition, generated); masked: masks
     [K, width, words] uint32. K is padded to a power of two by repeating the last row and E with
@@ -79,15 +80,28 @@ def group_rows(rows: Sequence[ChoiceRow], width: int) -> tuple[RowGroup, ...]:
     groups: dict[GroupKind, list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(row.kind, []).append(index)
+    if len(groups) == 1:
+        (kind,) = groups
+        whole = replace(kind, whole=True)
+        return () if kind == GroupKind() else (RowGroup(whole, _arrays(whole, rows, width)),)
     groups.pop(GroupKind(), None)
     return tuple(
-        RowGroup(kind, _arrays(kind, _padded(members), rows, width))
+        _part(kind, _padded(members), rows, width)
         for kind, members in sorted(groups.items(), key=lambda group: group[1])
     )
 
 
+def _part(
+    kind: GroupKind, members: list[int], rows: Sequence[ChoiceRow], width: int
+) -> RowGroup:
+    arrays = _arrays(kind, [rows[index] for index in members], width)
+    return RowGroup(kind, arrays | {"index": mx.array(members, dtype=mx.int32)})
+
+
 def choose(logits: mx.array, drafts: mx.array, groups: Sequence[RowGroup]) -> mx.array:
     """Logits [R, width, V], drafts [R, width - 1] -> the target's tokens [R, width] int32."""
+    if groups and groups[0].kind.whole:
+        return _choose_group(logits, drafts, groups[0])
     choices = mx.argmax(logits, axis=-1).astype(mx.int32)
     for group in groups:
         index = group.arrays["index"]
@@ -160,17 +174,14 @@ def _power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _arrays(
-    kind: GroupKind, members: list[int], rows: Sequence[ChoiceRow], width: int
-) -> dict[str, mx.array]:
-    chosen = [rows[index] for index in members]
-    arrays = {"index": mx.array(members, dtype=mx.int32)}
+def _arrays(kind: GroupKind, rows: Sequence[ChoiceRow], width: int) -> Arrays:
+    arrays: Arrays = {}
     if kind.sampled:
-        arrays |= _sampling_arrays(chosen, width)
+        arrays |= _sampling_arrays(rows, width)
     if kind.adjusted:
-        arrays |= _table_arrays(chosen)
+        arrays |= _table_arrays(rows)
     if kind.masked:
-        arrays["masks"] = _mask_array(chosen, width)
+        arrays["masks"] = _mask_array(rows, width)
     return arrays
 
 

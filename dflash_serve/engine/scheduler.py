@@ -153,7 +153,7 @@ class Scheduler:
             sequence = self._waiting.first(Counter(row.group for row in self._rows))
             if sequence is None or not self._fits([*self._rows, sequence]):
                 return
-            self._waiting.remove(sequence.request.id)
+            self._waiting.take(sequence.group)
             sequence.admitted_at = self._clock()
             self._rows.append(sequence)
             if sequence.spec is not None:
@@ -304,7 +304,7 @@ class _Waiting:
     """Sequences that wait for a slot. Groups take turns: no group waits for all of another."""
 
     def __init__(self) -> None:
-        self._groups: dict[str, deque[Sequence]] = {}  # in order of arrival; none is empty
+        self._groups: dict[str, deque[Sequence]] = {}  # none is empty; the next in turn first
 
     def __iter__(self) -> Iterator[Sequence]:
         for group in self._groups.values():
@@ -317,9 +317,16 @@ class _Waiting:
         self._groups.setdefault(sequence.group, deque()).append(sequence)
 
     def first(self, running: Counter[str]) -> Sequence | None:
-        """The oldest sequence of the group that has the fewest ``running`` rows."""
+        """The oldest sequence of the group that has the fewest ``running`` rows, in turn."""
         name = min(self._groups, key=lambda group: running[group], default=None)
         return None if name is None else self._groups[name][0]
+
+    def take(self, name: str) -> None:
+        """The oldest sequence of a group leaves; the group's next turn comes after the others'."""
+        group = self._groups.pop(name)
+        group.popleft()
+        if group:
+            self._groups[name] = group
 
     def remove(self, request_id: str) -> Sequence | None:
         """Take a sequence out; None if it is not waiting."""

@@ -1,6 +1,9 @@
 """A tokenizer of 96 tokens, one letter each and a few words, for the tiny pair's vocabulary."""
 
 import json
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
 
 from dflash_serve.engine.grammar import GrammarCompiler
 
@@ -41,3 +44,18 @@ def tokenizer_json() -> str:
 
 def compiler() -> GrammarCompiler:
     return GrammarCompiler(tokenizer_json(), VOCAB, [END])
+
+
+_TOKENIZER = Tokenizer.from_str(tokenizer_json())
+
+
+def ids(text: str) -> list[int]:
+    """The tokens of ``text``."""
+    found: list[int] = _TOKENIZER.encode(text).ids
+    return found
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    """The text of ``tokens``."""
+    text: str = _TOKENIZER.decode(list(tokens))
+    return text

@@ -132,9 +132,11 @@ def test_an_oracle_drafter_fills_every_block_and_an_adversary_none(pair: Pair) -
 def test_acceptance_does_not_depend_on_the_neighbours(pair: Pair) -> None:
     """Rows alone and in a batch take the same rounds: no clamp to the slowest row."""
     table = mx.array(random.Random(1).choices(range(96), k=CONTEXT + 16), dtype=mx.int32)
-    drafter = ScriptedDrafter(
-        pair[1], lambda drafts, positions, anchors: mx.where(positions % 3 == 0, table[positions], drafts)
-    )
+
+    def script(drafts: mx.array, positions: mx.array, anchors: mx.array) -> mx.array:
+        return mx.where(positions % 3 == 0, table[positions], drafts)
+
+    drafter = ScriptedDrafter(pair[1], script)
     work = [request for request in requests(12, 8) if not request.stop_tokens]
     both = (pair[0], drafter)
     alone = [generate(both, [request], block=8, batch=1)[2] for request in work]  # type: ignore[arg-type]

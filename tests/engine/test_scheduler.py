@@ -1,14 +1,15 @@
 """The scheduler against hand-made and random results: no device, no threads."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import RequestError
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import Chosen, StepPlan, StepResult
 from dflash_serve.engine.scheduler import Scheduler, check_request
-from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
+from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk, TokenLogprob
 from tests.engine.results import step_result
 
 STOP = 9
@@ -222,3 +223,77 @@ def test_a_random_walk_loses_nothing(seed: int) -> None:
     assert sorted(terminal) == sorted(texts)
     assert made.idle
     assert made.stats().free_slots == 4
+
+
+def test_choices_of_one_request_share_its_turn() -> None:
+    """Eight requests of sixteen choices each do not hold up a short one that comes last."""
+    made = scheduler(max_batch=8)
+    for group in range(8):
+        for choice in range(16):
+            one = replace(request(f"{group}-{choice}", max_tokens=3), group=str(group))
+            made.add(one)
+    made.add(request("short", max_tokens=1))
+    order: list[str] = []
+    while not made.idle:
+        plan = made.plan()
+        assert plan is not None
+        committed = [(5,) for _ in plan.decode]
+        chunks = made.commit(plan, step_result([1] * len(plan.prefill), committed))
+        order += [chunk.request_id for chunk in chunks if chunk.finish is not None]
+    assert len(order) == 8 * 16 + 1
+    assert order.index("short") <= 16, "each of the others had one turn before it and one after"
+
+
+def test_a_waiting_choice_can_be_aborted() -> None:
+    made = scheduler(max_batch=1)
+    for choice in range(3):
+        made.add(replace(request(f"a-{choice}"), group="a"))
+    made.plan()
+    (chunk,) = made.abort("a-1")
+    assert chunk.finish is FinishReason.ABORTED
+    assert made.abort("a-1") == []
+    assert made.stats().waiting == 1
+
+
+def test_only_rows_that_ask_for_something_are_opened_and_closed() -> None:
+    made = scheduler()
+    made.add(request("plain"))
+    made.add(replace(request("asks", max_tokens=2), logprobs=2))
+    plan = made.plan()
+    assert plan is not None
+    (opened,) = plan.opened
+    assert opened.spec.logprobs == 2
+    assert [row.row for row in plan.prefill][1] == opened.row
+    made.commit(plan, step_result([1, 1]))
+    step(made, {"plain": (5,), "asks": (5,)})
+    after = made.plan()
+    assert after is not None
+    assert after.closed == (opened.row,)
+    assert after.opened == ()
+
+
+def test_a_row_that_fails_ends_alone() -> None:
+    made = scheduler()
+    made.add(request("a"))
+    made.add(request("b"))
+    step(made, {})
+    plan = made.plan()
+    assert plan is not None
+    failed = StepResult(decode=(Chosen((), failure="the grammar is too complex"), Chosen((5,))))
+    first, second = made.commit(plan, failed)
+    assert (first.finish, first.error) == (FinishReason.ERROR, "the grammar is too complex")
+    assert (second.tokens, second.finish) == ((5,), None)
+    assert made.stats().running == 1
+
+
+def test_logprobs_end_where_the_tokens_do() -> None:
+    made = scheduler()
+    made.add(replace(request("a"), logprobs=0))
+    step(made, {})
+    plan = made.plan()
+    assert plan is not None
+    entries = tuple(TokenLogprob(token, -0.5) for token in (5, STOP, 7))
+    chosen = Chosen((5, STOP, 7), entries)
+    (chunk,) = made.commit(plan, StepResult(decode=(chosen,)))
+    assert chunk.tokens == (5,)
+    assert chunk.logprobs == entries[:2]
