@@ -12,7 +12,7 @@ from dflash_serve.server import errors
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.anthropic_errors import answer
 from dflash_serve.server.errors import ApiError, shown
-from dflash_serve.server.middleware import LimitBody, RequireApiKey
+from dflash_serve.server.middleware import LimitBody, RefuseWhileDraining, RequireApiKey
 from dflash_serve.server.routes import (
     admin,
     chat,
@@ -57,6 +57,7 @@ def create_app(context: ServerContext) -> FastAPI:
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     if settings.api_key is not None:
         app.add_middleware(RequireApiKey, key=settings.api_key)
+    app.add_middleware(RefuseWhileDraining, client=context.client)
     if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware,

@@ -62,8 +62,9 @@ def template_messages(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]
         if message.role == "tool":
             _check_answers(message, calls, at)
         elif message.tool_calls and message.role != "assistant":
-            text = f'Only messages of role "assistant" make tool calls, not {shown(message.role)}'
-            raise options.invalid(f"messages.{at}.tool_calls", text)
+            where = f"messages.{at}.tool_calls"
+            text = f"Invalid '{where}': only assistants make tool calls, not {shown(message.role)}"
+            raise options.invalid(where, text)
         calls |= {call.id for call in message.tool_calls or ()}
         rendered.append(_template_message(message, at))
     return tuple(rendered)
