@@ -188,6 +188,7 @@ def _tools(body: ResponsesRequest) -> ToolUse:
         ToolSpec(tool.name, tool.description, tool.parameters, bool(tool.strict))
         for tool in body.tools or ()
     )
+    _check_names(tools)
     parallel = body.parallel_tool_calls is not False
     if isinstance(choice, AllowedTools):
         _check_known([tool.name for tool in choice.tools], tools)
@@ -202,6 +203,15 @@ def _tools(body: ResponsesRequest) -> ToolUse:
         message = "'tool_choice' is \"required\", but there are no tools in 'tools'"
         raise _invalid(message, "tool_choice")
     return ToolUse(tools, mode, parallel=parallel)
+
+
+def _check_names(tools: Sequence[ToolSpec]) -> None:
+    seen: set[str] = set()
+    for at, tool in enumerate(tools):
+        if tool.name in seen:
+            param = f"tools.{at}.name"
+            raise _invalid(f"Invalid '{param}': another tool is named {shown(tool.name)}", param)
+        seen.add(tool.name)
 
 
 def _check_known(names: Iterable[str], tools: Sequence[ToolSpec]) -> None:

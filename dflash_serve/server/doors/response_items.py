@@ -81,14 +81,15 @@ def as_input(item: OutputItem) -> StoredItem:
     return _ITEM.validate_python(item.model_dump(exclude_unset=True))
 
 
-def page(entry: StoredResponse, after: str | None, limit: int, order: str) -> ItemList:
-    """The input items of one response, ``limit`` of them behind the one with the id ``after``.
+def page(entry: StoredResponse, after: str | None, limit: str, order: str) -> ItemList:
+    """The input items of one response, at most ``limit`` of them, behind the one with the id ``after``.
 
     Raises:
         ApiError: naming the parameter and its limit.
     """
-    if not 1 <= limit <= PAGE_LIMIT:
-        message = f"Invalid 'limit': it should be 1 to {PAGE_LIMIT}, but it is {limit}"
+    size = int(limit) if limit.isdecimal() else 0
+    if not 1 <= size <= PAGE_LIMIT:
+        message = f"Invalid 'limit': it should be 1 to {PAGE_LIMIT}, but it is {shown(limit)}"
         raise ApiError(400, message, param="limit", code="invalid_value")
     if order not in ("asc", "desc"):
         message = f'Invalid \'order\': it should be "asc" or "desc", but it is {shown(order)}'
@@ -99,13 +100,13 @@ def page(entry: StoredResponse, after: str | None, limit: int, order: str) -> It
         message = f"Invalid 'after': no input item has the id {shown(after)}"
         raise ApiError(400, message, param="after", code="invalid_value")
     begin = 0 if after is None else names.index(after) + 1
-    part = items[begin : begin + limit]
+    part = items[begin : begin + size]
     return ItemList(
         object="list",
         data=[_listed(item) for item in part],
         first_id=part[0].id if part else None,
         last_id=part[-1].id if part else None,
-        has_more=begin + limit < len(items),
+        has_more=begin + size < len(items),
     )
 
 
