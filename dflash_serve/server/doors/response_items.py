@@ -82,7 +82,7 @@ def as_input(item: OutputItem) -> StoredItem:
 
 
 def page(entry: StoredResponse, after: str | None, limit: str, order: str) -> ItemList:
-    """The input items of one response, at most ``limit`` of them, behind the one with the id ``after``.
+    """At most ``limit`` of one response's input items, behind the one with the id ``after``.
 
     Raises:
         ApiError: naming the parameter and its limit.
