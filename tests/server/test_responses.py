@@ -104,7 +104,7 @@ def messages(**fields: Any) -> Any:
     """The conversation as templates read it."""
     body = ResponsesRequest.model_validate(ASKED | fields)
     store = ResponseStore(10, 10**6)
-    prompt = response_ask(body, own_items(body, store), SamplingParams()).prompt
+    prompt = response_ask(body, (), own_items(body, store), SamplingParams()).prompt
     assert isinstance(prompt, ChatPrompt)
     return list(prompt.messages)
 
@@ -294,6 +294,19 @@ def test_tool_results_by_previous_response(
     assert engine.requests[1].prompt == engine.requests[2].prompt
 
 
+def test_a_conversation_goes_on_after_a_call_was_cut_off(
+    client: openai.OpenAI, engine: FakeEngine, tokenizer: ChatTokenizer
+) -> None:
+    engine.script = saying(tokenizer, CALLS)
+    cut = len(tokenizer.backend.encode(CALLS).ids) - 20
+    asked: Any = client.responses.create(**ASKED, tools=[LOOK], max_output_tokens=cut)  # type: ignore[list-item]
+    *_, first, last = asked.output
+    assert (first.status, last.type, last.status) == ("completed", "function_call", "incomplete")
+    engine.script = saying(tokenizer, TEXT)
+    more = client.responses.create(**ASKED, previous_response_id=asked.id)
+    assert more.output_text == TEXT
+
+
 def test_items_are_found_by_reference(
     client: openai.OpenAI, engine: FakeEngine, tokenizer: ChatTokenizer
 ) -> None:
@@ -432,7 +445,7 @@ def test_tool_choice(choice: Any, mode: ToolMode, only: Any, names: list[str]) -
     tools = [LOOK, LOOK | {"name": "leap"}]
     fields = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
     body = ResponsesRequest.model_validate(ASKED | fields)
-    use = response_ask(body, own_items(body, ResponseStore(1, 1)), SamplingParams()).tools
+    use = response_ask(body, (), own_items(body, ResponseStore(1, 1)), SamplingParams()).tools
     assert (use.mode, use.only, use.parallel) == (mode, only, False)
     assert [tool.name for tool in use.tools] == names
 
@@ -443,7 +456,7 @@ def test_tool_choice(choice: Any, mode: ToolMode, only: Any, names: list[str]) -
 )
 def test_reasoning_effort(effort: str | None, thinking: Thinking) -> None:
     body = ResponsesRequest.model_validate(ASKED | {"reasoning": {"effort": effort}})
-    ask = response_ask(body, own_items(body, ResponseStore(1, 1)), SamplingParams())
+    ask = response_ask(body, (), own_items(body, ResponseStore(1, 1)), SamplingParams())
     assert ask.thinking == thinking
 
 
@@ -463,17 +476,19 @@ def test_neutral_values_are_accepted(http: httpx.Client, fields: dict[str, Any])
 
 
 CALL = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+DEEP = '{"a":' + "[" * 700 + "]" * 700 + "}"
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": []}, "input", "is empty"),
     ({"input": 5}, "input", "a string or a list"),
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0", ""),
     ({"input": [{"type": "computer_call"}]}, "input.0", "Items of type 'computer_call'"),
     ({"input": [{"id": "none"}]}, "input.0.id", "No item with the id"),
-    ({"input": [CALL | {"arguments": "{"}]}, "input", "not valid JSON"),
-    ({"input": [CALL | {"arguments": "[]"}]}, "input", "no JSON object"),
+    ({"input": [CALL | {"arguments": "{"}]}, "input.0.arguments", "not valid JSON"),
+    ({"input": [CALL | {"arguments": DEEP}]}, "input.0.arguments", "recursion limit"),
+    ({"input": [CALL | {"arguments": "[]"}]}, "input.0.arguments", "a JSON object"),
     (
         {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},
-        "input",
+        "input.0.call_id",
         "No tool call found",
     ),
     ({"tools": [{"type": "web_search"}]}, "tools.0", "Tools of type 'web_search'"),

@@ -69,11 +69,19 @@ def earlier_items(body: ResponsesRequest, store: ResponseStore) -> tuple[StoredI
 def stored(
     response: Response, earlier: tuple[StoredItem, ...], own: Sequence[StoredItem]
 ) -> StoredResponse:
-    """What is kept of a response that has ended."""
-    made = [as_input(item) for item in response.output]
+    """What is kept of a response that has ended.
+
+    A call that the token limit cut off is no part of the conversation: nobody can answer it.
+    """
+    whole = [item for item in response.output if not _is_cut_call(item)]
+    made = [as_input(item) for item in whole]
     items = (*earlier, *own, *made)
     size = len(response.json_text()) + sum(len(item.model_dump_json()) for item in items)
     return StoredResponse(response, items, len(own), len(made), size)
+
+
+def _is_cut_call(item: OutputItem) -> bool:
+    return item.type == "function_call" and item.status == "incomplete"
 
 
 def as_input(item: OutputItem) -> StoredItem:

@@ -74,7 +74,7 @@ async def _create(
     name = f"resp_{uuid.uuid4().hex}"
     begun = begun_response(body, name, int(time.time()), context.model.id, sampling)
     writer = ResponseWriter(begun, summary=wants_summary(body))
-    generation = await begin(response_ask(body, [*earlier, *own], sampling), context, name)
+    generation = await begin(response_ask(body, earlier, own, sampling), context, name)
 
     def keep() -> None:
         if writer.response.store:
