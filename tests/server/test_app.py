@@ -54,6 +54,12 @@ def test_the_api_key(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
         assert client.get("/health").status_code == 200
         assert client.get("/v1/models", headers=good).status_code == 200
         assert client.post(URL, json=GOOD, headers=good).status_code == 200
+        for value in (b"bearer ", b"BEARER "):
+            odd = {"Authorization": value + "s\u00e9cret".encode()}
+            assert client.get("/v1/models", headers=odd).status_code == 200
+        bare = {"x-api-key": "s\u00e9cret".encode()}
+        assert client.get("/v1/models", headers=bare).status_code == 200
+        assert client.get("/v1/models", headers={"x-api-key": "wrong"}).status_code == 401
         for value in (None, "", "s\u00e9cret", "Bearer", "Bearer wrong", "Basic s\u00e9cret"):
             headers = {} if value is None else {"Authorization": value.encode()}
             for answer in (
