@@ -263,9 +263,11 @@ def make_context(
     drafting: DrafterSwitch | None = None,
     recorder: Recorder | None = None,
     markup: Markup | None = None,
+    *,
+    model: ModelCard | None = None,
 ) -> ServerContext:
     """What routes get, around ``engine``."""
-    model = model_card(stop_tokens=tokenizer.token_text.ids(["<|im_end|>"]))
+    model = model or model_card(stop_tokens=tokenizer.token_text.ids(["<|im_end|>"]))
     compiler = GrammarCompiler(
         tokenizer.backend.to_str(), model.vocab_size, sorted(model.stop_tokens)
     )

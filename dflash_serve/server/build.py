@@ -159,14 +159,20 @@ def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
     chosen = {
         name: None if value == "auto" else value
         for name, value in (
-            ("tools", settings.tool_parser),
+            ("tool", settings.tool_parser),
             ("reasoning", settings.reasoning_parser),
         )
     }
     try:
-        return table.detect(tokenizer.template, tokenizer.added_tokens, **chosen)
+        return table.detect(
+            tokenizer.template,
+            tokenizer.added_tokens,
+            tools=chosen["tool"],
+            reasoning=chosen["reasoning"],
+        )
     except ValueError as error:
-        raise SettingsError(f"--tool-parser, --reasoning-parser: {error}") from error
+        given = [f"--{name}-parser" for name, value in chosen.items() if value is not None]
+        raise SettingsError(f"{', '.join(given)}: {error}") from error
 
 
 def drafter_card(settings: Settings, drafter: Path | None) -> DrafterCard:

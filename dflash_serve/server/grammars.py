@@ -18,7 +18,6 @@ from dflash_serve.server.ask import FormatKind, OutputFormat, ToolMode, ToolUse
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.text.parsers.base import Markup, ToolSpec
 
-_SECONDS = 2.0
 _THREADS = 2
 _SOURCES: dict[FormatKind, Callable[..., str]] = {
     FormatKind.JSON_OBJECT: lambda value: from_json_schema({"type": "object"}),
@@ -30,10 +29,14 @@ _SOURCES: dict[FormatKind, Callable[..., str]] = {
 
 
 class Grammars:
-    """Compiles the grammars of requests on threads of its own. Lives on the event loop."""
+    """Compiles the grammars of requests on threads of its own. Lives on the event loop.
 
-    def __init__(self, compiler: GrammarCompiler) -> None:
+    ``seconds``: how long one may take.
+    """
+
+    def __init__(self, compiler: GrammarCompiler, seconds: float = 2.0) -> None:
         self._compiler = compiler
+        self._seconds = seconds
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammar")
         self._ready: Future[Grammar] | None = None
 
@@ -57,12 +60,14 @@ class Grammars:
             raise ApiError(400, text, param=param, code="unsupported_parameter") from error
         work = self._pool.submit(lambda: self._compiler.compile(source()))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(work), _SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(work), self._seconds)
         except GrammarError as error:
             raise _refusal(f"Invalid '{param}': it cannot be compiled: {error}", param) from error
         except TimeoutError as error:
             if not work.cancelled():
-                text = f"Invalid '{param}': compiling it takes longer than {_SECONDS:g} seconds"
+                text = (
+                    f"Invalid '{param}': compiling it takes longer than {self._seconds:g} seconds"
+                )
                 raise _refusal(text, param) from error
             message = "The server is busy compiling other grammars. Try again in a few seconds."
             raise ApiError(

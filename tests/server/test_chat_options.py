@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
+from pydantic import BaseModel
 
 from dflash_serve.engine.types import LogitRules
 from dflash_serve.text.tokenizer import ChatTokenizer
@@ -265,3 +267,24 @@ def test_formats_become_grammars(
 def test_plain_text_has_no_grammar(http: httpx.Client, engine: FakeEngine) -> None:
     whole(http, response_format={"type": "text"})
     assert engine.requests[0].grammar is None
+
+
+class Point(BaseModel):
+    at: int
+
+
+def test_the_sdks_parsed_answers(
+    http: httpx.Client, engine: FakeEngine, tokenizer: ChatTokenizer
+) -> None:
+    engine.script = saying(tokenizer, '{"at": 5}')
+    asked: list[Any] = [{"role": "user", "content": "where?"}]
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.parse(
+            model="fake/model", messages=asked, response_format=Point
+        )
+        message = answer.choices[0].message
+        assert message.parsed == Point(at=5)
+        history = [*asked, message.model_dump(), *asked]
+        client.chat.completions.create(model="fake/model", messages=history)
+    assert engine.requests[0].grammar is not None
+    assert '{"at": 5}' in tokenizer.decode(engine.requests[1].prompt)
