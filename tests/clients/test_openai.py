@@ -72,7 +72,9 @@ def test_text_and_stream_agree(client: openai.OpenAI) -> None:
     assert "".join(texts) == whole.message.content
     assert whole.message.content.startswith("Once upon a time a fox")
     assert len([text for text in texts if text]) > 5
-    assert chunks[-1].usage.completion_tokens > 20
+    details = chunks[-1].usage.completion_tokens_details
+    assert details.accepted_prediction_tokens > 0
+    assert details.rejected_prediction_tokens > 0
 
 
 def test_a_tool_is_called_and_its_result_used(client: openai.OpenAI) -> None:
