@@ -116,10 +116,13 @@ class StyledMarkup:
         return self.tools.grammar(CallRules(tools, required, parallel, special or {}))
 
     def in_reasoning(self, prompt: str) -> bool:
-        """Whether ``prompt``, or an end of it, ends inside opened reasoning."""
-        if self.thinks is None:
-            return False
-        return prompt.rstrip().endswith(self.thinks.open)
+        """Whether a rendered prompt, of which this is the last turn, ends inside reasoning."""
+        return self.thinks is not None and ends_inside(prompt, self.thinks.open, self.thinks.close)
+
+
+def ends_inside(prompt: str, open_: str, close: str) -> bool:
+    """Whether ``open_`` stands in ``prompt`` without a ``close`` behind it."""
+    return prompt.rfind(open_) > prompt.rfind(close)
 
 
 def _answer(

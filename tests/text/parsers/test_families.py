@@ -348,6 +348,7 @@ def test_reasoning_however_it_is_delimited(style: str, open_: str, close: str) -
     assert markup.in_reasoning(f"user\nhi\nassistant\n{open_}\n")
     assert not markup.in_reasoning(f"assistant\n{open_}\n\n{close}\n\n")
     assert not markup.in_reasoning("assistant\n")
+    assert markup.in_reasoning(f"{open_}a{close}b\n{open_}\nBegun by")
 
 
 CALL = '<tool_call>\n{"name": "clock", "arguments": {"a": 1}}\n</tool_call>'
