@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from dflash_serve.engine.grammar import (
     Grammar,
@@ -19,12 +20,12 @@ from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.text.parsers.base import Markup, ToolSpec
 
 _THREADS = 2
-_SOURCES: dict[FormatKind, Callable[..., str]] = {
-    FormatKind.JSON_OBJECT: lambda value: from_json_schema({"type": "object"}),
-    FormatKind.JSON_SCHEMA: from_json_schema,
-    FormatKind.REGEX: from_regex,
-    FormatKind.CHOICE: from_choices,
-    FormatKind.GRAMMAR: from_lark,
+_SOURCES: dict[FormatKind, Callable[[OutputFormat], str]] = {
+    FormatKind.JSON_OBJECT: lambda form: from_json_schema({"type": "object"}),
+    FormatKind.JSON_SCHEMA: lambda form: from_json_schema(_schema(form)),
+    FormatKind.REGEX: lambda form: from_regex(form.value),
+    FormatKind.CHOICE: lambda form: from_choices(form.value),
+    FormatKind.GRAMMAR: lambda form: from_lark(form.value),
 }
 
 
@@ -114,7 +115,14 @@ def wanted_tools(use: ToolUse) -> tuple[ToolSpec, ...]:
 
 
 def _text(form: OutputFormat) -> str:
-    return _guarded(lambda: _SOURCES[form.kind](form.value))
+    return _guarded(lambda: _SOURCES[form.kind](form))
+
+
+def _schema(form: OutputFormat) -> dict[str, Any] | bool:
+    if not isinstance(form.value, dict):
+        return bool(form.value)
+    # the compiler's own options, which are not the client's to set
+    return form.value | {"x-guidance": {"lenient": not form.strict, "coerce_one_of": True}}
 
 
 def _calls(markup: Markup, tools: tuple[ToolSpec, ...], use: ToolUse, *, required: bool) -> str:

@@ -66,8 +66,9 @@ def tool(**fields: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": {"name": "look"} | fields}]}
 
 
-def schema(value: Any) -> dict[str, Any]:
-    return {"response_format": {"type": "json_schema", "json_schema": {"schema": value}}}
+def schema(value: Any, **fields: Any) -> dict[str, Any]:
+    form = {"schema": value} | fields
+    return {"response_format": {"type": "json_schema", "json_schema": form}}
 
 
 NAMED = {"type": "function", "function": {"name": "other"}}
@@ -186,6 +187,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (schema({"$ref": "#/nowhere"}), SCHEMA_AT, "invalid_value"),
     (schema({"allOf": 5}), SCHEMA_AT, "invalid_value"),
     (schema(5), SCHEMA_AT, "invalid_value"),
+    (schema({"type": "array", "uniqueItems": True}, strict=True), SCHEMA_AT, "invalid_value"),
     ({"regex": "("}, "regex", "invalid_value"),
     ({"regex": ""}, "regex", "invalid_value"),
     ({"grammar": "no grammar"}, "grammar", "invalid_value"),

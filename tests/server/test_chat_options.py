@@ -241,6 +241,23 @@ def test_usage_can_come_with_every_chunk(http: httpx.Client) -> None:
             ["42"],
         ),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}, ["{}"]),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {
+                        "schema": {
+                            "$schema": "http://json-schema.org/draft-07/schema#",
+                            "type": "array",
+                            "uniqueItems": True,
+                            "items": {"oneOf": [{"const": 1}, {"const": 2}]},
+                            "x-guidance": {"whitespace_pattern": ".*"},
+                        }
+                    },
+                }
+            },
+            ["[1, 2]", "[]"],
+        ),
         ({"regex": "[ab]{2}"}, ["ab"]),
         ({"choice": ["yes", 'n"o']}, ["yes", 'n"o']),
         ({"grammar": 'start: "x" /[0-9]+/'}, ["x12"]),

@@ -80,7 +80,9 @@ def _schema(value: Any) -> Any:
 
 
 class JsonSchema(RequestModel):
-    """``schema`` is a JSON schema. It is kept to with ``strict`` false too."""
+    """``schema`` is a JSON schema. The answer keeps to it with ``strict`` false too, as far as
+    its keywords can be guaranteed; with ``strict`` true others are refused.
+    """
 
     name: str | None = None
     description: str | None = None
