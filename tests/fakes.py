@@ -38,6 +38,8 @@ from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 CHATML = (
+    "{%- if tools %}{{- '<|im_start|>tools\\n' }}{%- for tool in tools %}{{- tool | tojson }}"
+    "{%- endfor %}{{- '<|im_end|>\\n' }}{%- endif %}"
     "{%- for message in messages %}"
     "{%- if message.role not in ('system', 'user', 'assistant', 'tool') %}"
     "{{- raise_exception('no such role: ' + message.role) }}{%- endif %}"
@@ -53,8 +55,6 @@ CHATML = (
     "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
     "{%- if style is defined %}{{- '(' + style + ')' }}{%- endif %}{%- endif %}"
 )
-END = 511
-"""The fake model's stop token: an id beyond the tokenizer's, so that no text has it."""
 _CORPUS = ["The quick brown fox jumps over the lazy dog, again and again.", "hello world " * 5]
 
 
@@ -233,7 +233,6 @@ def model_card(**changes: object) -> ModelCard:
         "created": 1,
         "max_context": 512,
         "vocab_size": 512,
-        "stop_tokens": frozenset({END}),
     }
     return ModelCard(**(facts | changes))  # type: ignore[arg-type]
 
@@ -264,10 +263,14 @@ def make_context(
     drafting: DrafterSwitch | None = None,
     recorder: Recorder | None = None,
     markup: Markup | None = None,
+    *,
+    model: ModelCard | None = None,
 ) -> ServerContext:
     """What routes get, around ``engine``."""
-    model = model_card()
-    compiler = GrammarCompiler(tokenizer.backend.to_str(), model.vocab_size, [END])
+    model = model or model_card(stop_tokens=tokenizer.token_text.ids(["<|im_end|>"]))
+    compiler = GrammarCompiler(
+        tokenizer.backend.to_str(), model.vocab_size, sorted(model.stop_tokens)
+    )
     return ServerContext(
         engine,
         tokenizer,

@@ -57,12 +57,17 @@ class Answer:
         return bool(self._ids)
 
     @property
+    def counting(self) -> bool:
+        """Whether tokens must come one by one, to be counted as reasoning."""
+        return self._parser is not None and not self._reasoning_over
+
+    @property
     def reasoning_tokens(self) -> int:
         """Tokens of the reasoning, its markers included."""
         return self._before_end if self._reasoned else 0
 
     def push(self, text: str, entries: Sequence[TokenEntry] = ()) -> None:
-        """The text that one more token completes, and the entries that go with it."""
+        """The text that one more token (or some, unless `counting`) completes, and its entries."""
         self._entries += entries
         if self._parser is None:
             self._add_text(Channel.CONTENT, text)

@@ -1,6 +1,6 @@
 """``create_app``: routes, middleware and error answers around an engine client."""
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -12,7 +12,7 @@ from dflash_serve.server import errors
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.anthropic_errors import answer
 from dflash_serve.server.errors import ApiError, shown
-from dflash_serve.server.middleware import LimitBody, RequireApiKey
+from dflash_serve.server.middleware import LimitBody, RefuseWhileDraining, RequireApiKey
 from dflash_serve.server.routes import (
     admin,
     chat,
@@ -50,13 +50,15 @@ def create_app(context: ServerContext) -> FastAPI:
         title="dflash-serve", version=__version__, openapi_url=None, redirect_slashes=False
     )
     for module in _ROUTES:
-        app.include_router(module.router(context))
-    _answer_head(app)
+        routes = module.router(context)
+        _answer_head(routes)
+        app.include_router(routes)
     _add_error_answers(app)
     # the last one added is the first to see a request
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     if settings.api_key is not None:
         app.add_middleware(RequireApiKey, key=settings.api_key)
+    app.add_middleware(RefuseWhileDraining, client=context.client)
     if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware,
@@ -67,9 +69,9 @@ def create_app(context: ServerContext) -> FastAPI:
     return app
 
 
-def _answer_head(app: FastAPI) -> None:
+def _answer_head(routes: APIRouter) -> None:
     """HEAD wherever there is GET; the web server leaves out the body."""
-    for route in app.routes:
+    for route in routes.routes:
         if isinstance(route, Route) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
 

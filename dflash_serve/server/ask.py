@@ -63,11 +63,16 @@ class FormatKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """``value``: the schema (an object or a bool), regex, tuple of choices, or Lark grammar."""
+    """``value``: the schema (an object or a bool), regex, tuple of choices, or Lark grammar.
+
+    ``strict``: a schema with keywords that cannot be guaranteed is refused; else they are left
+    out. ``oneOf`` is read as ``anyOf`` either way.
+    """
 
     kind: FormatKind
     value: Any = None
     param: str = "response_format"
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

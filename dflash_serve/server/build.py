@@ -32,7 +32,7 @@ from dflash_serve.server.app import create_app
 from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import Change, DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.server.grammars import Grammars
-from dflash_serve.server.lifecycle import bind, run
+from dflash_serve.server.lifecycle import bind, leave, run
 from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
 from dflash_serve.text.parsers import table
@@ -68,7 +68,7 @@ def serve(settings: Settings) -> int:
         engine, tokenizer, settings, model, switch, markup, thinking, grammars, recorder
     )
     try:
-        failure = run(
+        ended = run(
             create_app(context),
             engine,
             settings,
@@ -79,7 +79,10 @@ def serve(settings: Settings) -> int:
     finally:
         if recorder is not None:
             recorder.close()
-    return 0 if failure is None else _refuse(failure)
+    code = 0 if ended.failure is None else _refuse(ended.failure)
+    if ended.hanging:
+        leave(code)
+    return code
 
 
 def _refuse(reason: str) -> int:
@@ -156,14 +159,20 @@ def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
     chosen = {
         name: None if value == "auto" else value
         for name, value in (
-            ("tools", settings.tool_parser),
+            ("tool", settings.tool_parser),
             ("reasoning", settings.reasoning_parser),
         )
     }
     try:
-        return table.detect(tokenizer.template, tokenizer.added_tokens, **chosen)
+        return table.detect(
+            tokenizer.template,
+            tokenizer.added_tokens,
+            tools=chosen["tool"],
+            reasoning=chosen["reasoning"],
+        )
     except ValueError as error:
-        raise SettingsError(f"--tool-parser, --reasoning-parser: {error}") from error
+        given = [f"--{name}-parser" for name, value in chosen.items() if value is not None]
+        raise SettingsError(f"{', '.join(given)}: {error}") from error
 
 
 def drafter_card(settings: Settings, drafter: Path | None) -> DrafterCard:

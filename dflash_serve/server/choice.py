@@ -101,15 +101,26 @@ class Choice:
         deltas: list[Delta] = list(self._prompt(chunk))
         if self._extras.silent:
             return deltas
-        for at, token in enumerate(chunk.tokens):
-            if self._over:
-                break
-            self._take_token(token, chunk.logprobs[at] if chunk.logprobs else None)
+        if chunk.logprobs or self._answer.counting:
+            for at, token in enumerate(chunk.tokens):
+                if self._over:
+                    break
+                self._take_token(token, chunk.logprobs[at] if chunk.logprobs else None)
+        else:
+            self._take_all(chunk.tokens)
         ended = chunk.finish in (FinishReason.STOP, FinishReason.LENGTH)
         if not self._flushed and (self._over or ended):
             self._flushed = True
             self._finish_text(chunk)
         return [*deltas, *self._answer.drain()]
+
+    def _take_all(self, tokens: Sequence[int]) -> None:
+        if self._over:
+            return
+        before = self._text.tokens
+        text = self._text.push(tokens)
+        self._tokens += tokens[: self._text.tokens - before]
+        self._answer.push(text)
 
     def _take_token(self, token: int, logprob: TokenLogprob | None) -> None:
         begin = self._text.read

@@ -1,6 +1,7 @@
 """``dflash-serve``: arguments -> Settings -> the server. Heavy imports wait for the command."""
 
 import os
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -111,6 +112,8 @@ def serve(
             "cors_origin": tuple(cors_origin or ()),
         }
     )
+    # until it serves, there is nothing to lose
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     # only its tokenizers are used: do not let it complain about missing PyTorch
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from dflash_serve.server.build import serve as run

@@ -96,7 +96,8 @@ def from_validation(error: ValidationError) -> ApiError:
 
 def dotted(location: Sequence[str | int]) -> str | None:
     """``("messages", 0, "<parts>", 1)`` -> ``messages.0.1``: tags of unions are left out."""
-    return ".".join(str(step) for step in location if not str(step).startswith("<")) or None
+    steps = (str(step)[:_SHOWN] for step in location)
+    return ".".join(step for step in steps if not step.startswith(("<", "[key]"))) or None
 
 
 def shown(value: Any) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from dflash_serve.engine.grammar import (
     Grammar,
@@ -18,22 +19,25 @@ from dflash_serve.server.ask import FormatKind, OutputFormat, ToolMode, ToolUse
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.text.parsers.base import Markup, ToolSpec
 
-_SECONDS = 2.0
 _THREADS = 2
-_SOURCES: dict[FormatKind, Callable[..., str]] = {
-    FormatKind.JSON_OBJECT: lambda value: from_json_schema({"type": "object"}),
-    FormatKind.JSON_SCHEMA: from_json_schema,
-    FormatKind.REGEX: from_regex,
-    FormatKind.CHOICE: from_choices,
-    FormatKind.GRAMMAR: from_lark,
+_SOURCES: dict[FormatKind, Callable[[OutputFormat], str]] = {
+    FormatKind.JSON_OBJECT: lambda form: from_json_schema({"type": "object"}),
+    FormatKind.JSON_SCHEMA: lambda form: from_json_schema(_schema(form)),
+    FormatKind.REGEX: lambda form: from_regex(form.value),
+    FormatKind.CHOICE: lambda form: from_choices(form.value),
+    FormatKind.GRAMMAR: lambda form: from_lark(form.value),
 }
 
 
 class Grammars:
-    """Compiles the grammars of requests on threads of its own. Lives on the event loop."""
+    """Compiles the grammars of requests on threads of its own. Lives on the event loop.
 
-    def __init__(self, compiler: GrammarCompiler) -> None:
+    ``seconds``: how long one may take.
+    """
+
+    def __init__(self, compiler: GrammarCompiler, seconds: float = 2.0) -> None:
         self._compiler = compiler
+        self._seconds = seconds
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammar")
         self._ready: Future[Grammar] | None = None
 
@@ -50,15 +54,21 @@ class Grammars:
         """
         self.warm_up()
         assert self._ready is not None
-        await asyncio.wrap_future(self._ready)
+        try:
+            await asyncio.wrap_future(self._ready)
+        except ValueError as error:
+            text = f"This model's tokenizer cannot be used with '{param}': {shown(str(error))}"
+            raise ApiError(400, text, param=param, code="unsupported_parameter") from error
         work = self._pool.submit(lambda: self._compiler.compile(source()))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(work), _SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(work), self._seconds)
         except GrammarError as error:
             raise _refusal(f"Invalid '{param}': it cannot be compiled: {error}", param) from error
         except TimeoutError as error:
             if not work.cancelled():
-                text = f"Invalid '{param}': compiling it takes longer than {_SECONDS:g} seconds"
+                text = (
+                    f"Invalid '{param}': compiling it takes longer than {self._seconds:g} seconds"
+                )
                 raise _refusal(text, param) from error
             message = "The server is busy compiling other grammars. Try again in a few seconds."
             raise ApiError(
@@ -105,7 +115,14 @@ def wanted_tools(use: ToolUse) -> tuple[ToolSpec, ...]:
 
 
 def _text(form: OutputFormat) -> str:
-    return _guarded(lambda: _SOURCES[form.kind](form.value))
+    return _guarded(lambda: _SOURCES[form.kind](form))
+
+
+def _schema(form: OutputFormat) -> dict[str, Any] | bool:
+    if not isinstance(form.value, dict):
+        return bool(form.value)
+    # the compiler's own options, which are not the client's to set
+    return form.value | {"x-guidance": {"lenient": not form.strict, "coerce_one_of": True}}
 
 
 def _calls(markup: Markup, tools: tuple[ToolSpec, ...], use: ToolUse, *, required: bool) -> str:

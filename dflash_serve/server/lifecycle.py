@@ -9,8 +9,12 @@ import logging
 import os
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -18,10 +22,25 @@ from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.server.settings import Settings, SettingsError
 
 _log = logging.getLogger("dflash_serve")
-_LINGER = 5.0
-"""Seconds that connections get after the last request has ended."""
+_LINGER = 0.3
+"""Seconds that connections get to send their last bytes after the last request has ended."""
+_LAST = 1.0
+"""Seconds that threads get to end at the very last, when nobody is served any more."""
+_POLL = 0.02
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Reload = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How serving ended. ``failure``: why loading failed, in one line; None after a signal.
+
+    ``hanging``: something still runs that cannot be stopped, so the process must `leave`.
+    """
+
+    failure: str | None
+    hanging: bool
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -31,7 +50,8 @@ def bind(settings: Settings) -> socket.socket:
         SettingsError: the address is in use or not ours.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only on sockets that say that they are TCP
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -45,7 +65,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, draining the engine while it waits for connections to end.
+    """uvicorn, which takes connections while the engine drains, and ends in a bounded time.
 
     SIGHUP calls ``reload``, unless it says that the terminal was closed: then the server stops.
     """
@@ -59,29 +79,68 @@ class _Server(uvicorn.Server):
         self._reload = reload
         self._reloading: asyncio.Task[None] | None = None
         self._terminal = _has_terminal()
+        self._signalled = False
+
+    @property
+    def hanging(self) -> bool:
+        """Whether something is left that did not end when it was told to."""
+        reloading = self._reloading is not None and not self._reloading.done()
+        return reloading or bool(self.server_state.tasks) or not self._engine.ended
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the requests that run, refusing others meanwhile; then close what is left."""
+        end = asyncio.get_running_loop().time() + self._grace
         draining = asyncio.create_task(self._engine.close(self._grace))
-        await super().shutdown(sockets)
-        if self.force_exit:  # a second signal: no more grace
-            draining.cancel()
-            await self._engine.close(0)
-        else:
-            await draining
+        await asyncio.sleep(0)  # it refuses requests from here on
+        self._close_idle()
+        await draining
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        self._close_idle()
+        await self._send_rest(end)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_LINGER)
+
+    def _close_idle(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # one with a request is closed after its answer
+
+    async def _send_rest(self, end: float) -> None:
+        """Wait for the connections; beyond a moment only for bytes to send, and until ``end``."""
+        clock = asyncio.get_running_loop().time
+        linger = clock() + _LINGER
+        while connections := self.server_state.connections:
+            unsent = any(one.transport.get_write_buffer_size() for one in connections)
+            if clock() > (max(linger, end) if unsent else linger):
+                return
+            await asyncio.sleep(_POLL)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT and SIGTERM without raising them again: a drained exit is exit 0."""
+        """Stop on SIGINT and SIGTERM without raising them again: a drained exit is exit 0.
+
+        The handlers run whatever the event loop does, so that the second signal always ends the
+        process.
+        """
         loop = asyncio.get_running_loop()
         kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # started by nohup
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+        before = {number: signal.signal(number, self._stop) for number in _STOP_SIGNALS}
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, kept)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                loop.remove_signal_handler(number)
+            loop.remove_signal_handler(signal.SIGHUP)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:
+            leave(128 + number)
+        self._signalled = self.should_exit = True
 
     def _hang_up(self, kept: bool) -> None:
         closed = self._terminal and not _has_terminal()
@@ -89,7 +148,7 @@ class _Server(uvicorn.Server):
         if not closed:
             self._reloading = asyncio.create_task(self._reload())
         elif not kept:
-            self.handle_exit(signal.SIGHUP, None)
+            self.should_exit = True
 
 
 def _has_terminal() -> bool:
@@ -101,6 +160,14 @@ def _has_terminal() -> bool:
     return True
 
 
+def leave(code: int) -> NoReturn:
+    """End the process now, whatever its threads do; an ordinary exit would wait for them."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            stream.flush()
+    os._exit(code)
+
+
 def run(
     app: Any,
     engine: AsyncEngine,
@@ -109,16 +176,12 @@ def run(
     *,
     banner: str,
     reload: Reload,
-) -> str | None:
-    """Serve until a signal (None) or until loading has failed (why, in one line).
-
-    ``reload`` answers SIGHUP.
-    """
+) -> Ended:
+    """Serve until a signal or until loading has failed. ``reload`` answers SIGHUP."""
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout + _LINGER),
         backlog=1024,
         server_header=False,
         ws="none",
@@ -134,7 +197,15 @@ def run(
         watcher.cancel()
         return failures[0] if failures else None
 
-    return asyncio.run(main())
+    runner = asyncio.Runner()
+    failure = runner.run(main())
+    if failure is None:
+        last = threading.Timer(_LAST, leave, (0,))
+        last.daemon = True
+        last.start()
+    if not server.hanging:
+        runner.close()
+    return Ended(failure, server.hanging)
 
 
 async def _watch(

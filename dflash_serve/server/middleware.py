@@ -1,14 +1,32 @@
-"""What happens before a route sees a request: the API key and the body's size. Plain ASGI."""
+"""Before a route sees a request: is the server stopping, the API key, the body's size. ASGI."""
 
 import hmac
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dflash_serve.engine.client import EngineClient, EngineState
 from dflash_serve.server.doors.anthropic_errors import answer
 from dflash_serve.server.errors import ApiError
 
 _OPEN_PATHS = frozenset({"/health"})
+_STOPPING = (EngineState.DRAINING, EngineState.STOPPED)
+_RETRY_AFTER = "2"
+
+
+class RefuseWhileDraining:
+    """503 for every new request once the server stops; /health is answered as ever."""
+
+    def __init__(self, app: ASGIApp, client: EngineClient) -> None:
+        self._app = app
+        self._client = client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stopping = self._client.state in _STOPPING
+        if stopping and scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+            await answer(_shutting_down(), scope["path"])(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class RequireApiKey:
@@ -20,15 +38,15 @@ class RequireApiKey:
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
         self._key = key.encode()
-        self._expected = b"Bearer " + self._key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
             headers = dict(scope["headers"])
-            bearer, bare = headers.get(b"authorization", b""), headers.get(b"x-api-key", b"")
-            allowed = hmac.compare_digest(bearer, self._expected)
+            given, bare = headers.get(b"authorization", b""), headers.get(b"x-api-key", b"")
+            scheme, _, token = given.partition(b" ")
+            allowed = scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._key)
             if not allowed and not hmac.compare_digest(bare, self._key):
-                refusal = answer(_unauthorized(bool(bearer or bare)), scope["path"])
+                refusal = answer(_unauthorized(bool(given or bare)), scope["path"])
                 await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -64,6 +82,12 @@ class LimitBody:
     def _too_large(self) -> ApiError:
         message = f"The request body is larger than the limit of {self._limit} bytes"
         return ApiError(413, message, code="request_too_large")
+
+
+def _shutting_down() -> ApiError:
+    message = "The server is shutting down and takes no new requests. Please try again later."
+    headers = {"Retry-After": _RETRY_AFTER}
+    return ApiError(503, message, kind="server_error", code="engine_unavailable", headers=headers)
 
 
 def _unauthorized(given: bool) -> ApiError:

@@ -104,12 +104,15 @@ class StopFinder:
     def found(self) -> bool:
         return self.stop is not None
 
-    def push(self, piece: str) -> str:
-        """The text that is now certain to lie before any stop string."""
+    def push(self, piece: str, *, armed: bool = True) -> str:
+        """The text that is now certain to lie before any stop string.
+
+        Stop strings that are complete with this piece do not count unless ``armed``.
+        """
         if not self._stops or self.found:
             return "" if self.found else piece
         text = self._held + piece
-        match = self._first(text)
+        match = self._first(text) if armed else None
         if match is not None:
             start, self.stop = match
             self._held = ""
@@ -124,7 +127,8 @@ class StopFinder:
         return held
 
     def _first(self, text: str) -> tuple[int, str] | None:
-        starts = ((text.find(stop), stop) for stop in self._stops)
+        old = len(self._held)  # what was complete there already did not count
+        starts = ((text.find(stop, max(0, old - len(stop) + 1)), stop) for stop in self._stops)
         matches = [(start + len(stop), start, stop) for start, stop in starts if start >= 0]
         return min(matches)[1:] if matches else None
 
@@ -139,7 +143,7 @@ class StopFinder:
 class TextStream:
     """One choice's text. ``tokens`` counts ids taken, the one that completes a stop included.
 
-    In the text of the first ``min_tokens`` tokens no stop string is looked for.
+    Stop strings that are complete with the first ``min_tokens`` tokens do not count.
     """
 
     def __init__(self, detokenizer: Detokenizer, finder: StopFinder, min_tokens: int = 0) -> None:
@@ -187,6 +191,6 @@ class TextStream:
 
     def _find(self, piece: str) -> str:
         self.read += len(piece)
-        safe = piece if self.tokens <= self._min_tokens else self._finder.push(piece)
+        safe = self._finder.push(piece, armed=self.tokens > self._min_tokens)
         self.given += len(safe)
         return safe

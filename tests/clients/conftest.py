@@ -37,10 +37,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
     try:
         yield _address(process, log)
+        process.terminate()
+        assert process.wait(30) == 0, log.read_text()
         assert "Traceback" not in log.read_text(), log.read_text()
     finally:
-        process.terminate()
-        process.wait(30)
+        process.kill()
 
 
 @pytest.fixture(scope="session")

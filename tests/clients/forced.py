@@ -67,8 +67,11 @@ class Mind:
         """No reply fits: a word where a JSON string begins, a value in a new array, else an end."""
         found = {self._end: _END} | dict(self._closers)
         tail = said.rstrip()
-        if tail.endswith((b':"', b': "')):
-            found[self._next(b"fox")] = _SECOND
+        quotes = said.count(b'"') - said.count(b'\\"')
+        if quotes % 2:
+            word = tail.endswith((b':"', b': "'))
+            found[_id(self._backend, '"')] = _FILL
+            found[self._next(b"fox")] = _SECOND if word else 0.0
         elif tail.endswith(b"["):
             found[_id(self._backend, "]")] = 0.0
         return _best(found)

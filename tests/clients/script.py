@@ -158,9 +158,10 @@ def _value(schema: Any, root: Mapping[str, Any], hints: Iterator[str]) -> Any:
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object" or "properties" in schema:
-        wanted = schema.get("required", schema.get("properties", {}))
         properties = schema.get("properties", {})
-        return {name: _value(properties.get(name), root, hints) for name in wanted}
+        wanted = schema.get("required", properties)
+        names = [*(name for name in properties if name in wanted), *(set(wanted) - {*properties})]
+        return {name: _value(properties.get(name), root, hints) for name in names}
     if kind == "array":
         return [_value(schema.get("items"), root, hints)]
     if kind in _VALUES:

@@ -7,6 +7,7 @@ import anthropic
 import pytest
 
 from tests.clients.conftest import MODEL
+from tests.clients.test_openai import STEPS, Answer
 
 WEATHER: dict[str, Any] = {
     "name": "get_weather",
@@ -107,6 +108,21 @@ def test_thinking(client: anthropic.Anthropic, stream: bool) -> None:
     assert [block.type for block in silent.content] == ["text"]
 
 
+def test_adaptive_thinking_and_effort(client: anthropic.Anthropic) -> None:
+    asked = asking("Think, and say: done", thinking={"type": "adaptive"}, max_tokens=2000)
+    for effort in ("low", "high"):
+        message = client.messages.create(**asked, output_config={"effort": effort})
+        assert [block.type for block in message.content] == ["thinking", "text"]
+
+
+def test_structured_output(client: anthropic.Anthropic) -> None:
+    for text in (f"Give me {STEPS}", "Hello!"):
+        message = client.messages.parse(**asking(text), output_format=Answer)
+        assert isinstance(message.parsed_output, Answer)
+    with client.messages.stream(**asking(f"Give me {STEPS}"), output_format=Answer) as stream:
+        assert stream.get_final_message().parsed_output == Answer.model_validate_json(STEPS)
+
+
 def test_limits_and_stop_sequences(client: anthropic.Anthropic) -> None:
     short = client.messages.create(**asking("Tell me a story", max_tokens=5))
     assert short.stop_reason == "max_tokens"
@@ -126,7 +142,7 @@ def test_counted_tokens_are_those_used(client: anthropic.Anthropic) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"temperature": 2},
+        {"stop_sequences": [5]},
         {"max_tokens": 0},
         {"tools": [{"name": "a b", "input_schema": {}}]},
         {"tool_choice": {"type": "tool", "name": "nobody"}, "tools": [WEATHER]},

@@ -72,7 +72,9 @@ def test_text_and_stream_agree(client: openai.OpenAI) -> None:
     assert "".join(texts) == whole.message.content
     assert whole.message.content.startswith("Once upon a time a fox")
     assert len([text for text in texts if text]) > 5
-    assert chunks[-1].usage.completion_tokens > 20
+    details = chunks[-1].usage.completion_tokens_details
+    assert details.accepted_prediction_tokens > 0
+    assert details.rejected_prediction_tokens > 0
 
 
 def test_a_tool_is_called_and_its_result_used(client: openai.OpenAI) -> None:
@@ -156,11 +158,13 @@ def test_strict_arguments_are_made_to_validate(client: openai.OpenAI) -> None:
     assert arguments["unit"] in ("celsius", "fahrenheit")
 
 
-def test_broken_markup_stays_text(client: openai.OpenAI) -> None:
+def test_broken_markup_is_not_lost(client: openai.OpenAI) -> None:
+    """No dropped connection, no lost word: what is no JSON is read as text from there on."""
     choice = create(client, "call get_weather({not json})", tools=[WEATHER]).choices[0]
-    assert choice.message.tool_calls is None
-    assert "get_weather" in choice.message.content
-    assert choice.finish_reason == "stop"
+    assert "not json" in choice.message.content
+    named = create(client, "say: <tool_call>{}</tool_call>", tools=[WEATHER]).choices[0]
+    assert named.message.tool_calls is None
+    assert named.finish_reason == "stop"
 
 
 def test_pydantic_function_tools(client: openai.OpenAI) -> None:

@@ -31,7 +31,7 @@ def respond(client: openai.OpenAI, text: Any, **options: Any) -> Any:
 
 def test_completions(client: openai.OpenAI) -> None:
     whole = complete(client, "Once upon a time a").choices[0]
-    assert whole.text.startswith(" fox lived at the edge")
+    assert whole.text.startswith(" fox lived at the")
     assert whole.finish_reason == "length"
     chunks = list(complete(client, "Once upon a time a", stream=True))
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.text

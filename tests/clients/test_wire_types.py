@@ -20,6 +20,8 @@ from tests.clients.test_openai import PARIS, ROME, STEPS, WEATHER, Answer
 
 EXTENSIONS = {"reasoning", "reasoning_content", "stop_reason"}
 """Fields that this server adds, as vLLM and others do."""
+UNTYPED = {"store", "presence_penalty", "frequency_penalty"}
+"""Fields of a response that OpenAI sends and its own types lack."""
 SCHEMA = {"name": "answer", "strict": True, "schema": Answer.model_json_schema()}
 TOOL = {"type": "function", **WEATHER["function"]}
 
@@ -107,7 +109,7 @@ def test_events(http: httpx.Client, door: str, case: str) -> None:
     assert len(lines) > 2
     for line in lines:
         if line not in ("[DONE]", '{"type":"ping"}', '{"type": "ping"}'):
-            check(event, line)
+            check(event, unfinished(line) if door == "completions" else line)
 
 
 def test_models_and_errors(http: httpx.Client) -> None:
@@ -129,9 +131,14 @@ def streamed(http: httpx.Client, path: str, body: dict[str, Any]) -> list[str]:
     return [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
 
 
+def unfinished(line: str) -> str:
+    """A text chunk whose null reasons are filled in: OpenAI sends null, its own type has none."""
+    return line.replace('"finish_reason":null', '"finish_reason":"stop"')
+
+
 def check(kind: Any, text: str) -> None:
     found = TypeAdapter(kind).validate_json(text, strict=True)
-    unknown = set(extras(found)) - EXTENSIONS
+    unknown = set(extras(found)) - EXTENSIONS - UNTYPED
     assert not unknown, text
 
 

@@ -1,5 +1,6 @@
 """Starting, failing to start, draining: exit codes, single lines, streams that end."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -59,6 +60,80 @@ def test_a_signal_drains(
     assert "Traceback" not in server.log
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
+
+
+def endless(**fields: Any) -> dict[str, Any]:
+    """A request that many rounds are needed for: its drafts are wrong."""
+    return body(stream=True, max_tokens=480, n=8, temperature=1.5, seed=1) | fields
+
+
+def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Start) -> None:
+    """New connections are taken and told, until the last stream has ended."""
+    server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "120")
+    url = server.ready()
+    chat = f"{url}/v1/chat/completions"
+    with httpx.stream("POST", chat, json=endless(), timeout=120) as answer:
+        stream = events(answer)
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        wait(lambda: httpx.get(f"{url}/health", timeout=10).status_code == 503, 60)
+        assert httpx.get(f"{url}/health", timeout=10).json()["status"] == "draining"
+        assert httpx.head(f"{url}/health", timeout=10).status_code == 503
+        for refused in (
+            httpx.post(chat, json=body(), timeout=10),
+            httpx.get(f"{url}/v1/models", timeout=10),
+        ):
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "engine_unavailable"
+            assert int(refused.headers["retry-after"]) > 0
+        assert [*stream][-1] == "[DONE]"
+    assert server.exit_code(30) == 0, server.log
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+@contextlib.contextmanager
+def deaf_clients(url: str, count: int) -> Iterator[None]:
+    """Clients that ask for long streams and read nothing beyond the first bytes."""
+    host = httpx.URL(url)
+    content = json.dumps(endless(max_tokens=240, logprobs=True, top_logprobs=20)).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            wire = stack.enter_context(socket.socket())
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            wire.settimeout(60)
+            wire.connect((host.host, host.port))
+            wire.sendall(head.encode() + content)
+            assert wire.recv(1)
+        yield
+
+
+def test_clients_that_do_not_read_hold_up_no_exit(endless_pair: PairPaths, start: Start) -> None:
+    server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "1")
+    url = server.ready()
+    with deaf_clients(url, 1):
+        wait(lambda: all_slots_free(url), 60)  # nothing is left to do but to send
+        server.process.send_signal(signal.SIGTERM)
+        assert server.exit_code(30) == 0, server.log
+    assert "Traceback" not in server.log
+    assert "ERROR" not in server.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process(
+    endless_pair: PairPaths, start: Start, number: signal.Signals
+) -> None:
+    server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "600")
+    url = server.ready()
+    with deaf_clients(url, 1):
+        server.process.send_signal(signal.SIGTERM)
+        wait(lambda: httpx.get(f"{url}/health", timeout=10).status_code == 503, 60)
+        server.process.send_signal(number)
+        assert server.exit_code(30) == 128 + number, server.log
+    assert "Traceback" not in server.log
 
 
 def test_an_idle_server_leaves_at_once(endless_pair: PairPaths, start: Start) -> None:
@@ -216,7 +291,7 @@ def test_health_answers_503_while_the_weights_load(
 def test_a_signal_ends_a_server_that_still_loads(loading: tuple[ServerProcess, str, Path]) -> None:
     server, _, _ = loading
     server.process.send_signal(signal.SIGTERM)
-    assert server.exit_code(60) == 0, server.log
+    assert server.exit_code(8) == 0, server.log
     assert "Traceback" not in server.log
 
 

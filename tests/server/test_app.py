@@ -42,9 +42,27 @@ def test_health_follows_the_engine(
     engine.state = state
     with serving(make_app(engine, tokenizer)) as url:
         answer = httpx.get(url + "/health", timeout=60)
+        head = httpx.head(url + "/health", timeout=60)
     assert answer.status_code == (200 if state is EngineState.READY else 503)
+    assert (head.status_code, head.content) == (answer.status_code, b"")
     assert answer.json()["status"] == state.value
     assert answer.json()["slots"] == 8
+
+
+@pytest.mark.parametrize("state", [EngineState.DRAINING, EngineState.STOPPED])
+def test_a_server_that_stops_refuses_in_the_clients_own_words(
+    engine: FakeEngine, tokenizer: ChatTokenizer, state: EngineState
+) -> None:
+    engine.state = state
+    with serving(make_app(engine, tokenizer)) as url:
+        chat = httpx.post(url + URL, json=GOOD, timeout=60)
+        message = httpx.post(url + "/v1/messages", json=GOOD, timeout=60)
+    for answer in (chat, message):
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert "shutting down" in answer.json()["error"]["message"]
+    assert chat.json()["error"]["code"] == "engine_unavailable"
+    assert message.json()["type"] == "error"
 
 
 def test_the_api_key(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
@@ -54,6 +72,12 @@ def test_the_api_key(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
         assert client.get("/health").status_code == 200
         assert client.get("/v1/models", headers=good).status_code == 200
         assert client.post(URL, json=GOOD, headers=good).status_code == 200
+        for value in (b"bearer ", b"BEARER "):
+            odd = {"Authorization": value + "s\u00e9cret".encode()}
+            assert client.get("/v1/models", headers=odd).status_code == 200
+        bare = {"x-api-key": "s\u00e9cret".encode()}
+        assert client.get("/v1/models", headers=bare).status_code == 200
+        assert client.get("/v1/models", headers={"x-api-key": "wrong"}).status_code == 401
         for value in (None, "", "s\u00e9cret", "Bearer", "Bearer wrong", "Basic s\u00e9cret"):
             headers = {} if value is None else {"Authorization": value.encode()}
             for answer in (

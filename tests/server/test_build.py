@@ -6,11 +6,19 @@ from collections.abc import Callable
 import pytest
 
 from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.grammar import from_regex
 from dflash_serve.engine.loop import Drafting, Loaded
 from dflash_serve.engine.plan import Runner
-from dflash_serve.server.build import drafter_change
+from dflash_serve.server.build import (
+    checkpoints,
+    choose_markup,
+    drafter_change,
+    grammar_compiler,
+    model_card,
+)
 from dflash_serve.server.drafting import DrafterRefused
-from dflash_serve.server.settings import Settings
+from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.text.tokenizer import ChatTokenizer
 
 
 def _no_load() -> Loaded:
@@ -34,3 +42,39 @@ def test_a_drafter_without_room_is_refused_in_one_line() -> None:
 
     with pytest.raises(DrafterRefused, match=r"^\[malloc\] Unable to allocate 64 bytes$"):
         asyncio.run(swap())
+
+
+def test_the_markup_is_what_the_template_shows_or_what_is_asked_for(
+    tokenizer: ChatTokenizer,
+) -> None:
+    shown = choose_markup(Settings(), tokenizer)
+    assert shown.reasoning == ("<think>", "</think>")
+    chosen = choose_markup(Settings(tool_parser="hermes", reasoning_parser="none"), tokenizer)
+    assert chosen.name == "hermes"
+    assert chosen.reasoning is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("tool_parser", "hermess"), ("reasoning_parser", "x"), ("tool_parser", "none")],
+)
+def test_a_parser_that_there_is_not_is_refused_with_the_names(
+    tokenizer: ChatTokenizer, option: str, value: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        choose_markup(Settings(**{option: value}), tokenizer)  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert f"'{value}'" in text
+    assert "--" + option.replace("_", "-") in text
+    assert ("hermes" if option == "tool_parser" else "think") in text
+    assert "\n" not in text
+
+
+def test_the_demo_can_be_bound_by_grammars() -> None:
+    target, _ = checkpoints(Settings())
+    card = model_card(Settings(), target)
+    tokenizer = ChatTokenizer.load(target)
+    assert card.vocab_size >= tokenizer.backend.get_vocab_size()
+    grammar = grammar_compiler(tokenizer, card).compile(from_regex("ab+"))
+    ids = tokenizer.backend.encode("abb", add_special_tokens=False).ids
+    assert grammar.start().try_consume_tokens(ids) == len(ids)

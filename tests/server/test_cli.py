@@ -61,7 +61,8 @@ def test_options_arrive_and_the_exit_code_returns(
     monkeypatch.delenv("DFLASH_API_KEY", raising=False)
     arguments = "--target m --drafter none --port 0 --memory-limit 2GiB --block-size 4 --seed -3"
     more = "--cors-origin http://a --cors-origin http://b --max-body-bytes 1MB --keep-alive 0.5"
-    assert run(monkeypatch, *arguments.split(), *more.split()) == 7
+    parsers = "--tool-parser hermes --reasoning-parser none"
+    assert run(monkeypatch, *arguments.split(), *more.split(), *parsers.split()) == 7
     assert started == [
         Settings(
             target="m",
@@ -73,6 +74,8 @@ def test_options_arrive_and_the_exit_code_returns(
             cors_origin=("http://a", "http://b"),
             max_body_bytes=10**6,
             keep_alive=0.5,
+            tool_parser="hermes",
+            reasoning_parser="none",
         )
     ]
 

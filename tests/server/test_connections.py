@@ -1,17 +1,21 @@
 """What happens on the wire: clients that leave, silent streams, odd bodies, many sockets."""
 
+import asyncio
 import contextlib
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from dflash_serve.engine.types import EngineRequest, FinishReason
+from dflash_serve.server.lifecycle import bind
+from dflash_serve.server.settings import Settings
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, eventually, make_app, saying, serving
 
@@ -114,6 +118,90 @@ def test_one_connection_serves_many_requests(engine: FakeEngine, url: str) -> No
             length = int(head.split("content-length: ")[1].split("\r\n")[0])
             assert set(json.loads(reader.read(length))) & {"choices", "error"}
     assert len(engine.requests) == 2
+
+
+def answers(wire: socket.socket, reader: BinaryIO, sent: bytes) -> tuple[int, Any]:
+    """Status and JSON of the answer to ``sent``."""
+    wire.sendall(sent)
+    head = b"".join(iter(reader.readline, b"\r\n")).decode().lower()
+    length = int(head.split("content-length: ")[1].split("\r\n")[0])
+    return int(head.split()[1]), json.loads(reader.read(length))
+
+
+def test_a_connection_goes_on_after_every_refusal(tokenizer: ChatTokenizer) -> None:
+    """Also where the body of the refused request was never read."""
+    engine = FakeEngine(saying(tokenizer, "hello"))
+    key = "Authorization: bearer k"
+    large = GOOD | {"user": "x" * 200_000}
+    app = make_app(engine, tokenizer, api_key="k", max_body_bytes=100_000)
+    with serving(app) as url, connect(url) as wire, wire.makefile("rb") as reader:
+        for sent, status in (
+            (raw_request(GOOD, key), 200),
+            (raw_request(GOOD), 401),
+            (raw_request(large), 401),
+            (raw_request(GOOD, key), 200),
+            (raw_request(large, key), 413),
+            (raw_request(GOOD | {"n": 0}, key), 400),
+            (raw_request(GOOD, key).replace(URL.encode(), b"/nowhere"), 404),
+            (raw_request(GOOD, key), 200),
+        ):
+            seen, answer = answers(wire, reader, sent)
+            assert seen == status
+            assert ("error" in answer) == (status != 200)
+    assert len(engine.requests) == 3
+
+
+def test_requests_sent_ahead_are_answered_in_order(engine: FakeEngine, url: str) -> None:
+    with connect(url) as wire, wire.makefile("rb") as reader:
+        ahead = raw_request(GOOD) + raw_request(GOOD | {"n": 0}) + raw_request(GOOD)
+        seen = [
+            answers(wire, reader, ahead),
+            answers(wire, reader, b""),
+            answers(wire, reader, b""),
+        ]
+    assert [status for status, _ in seen] == [200, 400, 200]
+    assert len(engine.requests) == 2
+
+
+def test_http_1_0_is_answered_and_closed(url: str) -> None:
+    with connect(url) as wire, wire.makefile("rb") as reader:
+        status, answer = answers(wire, reader, raw_request(GOOD).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert status == 200
+        assert answer["choices"][0]["message"]["content"] == "hello"
+        assert reader.read() == b""
+
+
+def test_a_body_sent_slowly(engine: FakeEngine, url: str) -> None:
+    sent = raw_request(GOOD)
+    with connect(url) as wire, wire.makefile("rb") as reader:
+        for at in range(0, len(sent) - 9, 9):
+            wire.sendall(sent[at : at + 9])
+            time.sleep(0.005)
+        status, _ = answers(wire, reader, sent[at + 9 :])
+    assert status == 200
+    assert len(engine.requests) == 1
+
+
+def test_small_packets_are_sent_at_once() -> None:
+    """Without TCP_NODELAY a kept-alive connection waits for delayed acknowledgements."""
+
+    async def test() -> int:
+        nodelay: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            wire = writer.get_extra_info("socket")
+            nodelay.set_result(wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = bind(Settings(port=0))
+        async with await asyncio.start_server(accepted, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            value = await nodelay
+            writer.close()
+            await writer.wait_closed()
+        return value
+
+    assert asyncio.run(asyncio.wait_for(test(), 60)) != 0
 
 
 def test_a_burst_of_64_connections(engine: FakeEngine, url: str) -> None:

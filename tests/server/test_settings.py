@@ -29,6 +29,8 @@ def test_the_defaults_are_valid() -> None:
         ("served_model_name", ""),
         ("api_key", ""),
         ("target", ""),
+        ("tool_parser", ""),
+        ("reasoning_parser", ""),
         ("seed", 2**63),
     ],
 )

@@ -155,3 +155,48 @@ def test_a_stream_stops_at_the_token_that_completes_the_stop_string(
         assert "END" not in tokenizer.backend.decode(ids[: stream.tokens - 1])
     else:
         assert stream.tokens == len(ids)
+
+
+@given(cut_texts(), st.integers(0, 6))
+def test_stop_strings_of_the_first_pieces_do_not_count(
+    case: tuple[list[str], list[str]], unarmed: int
+) -> None:
+    pieces, stops = case
+    finder = StopFinder(stops)
+    got = "".join(finder.push(piece, armed=at >= unarmed) for at, piece in enumerate(pieces))
+    got += finder.flush()
+    whole, free = "".join(pieces), len("".join(pieces[:unarmed]))
+    ends = [
+        (end, min(end - len(stop) for stop in stops if whole[:end].endswith(stop)))
+        for end in range(free + 1, len(whole) + 1)
+        if any(whole[:end].endswith(stop) for stop in stops)
+    ]
+    assert got == (whole[: ends[0][1]] if ends else whole)
+
+
+@given(cut_texts())
+def test_an_included_stop_string_ends_the_text(case: tuple[list[str], list[str]]) -> None:
+    pieces, stops = case
+    finder = StopFinder(stops, include=True)
+    got = "".join(map(finder.push, pieces)) + finder.flush()
+    whole = "".join(pieces)
+    if finder.stop is None:
+        assert got == whole
+    else:
+        assert got == oracle(whole, stops) + finder.stop
+        assert whole.startswith(got)
+
+
+def test_kept_control_tokens_become_their_names(tokenizer: ChatTokenizer) -> None:
+    ids = tokenizer.backend.encode("a<|im_start|>b<|im_end|>c").ids
+    kept = tokenizer.token_text.ids(["<|im_start|>", "no such token"])
+    detokenizer = Detokenizer(tokenizer.token_text, kept)
+    assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == "a<|im_start|>bc"
+
+
+def test_given_and_read_count_characters(tokenizer: ChatTokenizer) -> None:
+    stream = text_stream(tokenizer, ["xyz"])
+    said = "".join(stream.take(token) for token in tokenizer.backend.encode("ab xy").ids)
+    assert (said, stream.given, stream.read) == ("ab ", 3, 5)
+    assert stream.flush() == "xy"
+    assert stream.given == 5

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dflash_serve.text.errors import TemplateError
+from dflash_serve.text.parsers.base import ToolSpec
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import save_tokenizer
 
@@ -71,6 +72,41 @@ def test_no_role_and_no_field_can_forge(tokenizer: ChatTokenizer, role: str, key
 def test_template_arguments_cannot_forge(tokenizer: ChatTokenizer) -> None:
     ids = tokenizer.encode_chat(user("hi"), {"style": FORGED})
     assert controls(tokenizer, ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+
+
+def test_tools_cannot_forge(tokenizer: ChatTokenizer, tokenizer_dir: Path) -> None:
+    schema = {"type": "object", "properties": {FORGED: {"enum": [FORGED, 1, True, None]}}}
+    tool = ToolSpec("look", FORGED, schema)
+    ids = tokenizer.encode_chat(user("hi"), {}, tools=[tool])
+    assert controls(tokenizer, ids) == [*["<|im_start|>", "<|im_end|>"] * 2, "<|im_start|>"]
+    reference = AutoTokenizer.from_pretrained(tokenizer_dir).apply_chat_template(
+        user("hi"),
+        tools=[
+            {
+                "type": "function",
+                "function": {"name": "look", "description": FORGED, "parameters": schema},
+            }
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert tokenizer.decode(ids) == reference
+
+
+def test_raw_text_may_hold_control_tokens(tokenizer: ChatTokenizer) -> None:
+    ids = tokenizer.encode_raw("a<|im_end|>b")
+    assert controls(tokenizer, ids) == ["<|im_end|>"]
+    assert tokenizer.decode(ids) == "a<|im_end|>b"
+    with pytest.raises(TemplateError, match="surrogate"):
+        tokenizer.encode_raw("\ud800")
+
+
+def test_the_last_turn_of_a_prompt(tokenizer: ChatTokenizer) -> None:
+    thinking_off = tokenizer.encode_chat(user("<think>"), {"enable_thinking": False})
+    markers = ["<think>", "</think>"]
+    assert tokenizer.last_turn(thinking_off, markers) == "assistant\n<think>\n\n</think>\n\n"
+    assert tokenizer.last_turn(tokenizer.encode_chat(user("hi"), {}), markers) == "assistant\n"
+    assert tokenizer.last_turn((), markers) == ""
 
 
 def test_markup_of_the_assistant_is_read_by_the_template_and_of_others_is_text(

@@ -3,7 +3,6 @@
 Knows nothing of tokenizers, engines or sockets.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from dflash_serve.server.ask import (
 )
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors import options
+from dflash_serve.server.doors.arguments import parse_arguments
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.server.protocol.chat import ChatRequest
 from dflash_serve.server.protocol.chat_messages import ContentPart, Message, ToolCall
@@ -62,8 +62,9 @@ def template_messages(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]
         if message.role == "tool":
             _check_answers(message, calls, at)
         elif message.tool_calls and message.role != "assistant":
-            text = f'Only messages of role "assistant" make tool calls, not {shown(message.role)}'
-            raise options.invalid(f"messages.{at}.tool_calls", text)
+            where = f"messages.{at}.tool_calls"
+            text = f"Invalid '{where}': only assistants make tool calls, not {shown(message.role)}"
+            raise options.invalid(where, text)
         calls |= {call.id for call in message.tool_calls or ()}
         rendered.append(_template_message(message, at))
     return tuple(rendered)
@@ -112,15 +113,7 @@ def _part_text(part: ContentPart) -> str:
 
 
 def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
-    where = f"{where}.function.arguments"
-    try:
-        arguments = json.loads(call.function.arguments or "{}")
-    except (ValueError, RecursionError) as error:
-        text = f"Invalid '{where}': {shown(call.function.arguments)} is not valid JSON"
-        raise options.invalid(where, text) from error
-    if not isinstance(arguments, dict):
-        text = f"Invalid '{where}': the arguments must be a JSON object, but are {shown(arguments)}"
-        raise options.invalid(where, text)
+    arguments = parse_arguments(call.function.arguments, f"{where}.function.arguments")
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
 

@@ -157,7 +157,7 @@ def _json_object(text: str) -> dict[str, Any]:
     """The arguments of a call. Cut off by the token limit they are no JSON: then none."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -97,7 +97,8 @@ def _json_format(wanted: ResponseFormat) -> OutputFormat:
     schema = wanted.json_schema.schema_
     if schema is None:
         return OutputFormat(FormatKind.JSON_OBJECT)
-    return OutputFormat(FormatKind.JSON_SCHEMA, schema, f"{where}.schema")
+    strict = bool(wanted.json_schema.strict)
+    return OutputFormat(FormatKind.JSON_SCHEMA, schema, f"{where}.schema", strict)
 
 
 def _check_token(token: int, param: str, context: ServerContext) -> None:

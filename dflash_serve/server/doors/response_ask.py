@@ -3,7 +3,6 @@
 Knows nothing of tokenizers, engines or sockets.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from dflash_serve.server.ask import (
     ToolMode,
     ToolUse,
 )
+from dflash_serve.server.doors.arguments import parse_arguments
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.server.protocol.responses import (
     AllowedTools,
@@ -40,16 +40,19 @@ _LOGPROBS = "message.output_text.logprobs"
 
 
 def response_ask(
-    body: ResponsesRequest, items: Sequence[StoredItem], sampling: SamplingParams
+    body: ResponsesRequest,
+    earlier: Sequence[StoredItem],
+    own: Sequence[StoredItem],
+    sampling: SamplingParams,
 ) -> Ask:
-    """What the model is asked for, ``items`` being the whole conversation.
+    """What the model is asked for, ``own`` being the items that go on with the ``earlier`` ones.
 
     Raises:
         ApiError: naming the field and what is wrong with it.
     """
     wanted = body.top_logprobs is not None or _LOGPROBS in (body.include or ())
     return Ask(
-        prompt=_prompt(body, items),
+        prompt=_prompt(body, earlier, own),
         sampling=sampling,
         max_tokens=body.max_output_tokens,
         logprobs=(body.top_logprobs or 0) if wanted else None,
@@ -103,21 +106,24 @@ def begun_response(
     )
 
 
-def _prompt(body: ResponsesRequest, items: Sequence[StoredItem]) -> ChatPrompt:
+def _prompt(
+    body: ResponsesRequest, earlier: Sequence[StoredItem], own: Sequence[StoredItem]
+) -> ChatPrompt:
     messages: list[dict[str, Any]] = []
     if body.instructions:
         messages.append({"role": "system", "content": body.instructions})
     called: set[str] = set()
-    for item in items:
+    for at, item in enumerate([*earlier, *own], -len(earlier)):
+        where = f"input.{at}" if at >= 0 else "previous_response_id"
         if isinstance(item, MessageItem):
             _add_message(messages, item)
         elif isinstance(item, ReasoningItem):
             _add_reasoning(messages, item)
         elif isinstance(item, CallItem):
             called.add(item.call_id)
-            _answer(messages).setdefault("tool_calls", []).append(_call(item))
+            _answer(messages).setdefault("tool_calls", []).append(_call(item, where))
         else:
-            messages.append(_call_output(item, called))
+            messages.append(_call_output(item, called, where))
     if not messages:
         raise _invalid("'input' is empty. Send a text or at least one item.", "input")
     return ChatPrompt(tuple(messages), body.chat_template_kwargs or {}, param="input")
@@ -150,29 +156,16 @@ def _answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
     return messages[-1]
 
 
-def _call(item: CallItem) -> dict[str, Any]:
-    try:
-        arguments = json.loads(item.arguments or "{}")
-    except ValueError as error:
-        message = (
-            f"Invalid 'input': the arguments of the function_call {shown(item.call_id)} are not "
-            f"valid JSON: {shown(item.arguments)}"
-        )
-        raise _invalid(message, "input") from error
-    if not isinstance(arguments, dict):
-        message = (
-            f"Invalid 'input': the arguments of the function_call {shown(item.call_id)} are no "
-            f"JSON object: {shown(item.arguments)}"
-        )
-        raise _invalid(message, "input")
+def _call(item: CallItem, where: str) -> dict[str, Any]:
+    arguments = parse_arguments(item.arguments, f"{where}.arguments")
     function = {"name": item.name, "arguments": arguments}
     return {"id": item.call_id, "type": "function", "function": function}
 
 
-def _call_output(item: CallOutputItem, called: set[str]) -> dict[str, Any]:
+def _call_output(item: CallOutputItem, called: set[str], where: str) -> dict[str, Any]:
     if item.call_id not in called:
-        message = f"No tool call found for the function call output with call_id {item.call_id}."
-        raise _invalid(message, "input")
+        message = f"No tool call found for function call output with call_id {shown(item.call_id)}"
+        raise _invalid(message, f"{where}.call_id")
     return {"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)}
 
 
@@ -188,6 +181,7 @@ def _tools(body: ResponsesRequest) -> ToolUse:
         ToolSpec(tool.name, tool.description, tool.parameters, bool(tool.strict))
         for tool in body.tools or ()
     )
+    _check_names(tools)
     parallel = body.parallel_tool_calls is not False
     if isinstance(choice, AllowedTools):
         _check_known([tool.name for tool in choice.tools], tools)
@@ -202,6 +196,15 @@ def _tools(body: ResponsesRequest) -> ToolUse:
         message = "'tool_choice' is \"required\", but there are no tools in 'tools'"
         raise _invalid(message, "tool_choice")
     return ToolUse(tools, mode, parallel=parallel)
+
+
+def _check_names(tools: Sequence[ToolSpec]) -> None:
+    seen: set[str] = set()
+    for at, tool in enumerate(tools):
+        if tool.name in seen:
+            param = f"tools.{at}.name"
+            raise _invalid(f"Invalid '{param}': another tool is named {shown(tool.name)}", param)
+        seen.add(tool.name)
 
 
 def _check_known(names: Iterable[str], tools: Sequence[ToolSpec]) -> None:

@@ -69,11 +69,19 @@ def earlier_items(body: ResponsesRequest, store: ResponseStore) -> tuple[StoredI
 def stored(
     response: Response, earlier: tuple[StoredItem, ...], own: Sequence[StoredItem]
 ) -> StoredResponse:
-    """What is kept of a response that has ended."""
-    made = [as_input(item) for item in response.output]
+    """What is kept of a response that has ended.
+
+    A call that the token limit cut off is no part of the conversation: nobody can answer it.
+    """
+    whole = [item for item in response.output if not _is_cut_call(item)]
+    made = [as_input(item) for item in whole]
     items = (*earlier, *own, *made)
     size = len(response.json_text()) + sum(len(item.model_dump_json()) for item in items)
     return StoredResponse(response, items, len(own), len(made), size)
+
+
+def _is_cut_call(item: OutputItem) -> bool:
+    return item.type == "function_call" and item.status == "incomplete"
 
 
 def as_input(item: OutputItem) -> StoredItem:
@@ -81,14 +89,15 @@ def as_input(item: OutputItem) -> StoredItem:
     return _ITEM.validate_python(item.model_dump(exclude_unset=True))
 
 
-def page(entry: StoredResponse, after: str | None, limit: int, order: str) -> ItemList:
-    """The input items of one response, ``limit`` of them behind the one with the id ``after``.
+def page(entry: StoredResponse, after: str | None, limit: str, order: str) -> ItemList:
+    """At most ``limit`` of one response's input items, behind the one with the id ``after``.
 
     Raises:
         ApiError: naming the parameter and its limit.
     """
-    if not 1 <= limit <= PAGE_LIMIT:
-        message = f"Invalid 'limit': it should be 1 to {PAGE_LIMIT}, but it is {limit}"
+    size = int(limit) if limit.isdecimal() else 0
+    if not 1 <= size <= PAGE_LIMIT:
+        message = f"Invalid 'limit': it should be 1 to {PAGE_LIMIT}, but it is {shown(limit)}"
         raise ApiError(400, message, param="limit", code="invalid_value")
     if order not in ("asc", "desc"):
         message = f'Invalid \'order\': it should be "asc" or "desc", but it is {shown(order)}'
@@ -99,13 +108,13 @@ def page(entry: StoredResponse, after: str | None, limit: int, order: str) -> It
         message = f"Invalid 'after': no input item has the id {shown(after)}"
         raise ApiError(400, message, param="after", code="invalid_value")
     begin = 0 if after is None else names.index(after) + 1
-    part = items[begin : begin + limit]
+    part = items[begin : begin + size]
     return ItemList(
         object="list",
         data=[_listed(item) for item in part],
         first_id=part[0].id if part else None,
         last_id=part[-1].id if part else None,
-        has_more=begin + limit < len(items),
+        has_more=begin + size < len(items),
     )
 
 

@@ -73,12 +73,20 @@ ToolChoice = Annotated[
 ]
 
 
+def _schema(value: Any) -> Any:
+    if value is not None and not isinstance(value, dict | bool):
+        raise PydanticCustomError("schema_type", "Input should be a JSON schema: an object")
+    return value
+
+
 class JsonSchema(RequestModel):
-    """``schema`` is a JSON schema. It is kept to with ``strict`` false too."""
+    """``schema`` is a JSON schema. The answer keeps to it with ``strict`` false too, as far as
+    its keywords can be guaranteed; with ``strict`` true others are refused.
+    """
 
     name: str | None = None
     description: str | None = None
-    schema_: Annotated[dict[str, Any] | bool | None, Field(alias="schema")] = None
+    schema_: Annotated[Any, BeforeValidator(_schema), Field(alias="schema")] = None
     strict: bool | None = None
 
 

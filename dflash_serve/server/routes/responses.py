@@ -23,7 +23,7 @@ from dflash_serve.server.sse import GenerationResponse, event, while_connected
 
 _KEPT = 1000
 _KEPT_BYTES = 64 * 2**20
-_PAGE = 20
+_PAGE = "20"
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -37,8 +37,8 @@ def router(context: ServerContext) -> APIRouter:
         return await _create(request, body, store, context)
 
     @routes.get("/v1/responses/{name}", response_model=None)
-    async def retrieve_response(name: str, stream: bool = False) -> Response:
-        if stream:
+    async def retrieve_response(name: str, stream: str = "false") -> Response:
+        if stream.lower() not in ("false", "0"):
             message = "A response that was kept is not streamed again. Leave out 'stream'."
             raise ApiError(400, message, param="stream", code="unsupported_parameter")
         return _json(_kept(name, store).response)
@@ -51,7 +51,7 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.get("/v1/responses/{name}/input_items", response_model=None)
     async def list_input_items(
-        name: str, after: str | None = None, limit: int = _PAGE, order: str = "desc"
+        name: str, after: str | None = None, limit: str = _PAGE, order: str = "desc"
     ) -> Response:
         return _json(page(_kept(name, store), after, limit, order))
 
@@ -74,7 +74,7 @@ async def _create(
     name = f"resp_{uuid.uuid4().hex}"
     begun = begun_response(body, name, int(time.time()), context.model.id, sampling)
     writer = ResponseWriter(begun, summary=wants_summary(body))
-    generation = await begin(response_ask(body, [*earlier, *own], sampling), context, name)
+    generation = await begin(response_ask(body, earlier, own, sampling), context, name)
 
     def keep() -> None:
         if writer.response.store:

@@ -113,5 +113,5 @@ class Markup(Protocol):
         ...
 
     def in_reasoning(self, prompt: str) -> bool:
-        """Whether a rendered prompt, of which the end suffices, ends inside opened reasoning."""
+        """Whether a rendered prompt ends inside opened reasoning. Only its last turn is given."""
         ...

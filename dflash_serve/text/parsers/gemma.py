@@ -13,25 +13,11 @@ from dflash_serve.text.parsers.base import ToolSpec
 from dflash_serve.text.parsers.json_text import Notation, copy_value
 from dflash_serve.text.parsers.lark import OPTIONS, CallRules, Lark, json_value, marked_calls
 from dflash_serve.text.parsers.reader import Output, Reader, Step, Unparsed
-from dflash_serve.text.parsers.schema import pointed, text_value
+from dflash_serve.text.parsers.schema import check, members, pointed, text_value
 
 _NAME = re.compile(r"[^\s{}<>]+")
 _BARE = re.compile(r"[^\s:,{}\[\]\"<]+")
 _SCALARS = ("number", "integer", "boolean", "null")
-_REFUSED = (
-    "allOf",
-    "not",
-    "if",
-    "patternProperties",
-    "propertyNames",
-    "minProperties",
-    "maxProperties",
-    "dependentRequired",
-    "dependentSchemas",
-    "contains",
-    "prefixItems",
-    "uniqueItems",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +77,6 @@ class _Values:
         self._string = string
         self._root = root
         self._options = {OPTIONS: root[OPTIONS]}
-        self._lenient = bool(root[OPTIONS]["lenient"])
         self._referred: dict[str, str] = {}
         self._any = ""
 
@@ -99,9 +84,7 @@ class _Values:
         """An expression of the values of ``schema``."""
         if not isinstance(schema, Mapping):
             return self._anything()
-        for name in _REFUSED:
-            if schema.get(name) and not self._lenient:
-                raise ValueError(f"'{name}' in a tool's schema cannot be enforced for this model")
+        check(schema, self._root)
         if "$ref" in schema:
             return self._reference(str(schema["$ref"]))
         if "const" in schema:
@@ -130,11 +113,10 @@ class _Values:
 
     def _object(self, schema: Mapping[str, Any]) -> str:
         """Members in the order of their names, as the family's templates write them."""
-        properties = schema.get("properties") or {}
+        properties, required = members(schema)
         if not properties:
             empty = schema.get("additionalProperties") is False
             return '"{" "}"' if empty else self._any_object()
-        required = schema.get("required") or ()
         first, later = '""', '""'
         for key in sorted(properties, key=str.lower, reverse=True):
             member = f"{self._key(key)} {self.value(properties[key])}"

@@ -8,7 +8,7 @@ from dflash_serve.text.parsers.base import MarkupParser, ToolSpec
 from dflash_serve.text.parsers.json_text import copy_value
 from dflash_serve.text.parsers.lark import CallRules, Lark, json_value
 from dflash_serve.text.parsers.reader import Markers, Output, Reader, Step, Unparsed
-from dflash_serve.text.parsers.style import StreamParser
+from dflash_serve.text.parsers.style import StreamParser, ends_inside
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 END, CALL, RETURN, CONSTRAIN = "<|end|>", "<|call|>", "<|return|>", "<|constrain|>"
@@ -66,8 +66,8 @@ class Harmony:
         return lark.finish(f"({head} ({said}))* {head} ({last})")
 
     def in_reasoning(self, prompt: str) -> bool:
-        """Whether ``prompt``, or an end of it, ends inside opened reasoning."""
-        return prompt.rstrip().endswith(f"{CHANNEL}analysis{MESSAGE}")
+        """Whether a rendered prompt, of which this is the last turn, ends inside reasoning."""
+        return ends_inside(prompt, f"{CHANNEL}analysis{MESSAGE}", END)
 
 
 def _call_rule(lark: Lark, tool: ToolSpec, rules: CallRules) -> str:

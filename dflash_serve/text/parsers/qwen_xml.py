@@ -16,8 +16,10 @@ from dflash_serve.text.parsers.reader import Markers, Output, Reader, Step, Unpa
 from dflash_serve.text.parsers.schema import (
     ALL,
     STRING,
+    check,
     definitions,
     kinds,
+    members,
     resolve,
     text_value,
     typed,
@@ -127,8 +129,8 @@ def _text(reader: Reader, output: Output) -> Step[None]:
 def _call_rule(lark: Lark, tool: ToolSpec, schema: dict[str, Any]) -> str:
     parts = [quote(f"\n{FUNCTION}{tool.name}>\n")]
     top = resolve(schema, schema)
-    properties = top.get("properties") or {}
-    required = top.get("required") or []
+    check(top, schema, "anyOf", "oneOf")
+    properties, required = members(top)
     for key, value in properties.items():
         rule = lark.rule(
             "parameter", f"{quote(f'{PARAMETER}{key}>')} {_ruled(lark, value, schema)}"
@@ -150,6 +152,7 @@ def _ruled(lark: Lark, value: Any, root: dict[str, Any]) -> str:
         return f'"\\n" ({" | ".join(lark.literal(_written(one)) for one in values)}) {end}'
     if "string" not in allowed:
         return f'"\\n" {json_value({**definitions(root), **schema})} {end}'
+    check(schema, root)
     if allowed <= _TEXTUAL or allowed == ALL:
         text = text_value(lark, _string_branch(schema, root), PARAMETER_END, "\n")
         return f'"\\n" {text} "\\n"'

@@ -211,12 +211,16 @@ class _Edges:
 class Output:
     """The events of one answer, pieces of one kind joined. White space around markup is dropped.
 
-    ``tools`` are those that the answer may call, by name.
+    ``tools`` are those that the answer may call, by name. A ``draft`` is a trial: the reader
+    goes on recording behind a complete call.
     """
 
-    def __init__(self, reader: Reader, tools: Mapping[str, ToolSpec]) -> None:
+    def __init__(
+        self, reader: Reader, tools: Mapping[str, ToolSpec], *, draft: bool = False
+    ) -> None:
         self.tools = tools
         self._reader = reader
+        self._draft = draft
         self._events: list[Event] = []
         self._kind: type[Reasoning] | type[Content] | type[CallArguments] = Content
         self._pieces: list[str] = []
@@ -261,7 +265,15 @@ class Output:
         self._seal()
         self._calls += 1
         self._in_call = False
-        self._reader.record()
+        if not self._draft:
+            self._reader.record()
+
+    def adopt(self, draft: "Output") -> None:
+        """The calls of a trial are this answer's, which has none yet."""
+        self.edge()
+        self._seal()
+        self._events += draft.drain()
+        self._calls = draft._calls
 
     def attempt(self, marker: str, body: Step[None]) -> Step[bool]:
         """Read calls by ``body``, behind ``marker``. What belongs to none of them is content."""

@@ -17,6 +17,26 @@ _DEPTH = 16
 """Schemas inside schemas that are looked through."""
 _PYTHON = {"True": ("true", "boolean"), "False": ("false", "boolean"), "None": ("null", "null")}
 Schema = Mapping[str, Any]
+_NOT_ENFORCED = (
+    "allOf",
+    "not",
+    "if",
+    "patternProperties",
+    "propertyNames",
+    "minProperties",
+    "maxProperties",
+    "dependentRequired",
+    "dependentSchemas",
+    "contains",
+    "prefixItems",
+    "uniqueItems",
+)
+"""Keywords that no grammar of text other than JSON enforces."""
+_SHAPES: dict[str, tuple[type, str]] = {
+    "properties": (dict, "an object"),
+    **dict.fromkeys(("required", "enum", "anyOf", "oneOf"), (list, "a list")),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), (int, "an integer")),
+}
 
 
 def resolve(schema: Any, root: Schema) -> Schema:
@@ -43,6 +63,31 @@ def pointed(root: Schema, pointer: str) -> Any:
 def definitions(root: Schema) -> dict[str, Any]:
     """The parts of ``root`` that a schema taken out of it needs."""
     return {name: root[name] for name in ("$defs", "definitions", OPTIONS) if name in root}
+
+
+def check(schema: Schema, root: Schema, *also: str) -> None:
+    """Refuse what is no schema, and keywords that cannot be enforced where ``root`` is strict.
+
+    Raises:
+        ValueError: ``schema`` has one of them, or of ``also``, or a value of a wrong type.
+    """
+    for name, (shape, words) in _SHAPES.items():
+        if not isinstance(schema.get(name, shape()), shape):
+            raise ValueError(f"'{name}' in a tool's schema must be {words}")
+    if not all(isinstance(key, str) for key in schema.get("required", ())):
+        raise ValueError("'required' in a tool's schema must be a list of names")
+    if root[OPTIONS]["lenient"]:
+        return
+    for name in (*_NOT_ENFORCED, *also):
+        if schema.get(name):
+            raise ValueError(f"'{name}' in a tool's schema cannot be enforced for this model")
+
+
+def members(schema: Schema) -> tuple[dict[str, Any], frozenset[str]]:
+    """The members of an object that are declared or required, and those required."""
+    declared = dict(schema.get("properties", {}))
+    required = frozenset(schema.get("required", ()))
+    return declared | {key: {} for key in sorted(required - declared.keys())}, required
 
 
 def kinds(schema: Any, root: Schema, depth: int = 0) -> frozenset[str]:

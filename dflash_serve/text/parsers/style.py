@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dflash_serve.text.parsers.base import Event, MarkupParser, ToolSpec
 from dflash_serve.text.parsers.lark import CallRules
-from dflash_serve.text.parsers.reader import Markers, Output, Reader, Step
+from dflash_serve.text.parsers.reader import Markers, Output, Reader, Step, Unparsed
 
 Program = Callable[[Reader, Output], Step[None]]
 
@@ -116,10 +116,13 @@ class StyledMarkup:
         return self.tools.grammar(CallRules(tools, required, parallel, special or {}))
 
     def in_reasoning(self, prompt: str) -> bool:
-        """Whether ``prompt``, or an end of it, ends inside opened reasoning."""
-        if self.thinks is None:
-            return False
-        return prompt.rstrip().endswith(self.thinks.open)
+        """Whether a rendered prompt, of which this is the last turn, ends inside reasoning."""
+        return self.thinks is not None and ends_inside(prompt, self.thinks.open, self.thinks.close)
+
+
+def ends_inside(prompt: str, open_: str, close: str) -> bool:
+    """Whether ``open_`` stands in ``prompt`` without a ``close`` behind it."""
+    return prompt.rfind(open_) > prompt.rfind(close)
 
 
 def _answer(
@@ -132,8 +135,11 @@ def _answer(
     """Reasoning, then text and calls. A close without reasoning before it is dropped, once."""
     triggers = tools.triggers if tools else ()
     stray = ""
-    if thinks is not None and not (yield from _reasoning(reader, output, thinks, inside)):
-        stray = thinks.close
+    if thinks is not None:
+        if (yield from _opens(reader, output, thinks, inside)):
+            yield from _reasoning(reader, output, thinks, tools)
+        else:
+            stray = thinks.close
     markers = Markers((*triggers, stray) if stray else triggers)
     begins = True
     while True:
@@ -150,8 +156,8 @@ def _answer(
             yield from output.attempt(found, tools.calls(found, reader, output))
 
 
-def _reasoning(reader: Reader, output: Output, style: ReasoningStyle, inside: bool) -> Step[bool]:
-    """Read the reasoning at the answer's beginning; whether there is any."""
+def _opens(reader: Reader, output: Output, style: ReasoningStyle, inside: bool) -> Step[bool]:
+    """Read an opening marker at the answer's beginning; whether reasoning follows."""
     reader.record()
     yield from reader.spaces()
     opened = yield from reader.sees(style.open)
@@ -162,6 +168,47 @@ def _reasoning(reader: Reader, output: Output, style: ReasoningStyle, inside: bo
         output.content(space)
         return False
     output.edge()
-    if (yield from reader.until(Markers((style.close,)), output.reasoning)):
-        output.edge()
     return True
+
+
+def _reasoning(
+    reader: Reader, output: Output, style: ReasoningStyle, tools: ToolStyle | None
+) -> Step[None]:
+    """Read reasoning and its end. Calls in it are thoughts, unless the answer ends with them.
+
+    (Models write drafts of calls there, and sometimes the call itself without an end before it.)
+    """
+    markers = Markers((style.close, *(tools.triggers if tools else ())))
+    while found := (yield from reader.until(markers, output.reasoning)):
+        if found == style.close:
+            output.edge()
+            return
+        if tools is not None:
+            yield from _draft(found, reader, output, tools)
+
+
+def _draft(found: str, reader: Reader, output: Output, tools: ToolStyle) -> Step[None]:
+    """Read calls inside reasoning: real ones if the text ends behind them."""
+    draft = Output(reader, output.tools, draft=True)
+    reader.record(found)
+    trigger: str | None = found
+    try:
+        while trigger is not None:
+            yield from tools.calls(trigger, reader, draft)
+            last = not (yield from reader.spaces())
+            trigger = yield from _trigger(reader, tools)
+    except Unparsed:
+        last = False
+    text = reader.recorded()
+    if last:
+        output.adopt(draft)
+    else:
+        output.reasoning(text)
+
+
+def _trigger(reader: Reader, tools: ToolStyle) -> Step[str | None]:
+    """Read a trigger, if one comes."""
+    for trigger in tools.triggers:
+        if (yield from reader.sees(trigger)):
+            return reader.take(len(trigger))
+    return None

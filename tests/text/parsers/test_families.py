@@ -348,6 +348,30 @@ def test_reasoning_however_it_is_delimited(style: str, open_: str, close: str) -
     assert markup.in_reasoning(f"user\nhi\nassistant\n{open_}\n")
     assert not markup.in_reasoning(f"assistant\n{open_}\n\n{close}\n\n")
     assert not markup.in_reasoning("assistant\n")
+    assert markup.in_reasoning(f"{open_}a{close}b\n{open_}\nBegun by")
+
+
+CALL = '<tool_call>\n{"name": "clock", "arguments": {"a": 1}}\n</tool_call>'
+
+
+def test_a_call_drafted_in_reasoning_is_a_thought() -> None:
+    answer = f"<think>I could {CALL} or not.</think>\n{CALL}"
+    events = parse(by_name("hermes"), answer)
+    assert calls(events) == [("clock", {"a": 1})]
+    assert texts(events) == (f"I could {CALL} or not.", "")
+    for end in ("</think>", " so.", CALL[:-30], "<tool_call>{}</tool_call>"):
+        events = parse(by_name("hermes"), f"Hm. {CALL}{end}", in_reasoning=True)
+        assert calls(events) == []
+        assert texts(events) == (f"Hm. {CALL}{end}".removesuffix("</think>"), "")
+
+
+def test_calls_that_end_an_answer_whose_reasoning_was_not_closed_are_calls() -> None:
+    for between in ("", "\n"):
+        events = parse(by_name("hermes"), f"<think>Hm.\n{CALL}{between}{CALL}\n")
+        assert calls(events) == [("clock", {"a": 1}), ("clock", {"a": 1})]
+        assert texts(events) == ("Hm.", "")
+    xml = "Hm.\n<tool_call>\n<function=clock>\n</function>\n</tool_call>"
+    assert calls(parse(by_name("qwen_xml"), xml, in_reasoning=True)) == [("clock", {})]
 
 
 def test_any_reasoning_style_goes_with_any_tool_style() -> None:

@@ -1,5 +1,6 @@
 """Random walks through the call grammars: what they allow is read as calls that validate."""
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Vocabulary:
         """A random text of the grammar, None if none ended soon. Closing characters weigh more."""
         matcher, ids = grammar.start(), self.encode(lead)
         assert not ids or matcher.consume_tokens(ids), lead
-        while len(ids) < 250 and not matcher.is_stopped():
+        while len(ids) < 300 and not matcher.is_stopped():
             token = self._next(matcher, rng, len(ids) / 500)
             if token == self.end:
                 return self.decode(ids)
@@ -147,17 +148,16 @@ def walks(
 ) -> Iterator[tuple[str, list[CallBegin]]]:
     """Texts of the grammar with the calls read from them, each of which was validated."""
     tools = tools or TOOLS
+    schemas = {tool.name: tool.parameters or {} for tool in tools}
+    strict = {tool.name for tool in tools if tool.strict}
     grammar = vocab.compile(markup.call_grammar(tools, special=vocab.special, **options))
     rng = random.Random(markup.name)
-    schemas = {tool.name: tool.parameters or {} for tool in TOOLS}
-    for _ in range(25):
-        text = vocab.walk(grammar, rng, lead)
-        if text is None:
-            continue
+    tries = (vocab.walk(grammar, rng, lead) for _ in range(60))
+    for text in itertools.islice((text for text in tries if text is not None), 10):
         events = parse(markup, text, tools=tools)
         for name, arguments in calls(events):
             assert isinstance(arguments, dict)
-            if options["required"] or name in (STRICT.name, CLOSED.name):
+            if options["required"] or name in strict:
                 jsonschema.validate(arguments, schemas[name])
         if options["required"]:
             assert texts(events)[1] == "", text
@@ -270,6 +270,54 @@ def test_what_cannot_be_enforced_is_refused_for_strict_tools_only(
         vocab.compile(
             markup.call_grammar([ToolSpec("t", None, schema, True)], required=True, parallel=True)
         )
+
+
+@pytest.mark.parametrize("name", ["qwen_xml", "gemma4"])
+def test_markups_without_json_refuse_what_only_json_can_enforce(name: str) -> None:
+    markup = by_name(name)
+    for value in ({"type": "string", "not": {"const": "x"}}, {"allOf": [{"type": "string"}]}):
+        for strict in (False, True):
+            tool = ToolSpec("t", None, {"properties": {"a": value}}, strict)
+            if not strict:
+                assert markup.call_grammar([tool], required=True, parallel=True)
+                continue
+            with pytest.raises(ValueError, match=r"'(not|allOf)' in a tool's schema"):
+                markup.call_grammar([tool], required=True, parallel=True)
+
+
+@pytest.mark.parametrize("name", ["qwen_xml", "gemma4"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": 5},
+        {"properties": {}, "required": "a"},
+        {"properties": {}, "required": [{}]},
+        {"properties": {"a": {"type": "string", "minLength": "x"}}},
+        {"properties": {"a": {"type": "string", "anyOf": 1}}},
+    ],
+)
+def test_what_is_no_schema_is_refused(name: str, schema: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="in a tool's schema must be"):
+        by_name(name).call_grammar([ToolSpec("t", None, schema)], required=True, parallel=True)
+
+
+@pytest.mark.parametrize("name", names())
+def test_required_members_that_are_not_declared_are_written(plain: Tokenizer, name: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b", "a"]}
+    tool = ToolSpec("t", None, schema, strict=True)
+    found = list(walks(vocabulary(plain), by_name(name), "", (tool,), required=True, parallel=True))
+    assert len(found) >= 3
+
+
+def test_a_schema_that_is_a_reference(plain: Tokenizer) -> None:
+    schema = {
+        "$ref": "#/$defs/Arguments",
+        "$defs": {"Arguments": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+    }
+    tool = ToolSpec("t", None, schema, strict=True)
+    for name in names():
+        vocab, markup = vocabulary(plain), by_name(name)
+        assert len(list(walks(vocab, markup, "", (tool,), required=True, parallel=True))) >= 3
 
 
 def test_a_reference_that_leads_nowhere_is_refused(plain: Tokenizer) -> None:

@@ -20,7 +20,10 @@ MARKUPS = [by_name(name) for name in names()] + [
     for tools, reasoning in itertools.product(("llama3", "json", "gemma3"), reasoning_names())
     if reasoning != "harmony"
 ]
+LONG_KEY = "<|tool_call>call:clock{" + "k" * 250 + "<|tool_call>call:clock{}"
 TEXTS = sorted({(name, answer) for name, answer, *_ in [*ANSWERS, *NO_CALLS]})
+TEXTS += [("gemma4", LONG_KEY)]
+TEXTS += [("hermes", "<think>" + answer) for name, answer, *_ in ANSWERS if name == "hermes"]
 SCRAPS = (
     *sorted({mark for markup in MARKUPS for mark in (*markup.markers, *(markup.reasoning or ()))}),
     *("<function=get_weather>", "<function=clock>", "</function>", "<parameter=city>\n"),
@@ -208,6 +211,8 @@ def work(markup: Markup, text: str, size: int) -> int:
 def long_answers(count: int) -> Iterator[tuple[str, str]]:
     yield "hermes", "word and < word\n" * count
     yield "hermes", "<think>" + "reason </ " * count
+    yield "hermes", "<think>" + '<tool_call>{"name": "clock", "arguments": {}}</tool_call>' * count
+    yield "hermes", "<think>" + '<tool_call>{"name": "clock", "arguments": ' * count
     yield "hermes", " " * 16 * count
     yield "hermes", "<tool_call>" * count
     yield "hermes", '<tool_call>{"name": "clock", "arguments": {"a": "' + "<tool_call> é\\n" * count
