@@ -201,6 +201,27 @@ def kernels(
 
 
 @app.command()
+def processing(
+    *,
+    vocab: Annotated[int, typer.Option(min=256, help="Of the random target.")] = 151_936,
+    rows: Annotated[str, typer.Option(help="Rows that decode together, like 1,8.")] = "1,8",
+    prompts: Annotated[int, typer.Option(min=1, help="JSON prompts of the demo pair.")] = 24,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed turns of each arm.")] = 9,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """What bias, penalties, log-probabilities and grammars cost a round."""
+    from dflash_serve.bench import processing_report
+    from dflash_serve.bench.processing import ProcessingOptions, run_processing
+
+    options = ProcessingOptions(
+        vocab=vocab, rows=numbers("--rows", rows), repeats=repeats, prompts=prompts, seed=seed
+    )
+    return _finish(run_processing(options), processing_report, out, save)
+
+
+@app.command()
 def start(
     *,
     target: Target = None,

@@ -70,7 +70,8 @@ class PairChoice:
     """What the command line asked for. ``random_target`` excludes ``target`` and ``drafter``.
 
     ``drafter``: ``auto``, ``none``, ``random``, a directory or a hub id. ``draft_layers`` 0 scales
-    the published shape. ``block_size`` is the trained block of a random drafter.
+    the published shape. ``block_size`` is the trained block of a random drafter, ``vocab`` another
+    vocabulary of a random target; 0 is its own.
     """
 
     target: str | None = None
@@ -79,6 +80,7 @@ class PairChoice:
     draft_layers: int = 0
     block_size: int = 16
     seed: int = 0
+    vocab: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ def _stored_pair(choice: PairChoice) -> Pair:
 
 def _random_pair(choice: PairChoice) -> Pair:
     name = str(choice.random_target)
-    config = _random_config(name)
+    config = _random_config(name) | ({"vocab_size": choice.vocab} if choice.vocab else {})
     mx.random.seed(choice.seed)
     model = Model(ModelArgs.from_dict(config))
     model.set_dtype(mx.float32)

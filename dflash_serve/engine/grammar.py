@@ -101,9 +101,11 @@ def from_json_schema(schema: dict[str, Any] | bool) -> str:
     Raises:
         GrammarError: it is no JSON schema.
     """
+    if schema is False:
+        raise GrammarError("the schema false allows no text")
     try:
         return LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), overrides={"whitespace_pattern": _WHITESPACE}
+            json.dumps({} if schema is True else schema), overrides={"whitespace_pattern": _WHITESPACE}
         )
     except ValueError as error:
         raise GrammarError(_one_line(str(error))) from error

@@ -1,0 +1,230 @@
+"""``dflash-bench processing``: what bias, penalties, log-probabilities and grammars cost.
+
+Rounds of eight rows with each option against rounds without, at a large vocabulary; structured
+output of the demo pair against the same requests without a schema, alone and beside neighbours.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dflash_serve.bench.drive import Run, run_all
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.pair import DEMO, RANDOM_TARGETS, Pair, PairChoice, load_pair
+from dflash_serve.bench.report import Result, middle, ratio
+from dflash_serve.bench.workloads import Chat, encode, pick, read_chats
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_json_schema
+from dflash_serve.engine.plan import DecodeRow, OpenedRow, PrefillRow, RowSpec, StepPlan
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import EngineRequest, LogitRules, SamplingParams
+
+_BLOCK, _HISTORY, _BIASED, _TOP = 8, 256, 100, 20
+_STOPS = frozenset([0])
+_PENALTIES = LogitRules(presence=0.5, frequency=0.5, repetition=1.1)
+_BIAS = LogitRules(bias=tuple((7 * at, 1.0) for at in range(_BIASED)))
+_ALL = replace(_PENALTIES, bias=_BIAS.bias, min_tokens=5)
+SPECS: Mapping[str, RowSpec | None] = {
+    "nothing": None,
+    f"logit_bias, {_BIASED} tokens": RowSpec(_BIAS, _STOPS),
+    f"penalties, {_HISTORY} tokens before": RowSpec(_PENALTIES, _STOPS),
+    f"logprobs, top {_TOP}": RowSpec(LogitRules(), _STOPS, logprobs=_TOP),
+    "all of them": RowSpec(_ALL, _STOPS, logprobs=_TOP),
+}
+RECORD = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "city": {"type": "string"},
+        "job": {"type": "string"},
+    },
+    "required": ["name", "age", "city", "job"],
+    "additionalProperties": False,
+}
+"""The record that the demo target writes when it is asked for JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingOptions:
+    """``target`` names a random target of `pair.RANDOM_TARGETS`, ``vocab`` is put in its place."""
+
+    target: str = "qwen3-100m"
+    vocab: int = 151_936
+    rows: tuple[int, ...] = (1, 8)
+    repeats: int = 9
+    prompts: int = 24
+    seed: int = 0
+
+
+def run_processing(options: ProcessingOptions) -> Result:
+    """All measurements; each ratio is of medians of turns within this run."""
+    if options.target not in RANDOM_TARGETS:
+        raise BenchError(f"--random-target must be one of {', '.join(RANDOM_TARGETS)}")
+    demo = load_pair(PairChoice())
+    measured = {
+        "rounds": _rounds(options),
+        "structured": [_structured(demo, options, rows) for rows in options.rows],
+        "neighbours": _neighbours(demo, options),
+        "first_mask": _first_mask(demo.target.vocab_size),
+    }
+    settings = {
+        "target": options.target,
+        "vocab": options.vocab,
+        "block_size": _BLOCK,
+        "repeats": options.repeats,
+        "prompts": options.prompts,
+        "seed": options.seed,
+    }
+    return Result("processing", settings, measured)
+
+
+def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
+    """Milliseconds of a round by option, at each number of rows."""
+    pair = load_pair(
+        PairChoice(random_target=options.target, block_size=_BLOCK, vocab=options.vocab)
+    )
+    entries = []
+    for rows in options.rows:
+        calls = {name: _round_call(pair, spec, rows) for name, spec in SPECS.items()}
+        times = in_rounds(list(calls.values()), options.repeats)
+        for name, seconds in zip(calls, times, strict=True):
+            entries.append(
+                {
+                    "rows": rows,
+                    "option": name,
+                    "round_ms": 1e3 * middle(seconds),
+                    "ratio": middle([s / base for s, base in zip(seconds, times[0], strict=True)]),
+                }
+            )
+    return entries
+
+
+def _round_call(pair: Pair, spec: RowSpec | None, rows: int) -> Callable[[], object]:
+    """One greedy round of ``rows`` rows that hold ``_HISTORY`` tokens each."""
+    runner = DeviceRunner(pair.target, pair.drafter, _BLOCK)
+    rng = np.random.default_rng(0)
+    greedy = SamplingParams()
+    opened = () if spec is None else tuple(OpenedRow(row, spec) for row in range(rows))
+    for row in range(rows):
+        tokens = tuple(rng.integers(1, pair.target.vocab_size, _HISTORY).tolist())
+        prefill = (PrefillRow(row, 0, tokens, True, greedy, row),)
+        runner.run(StepPlan(opened=opened if row == 0 else (), prefill=prefill))
+    decode = tuple(DecodeRow(row, _HISTORY, 5, _BLOCK, greedy, row) for row in range(rows))
+    return lambda: runner.run(StepPlan(decode=decode))
+
+
+def in_rounds(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Seconds of each call, ``repeats`` times in turns, after two untimed ones."""
+    times: list[list[float]] = [[] for _ in calls]
+    for call in [*calls, *calls]:
+        call()
+    for _ in range(repeats):
+        for call, taken in zip(calls, times, strict=True):
+            started = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - started)
+    return times
+
+
+def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, Any]:
+    """The demo's JSON prompts with a schema against the same requests without."""
+    chats = [chat for chat in read_chats(DEMO / "heldout.jsonl") if chat.kind == "json"]
+    plain = _requests(pair, pick(chats, options.prompts, options.seed))
+    guided = [replace(request, grammar=_grammar(pair)) for request in plain]
+    runner, config = _runner(pair, rows)
+    arms = {"plain": plain, "schema": guided}
+    runs: dict[str, list[Run]] = {name: [] for name in arms}
+    for repeat in range(options.repeats + 1):
+        for name, requests in arms.items():
+            run = run_all(runner, config, requests)
+            if repeat:  # the first is untimed
+                runs[name].append(run)
+    rates = {name: middle([run.decode_rate for run in own]) for name, own in runs.items()}
+    return {
+        "rows": rows,
+        "tokens_per_second": rates,
+        "ratio": ratio(rates["schema"], rates["plain"]),
+        "tokens_per_round": {name: _tokens_per_round(own[0]) for name, own in runs.items()},
+        "round_ms": {name: 1e3 * _round_seconds(own) for name, own in runs.items()},
+    }
+
+
+def _neighbours(pair: Pair, options: ProcessingOptions) -> dict[str, Any]:
+    """Seven rows beside one that has a schema, and beside the same one without."""
+    chats = read_chats(DEMO / "heldout.jsonl")
+    others = [chat for chat in chats if chat.kind in ("story", "code")]
+    seven = _requests(pair, pick(others, 7, options.seed))
+    one = _requests(pair, pick([chat for chat in chats if chat.kind == "json"], 1, options.seed))[0]
+    one = replace(one, id="one", stop_tokens=frozenset(), max_tokens=64)
+    seven = [replace(request, stop_tokens=frozenset(), max_tokens=64) for request in seven]
+    runner, config = _runner(pair, 8)
+    alone = replace(one, grammar=_grammar(pair, "endless"))
+    seconds: dict[str, list[float]] = {"plain": [], "schema": []}
+    for repeat in range(options.repeats + 2):
+        for name, extra in (("plain", one), ("schema", alone)):
+            run = run_all(runner, config, [*seven, extra])
+            if repeat > 1:
+                steps = [s.total for s in run.steps if s.decode_rows == 8 and not s.prefill_rows]
+                seconds[name].append(middle(steps))
+    ratios = [s / p for s, p in zip(seconds["schema"], seconds["plain"], strict=True)]
+    return {
+        "round_ms": {name: 1e3 * middle(taken) for name, taken in seconds.items()},
+        "ratio": middle(ratios),
+    }
+
+
+def _first_mask(vocab_size: int) -> dict[str, Any]:
+    """Milliseconds from a schema of 100 fields to its first mask: the first one, and new ones."""
+    compiler = _compiler(vocab_size)
+    compiler.compile(from_json_schema(True))  # reads the vocabulary, once per process
+    times = []
+    for version in range(10):
+        fields = {
+            f"field_{at}_{version}": {"type": ["string", "integer"][at % 2]} for at in range(100)
+        }
+        schema = {"type": "object", "properties": fields, "required": list(fields)}
+        started = time.perf_counter()
+        compiler.compile(from_json_schema(schema)).start().compute_bitmask()
+        times.append(1e3 * (time.perf_counter() - started))
+    return {"median_ms": middle(times), "worst_ms": max(times)}
+
+
+def _runner(pair: Pair, rows: int) -> tuple[DeviceRunner, EngineConfig]:
+    runner = DeviceRunner(pair.target, pair.drafter, _BLOCK)
+    config = EngineConfig(
+        max_batch=rows, max_queue=1024, max_context=pair.target.max_context, block_size=_BLOCK
+    )
+    return runner, config
+
+
+def _requests(pair: Pair, chats: Sequence[Chat]) -> list[EngineRequest]:
+    assert pair.directory is not None
+    prompts = encode(chats, pair.directory)
+    return [
+        EngineRequest(str(at), prompt.tokens, 128, stop_tokens=prompt.stop_tokens)
+        for at, prompt in enumerate(prompts)
+    ]
+
+
+def _grammar(pair: Pair, kind: str = "record") -> Grammar:
+    schema: Any = RECORD if kind == "record" else {"type": "string", "minLength": 500}
+    return _compiler(pair.target.vocab_size).compile(from_json_schema(schema))
+
+
+def _compiler(vocab_size: int) -> GrammarCompiler:
+    text = (DEMO / "target" / "tokenizer.json").read_text(encoding="utf-8")
+    return GrammarCompiler(text, vocab_size, [0, 2])
+
+
+def _tokens_per_round(run: Run) -> float:
+    usages = [answer.usage for answer in run.answers.values()]
+    rounds = sum(usage.rounds for usage in usages)
+    return sum(usage.completion_tokens - 1 for usage in usages) / rounds if rounds else 0.0
+
+
+def _round_seconds(runs: Sequence[Run]) -> float:
+    return middle([s.total for run in runs for s in run.steps if not s.prefill_rows])
