@@ -5,9 +5,11 @@ Knows no markup; `TEXT` is any text, in which no special token can stand.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
 
 from dflash_serve.text.parsers.base import ToolSpec
 
@@ -99,6 +101,24 @@ class Lark:
     def finish(self, start: str) -> str:
         """The grammar's text."""
         return "\n".join([f"start: {start}", *self._rules]) + "\n"
+
+
+def special_ids(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, int]:
+    """Those of ``texts`` that are tokens which no text of a grammar can stand for, with ids.
+
+    To llguidance that is each added token that is flagged special or looks like ``<...>``.
+    """
+    added = {token.content: (id_, token) for id_, token in _added(tokenizer)}
+    return {
+        text: added[text][0]
+        for text in texts
+        if text in added
+        and (added[text][1].special or (text.startswith("<") and text.endswith(">")))
+    }
+
+
+def _added(tokenizer: Tokenizer) -> Iterable[tuple[int, AddedToken]]:
+    return tokenizer.get_added_tokens_decoder().items()
 
 
 def quote(text: str) -> str:
