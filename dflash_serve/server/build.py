@@ -37,6 +37,7 @@ from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
 from dflash_serve.text.parsers import table
 from dflash_serve.text.parsers.base import Markup
+from dflash_serve.text.parsers.lark import special_ids
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("dflash_serve")
@@ -164,7 +165,7 @@ def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
         )
     }
     try:
-        return table.detect(
+        markup = table.detect(
             tokenizer.template,
             tokenizer.added_tokens,
             tools=chosen["tool"],
@@ -173,6 +174,7 @@ def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
     except ValueError as error:
         given = [f"--{name}-parser" for name, value in chosen.items() if value is not None]
         raise SettingsError(f"{', '.join(given)}: {error}") from error
+    return markup.with_special(special_ids(markup.markers, tokenizer.backend))
 
 
 def drafter_card(settings: Settings, drafter: Path | None) -> DrafterCard:
