@@ -17,6 +17,8 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
 """Between JSON tokens: bounded, so that no model fills its arguments with spaces."""
 OPTIONS = "x-guidance"
 """The member of a schema by which llguidance is told how to write and read it."""
+_LEAD = '("\\n" | "\\n\\n")?'
+"""Line ends that models write between reasoning and a call."""
 TEXT = r"TEXT: /(?s:.*)/"
 
 
@@ -140,7 +142,7 @@ def marked_calls(lark: Lark, rules: CallRules, marker: str, calls: Sequence[str]
     first = f"{lark.literal(marker)} {call}"
     if rules.required:
         more = f"({lark.literal(gap + marker)} {call})*" if rules.parallel else ""
-        return lark.finish(f"{first} {more}")
+        return lark.finish(f"{_LEAD} {first} {more}")
     marked = f"{lark.up_to(marker)} {call}"
     return lark.finish(f"({marked})* TEXT" if rules.parallel else f"TEXT | {marked}")
 
@@ -150,9 +152,9 @@ def leading_calls(lark: Lark, rules: CallRules, calls: Sequence[str], gap: str) 
     call = lark.rule("call", " | ".join(calls))
     more = f"({lark.literal(gap)} {call})*" if rules.parallel else ""
     if rules.required:
-        return lark.finish(f"{call} {more}")
+        return lark.finish(f"{_LEAD} {call} {more}")
     other = lark.terminal(r"/([ \t\r\n]*[^ \t\r\n{\[](?s:.*))?/")
-    return lark.finish(f"{call} {more} | {other}")
+    return lark.finish(f"{_LEAD} {call} {more} | {other}")
 
 
 def json_calls(rules: CallRules, arguments: str) -> list[str]:
