@@ -130,6 +130,9 @@ def test_a_stream_adds_up_to_the_whole(
     assert plain(events[-1].response) == plain(whole(http, **fields))
     done = [event.item for event in events if event.type == "response.output_item.done"]
     assert done == events[-1].response.output
+    kind = "response.function_call_arguments.done"  # some versions of the package want the name
+    names = [event.to_dict()["name"] for event in events if event.type == kind]
+    assert names == [item.name for item in done if item.type == "function_call"]
 
 
 def test_the_events_of_each_item(
