@@ -76,11 +76,13 @@ def _first_text(options: HttpOptions) -> dict[str, Any]:
         engines.append(engine)
         return server_context(engine, target, names)
 
-    with serving(make) as served:
-        with contextlib.closing(_Sides(served, engines[0], tokenizer)) as sides:
-            for chat in [*chats, *chats][:_WARM_UP]:
-                sides.measure(chat, 0)
-            samples = [sides.measure(chat, number) for number, chat in enumerate(chats)]
+    with (
+        serving(make) as served,
+        contextlib.closing(_Sides(served, engines[0], tokenizer)) as sides,
+    ):
+        for chat in [*chats, *chats][:_WARM_UP]:
+            sides.measure(chat, 0)
+        samples = [sides.measure(chat, number) for number, chat in enumerate(chats)]
     return _differences(samples)
 
 
