@@ -310,6 +310,17 @@ def test_items_are_found_by_reference(
     assert TEXT in tokenizer.decode(engine.requests[1].prompt)
 
 
+def test_counted_tokens_are_those_used(client: openai.OpenAI) -> None:
+    first = client.responses.create(**ASKED)
+    fields: Any = {"model": "fake/model", "previous_response_id": first.id, "input": "and?"}
+    used = client.responses.create(**fields, tools=[LOOK]).usage
+    assert used is not None
+    counted = client.responses.input_tokens.count(**fields, tools=[LOOK])
+    assert counted.input_tokens == used.input_tokens > 20
+    with pytest.raises(openai.BadRequestError):
+        client.responses.input_tokens.count(model="fake/model", input=[])
+
+
 def test_what_is_kept(client: openai.OpenAI) -> None:
     answer = client.responses.create(**ASKED | {"input": [{"role": "user", "content": "one"}]})
     again = client.responses.retrieve(answer.id)

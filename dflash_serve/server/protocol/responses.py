@@ -452,6 +452,11 @@ class Response(ResponseModel):
     user: str | None
 
 
+class InputTokens(ResponseModel):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class DeletedResponse(ResponseModel):
     id: str
     object: Literal["response"]
