@@ -4,7 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard dflash_serve/kernels/csrc/*)
 ARGS ?=
-NEWEST := $(addprefix tests/clients/,test_openai.py test_openai_doors.py test_wire_types.py)
+FRAMEWORKS := tests/clients/test_frameworks.py
+NEWEST := $(FRAMEWORKS) $(addprefix tests/clients/,test_openai.py test_openai_doors.py test_wire_types.py)
 
 .PHONY: serve test test-clients lint format test-metal bench clean
 
@@ -15,7 +16,7 @@ test: .venv/dev  ## Run every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)
 
 test-clients: .venv/serve .clients/ready  ## The clients that people use, each against a real server
-	.clients/venv/bin/python -m pytest -c tests/clients/pytest.ini tests/clients $(ARGS)
+	.clients/venv/bin/python -m pytest -c tests/clients/pytest.ini tests/clients --ignore=$(FRAMEWORKS) $(ARGS)
 	.clients/newest/bin/python -m pytest -c tests/clients/pytest.ini $(NEWEST) $(ARGS)
 
 lint: .venv/dev  ## Format check, ruff, mypy strict, import contracts

@@ -237,6 +237,70 @@ def start(
     return _finish(run_startup(target, drafter, repeats), startup_report, out, save)
 
 
+@app.command()
+def stops(
+    *,
+    target: Target = None,
+    drafter: Drafter = "auto",
+    stops: Annotated[int, typer.Option(min=1, help="Servers to start and stop.")] = 60,
+    clients: Annotated[int, typer.Option(min=1, help="That send mixed requests.")] = 12,
+    drain_timeout: Annotated[float, typer.Option(min=0.0, help="Of the servers.")] = 1.0,
+    shortest: Annotated[float, typer.Option(min=0.0, help="Seconds of load before it.")] = 0.0,
+    longest: Annotated[float, typer.Option(min=0.0, help="Seconds of load before it.")] = 4.0,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """SIGTERM at a random moment under load: exit codes, seconds to exit; 1 unless all are 0."""
+    from dflash_serve.bench import stops_report
+    from dflash_serve.bench.stops import StopsOptions, run_stops
+
+    options = StopsOptions(
+        target=target,
+        drafter=drafter,
+        stops=stops,
+        clients=clients,
+        drain_timeout=drain_timeout,
+        shortest=shortest,
+        longest=longest,
+        seed=seed,
+    )
+    return _finish(run_stops(options), stops_report, out, save)
+
+
+@app.command()
+def http(
+    *,
+    target: Target = None,
+    drafter: Drafter = "auto",
+    prompts: Annotated[int, typer.Option(min=2, help="Timed both ways.")] = 60,
+    streams: Annotated[int, typer.Option(min=1, help="Read at once.")] = 8,
+    chunks: Annotated[int, typer.Option(min=1, help="Of each stream.")] = 200,
+    tokens: Annotated[int, typer.Option(min=1, help="Of each chunk.")] = 4,
+    pace: Annotated[float, typer.Option(min=0.0, help="Seconds between chunks.")] = 0.02,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """What HTTP adds: to the first text of a stream, and in CPU time per streamed chunk."""
+    from dflash_serve.bench import httpcost_report
+    from dflash_serve.bench.httpcost import HttpOptions, run_http
+
+    options = HttpOptions(
+        target=target,
+        drafter=drafter,
+        prompts=prompts,
+        streams=streams,
+        chunks=chunks,
+        tokens=tokens,
+        pace=pace,
+        repeats=repeats,
+        seed=seed,
+    )
+    return _finish(run_http(options), httpcost_report, out, save)
+
+
 def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     """``1,3,8`` as integers, each at least ``least``.
 

@@ -31,8 +31,9 @@ class Spawned:
 
     kind: str
     base_url: str
-    process: psutil.Process
+    process: psutil.Popen
     start_seconds: float
+    log: IO[str]
 
     def memory_bytes(self) -> int:
         """Resident memory now."""
@@ -41,6 +42,10 @@ class Spawned:
     def idle_cpu_percent(self) -> float:
         """Processor use over half a second without requests."""
         return float(self.process.cpu_percent(interval=0.5))
+
+    def last_line(self) -> str:
+        """Of what it wrote."""
+        return _last_line(self.log)
 
 
 @contextlib.contextmanager
@@ -61,14 +66,14 @@ def spawned(
         command += options
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         started = time.perf_counter()
-        process = subprocess.Popen(
+        process = psutil.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_variables(kind)
         )
         try:
             _wait(kind, process, port, log)
             seconds = time.perf_counter() - started
             base_url = f"http://127.0.0.1:{port}/v1"
-            yield Spawned(kind, base_url, psutil.Process(process.pid), seconds)
+            yield Spawned(kind, base_url, process, seconds, log)
         finally:
             _stop(process)
 
@@ -96,7 +101,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(kind: str, process: subprocess.Popen[bytes], port: int, log: IO[str]) -> None:
+def _wait(kind: str, process: psutil.Popen, port: int, log: IO[str]) -> None:
     deadline = time.perf_counter() + _START
     while time.perf_counter() < deadline:
         if process.poll() is not None:
@@ -113,11 +118,11 @@ def _last_line(log: IO[str]) -> str:
     return next((line for line in reversed(log.read().splitlines()) if line.strip()), "no log")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: psutil.Popen) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
         process.wait(_STOP)
-    except subprocess.TimeoutExpired:
+    except psutil.TimeoutExpired:
         process.kill()
         process.wait()

@@ -1,6 +1,7 @@
 """Composition root: the only module that sees all rooms. Settings in, a running server out."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 import time
@@ -37,6 +38,7 @@ from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
 from dflash_serve.text.parsers import table
 from dflash_serve.text.parsers.base import Markup
+from dflash_serve.text.parsers.lark import special_ids
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("dflash_serve")
@@ -164,7 +166,7 @@ def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
         )
     }
     try:
-        return table.detect(
+        markup = table.detect(
             tokenizer.template,
             tokenizer.added_tokens,
             tools=chosen["tool"],
@@ -173,6 +175,7 @@ def choose_markup(settings: Settings, tokenizer: ChatTokenizer) -> Markup:
     except ValueError as error:
         given = [f"--{name}-parser" for name, value in chosen.items() if value is not None]
         raise SettingsError(f"{', '.join(given)}: {error}") from error
+    return markup.with_special(special_ids(markup.markers, tokenizer.backend))
 
 
 def drafter_card(settings: Settings, drafter: Path | None) -> DrafterCard:
@@ -219,15 +222,15 @@ def swap_in(runner: Runner, path: Path | None, config: EngineConfig) -> Drafting
     """
     assert isinstance(runner, DeviceRunner)
     drafter = None if path is None else load_drafter(path, runner.target)
-    scratch = DeviceRunner(runner.target, drafter, config.block_size)
-    needed = scratch.bytes_per_token * config.max_context
-    if config.memory_limit and needed > config.memory_limit:
-        raise SettingsError(
-            f"--memory-limit is {config.memory_limit} bytes, but with this drafter a row of "
-            f"{config.max_context} tokens takes {needed}"
-        )
-    warm_up(scratch, config)
-    del scratch
+    # closed: its traced rounds refer back to it, and must be freed on this thread
+    with contextlib.closing(DeviceRunner(runner.target, drafter, config.block_size)) as scratch:
+        needed = scratch.bytes_per_token * config.max_context
+        if config.memory_limit and needed > config.memory_limit:
+            raise SettingsError(
+                f"--memory-limit is {config.memory_limit} bytes, but with this drafter a row of "
+                f"{config.max_context} tokens takes {needed}"
+            )
+        warm_up(scratch, config)
     runner.draft_with(drafter, config.block_size)
     return Drafting(config.block_size, runner.bytes_per_token)
 

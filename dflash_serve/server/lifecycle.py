@@ -168,6 +168,19 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def http_config(app: Any) -> uvicorn.Config:
+    """How HTTP is spoken."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        backlog=1024,
+        server_header=False,
+        ws="none",
+        lifespan="off",
+    )
+
+
 def run(
     app: Any,
     engine: AsyncEngine,
@@ -178,16 +191,7 @@ def run(
     reload: Reload,
 ) -> Ended:
     """Serve until a signal or until loading has failed. ``reload`` answers SIGHUP."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        backlog=1024,
-        server_header=False,
-        ws="none",
-        lifespan="off",
-    )
-    server = _Server(config, engine, settings.drain_timeout, reload)
+    server = _Server(http_config(app), engine, settings.drain_timeout, reload)
 
     async def main() -> str | None:
         failures: list[str] = []

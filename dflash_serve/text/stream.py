@@ -85,6 +85,36 @@ class _Window:
         return piece
 
 
+class _Prefix:
+    """How much of one stop string the text ends with, kept up character by character.
+
+    The automaton of Knuth, Morris and Pratt (1977): ``_next[k]`` is the longest border of the
+    first k + 1 characters, where matching goes on after a mismatch.
+    """
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.length = 0
+        self._next = [0] * len(stop)
+        border = 0
+        for at in range(1, len(stop)):
+            border = self._step(border, stop[at])
+            self._next[at] = border
+
+    def push(self, char: str) -> bool:
+        """Whether ``char`` completes the stop string."""
+        self.length = self._step(self.length, char)
+        complete = self.length == len(self.stop)
+        if complete:
+            self.length = self._next[-1]
+        return complete
+
+    def _step(self, length: int, char: str) -> int:
+        while length and self.stop[length] != char:
+            length = self._next[length - 1]
+        return length + (self.stop[length] == char)
+
+
 class StopFinder:
     """Cuts a text at the first stop string, wherever the borders between its pieces lie.
 
@@ -94,7 +124,9 @@ class StopFinder:
     """
 
     def __init__(self, stops: Sequence[str], include: bool = False) -> None:
-        self._stops = stops
+        # the longest first: of those complete at once it is seen first
+        self._prefixes = [_Prefix(stop) for stop in sorted(stops, key=len, reverse=True)]
+        self._firsts = frozenset(stop[0] for stop in stops)
         self._include = include
         self._held = ""
         self.stop: str | None = None
@@ -109,35 +141,24 @@ class StopFinder:
 
         Stop strings that are complete with this piece do not count unless ``armed``.
         """
-        if not self._stops or self.found:
-            return "" if self.found else piece
+        if self.found:
+            return ""
+        if not self._held and self._firsts.isdisjoint(piece):
+            return piece
         text = self._held + piece
-        match = self._first(text) if armed else None
-        if match is not None:
-            start, self.stop = match
-            self._held = ""
-            return text[: start + len(self.stop) * self._include]
-        keep = self._hold(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        for at, char in enumerate(piece, len(self._held) + 1):
+            complete = [prefix.stop for prefix in self._prefixes if prefix.push(char)]
+            if complete and armed:
+                self.stop, self._held = complete[0], ""
+                return text[: at if self._include else at - len(self.stop)]
+        keep = len(text) - max(prefix.length for prefix in self._prefixes)
+        self._held = text[keep:]
+        return text[:keep]
 
     def flush(self) -> str:
         """The held-back text: nothing follows that could complete a stop string."""
         held, self._held = self._held, ""
         return held
-
-    def _first(self, text: str) -> tuple[int, str] | None:
-        old = len(self._held)  # what was complete there already did not count
-        starts = ((text.find(stop, max(0, old - len(stop) + 1)), stop) for stop in self._stops)
-        matches = [(start + len(stop), start, stop) for start, stop in starts if start >= 0]
-        return min(matches)[1:] if matches else None
-
-    def _hold(self, text: str) -> int:
-        longest = min(len(text), max(map(len, self._stops)) - 1)
-        for size in range(longest, 0, -1):
-            if any(stop.startswith(text[-size:]) for stop in self._stops):
-                return size
-        return 0
 
 
 class TextStream:

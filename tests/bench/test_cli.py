@@ -46,6 +46,8 @@ def test_help_imports_no_mlx(module: str) -> None:
         (["decode", "--random-target", "qwen3-tiny", "--target", "x"], "excludes"),
         (["exact", "--prompts", "0"], "--prompts"),
         (["serve"], "--base-url"),
+        (["stops", "--shortest", "3", "--longest", "2"], "--longest is 2.0"),
+        (["http", "--target", "/no/such/place"], "no directory /no/such/place"),
         (["serve", "--base-url", "http://x/v1", "--clients", "two"], "--clients is 'two'"),
     ],
 )

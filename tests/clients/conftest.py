@@ -36,7 +36,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [python, "-m", "tests.clients.server", str(directory)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
     try:
-        yield _address(process, log)
+        address = _address(process, log)
+        yield address
+        with httpx.Client(base_url=address) as client:
+            eventually(lambda: all_slots_free(client))
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
         assert "Traceback" not in log.read_text(), log.read_text()

@@ -52,16 +52,21 @@ class Mind:
         return self._follow(said, self._candidates(prompt))
 
     def _follow(self, said: bytes, candidates: list[bytes]) -> list[Choice]:
+        """The next token of each reply that fits; behind a whole one the end, or else the story."""
         found: dict[int, float] = {}
-        for text in (said, said.rpartition(b"</think>")[2].lstrip()):
-            for candidate in candidates:
-                if candidate == text:
+        spoken = said.replace(b"<|im_end|>", b"")
+        silent = [candidate for candidate in candidates if not candidate.startswith(b"<think>")]
+        answer = spoken.rpartition(b"</think>")[2].lstrip()
+        for text, fitting in ((spoken, candidates), (answer, silent)):
+            for candidate in fitting:
+                if text.startswith(candidate):
+                    rest = STORY.encode()[(len(text) - len(candidate)) % len(STORY) :]
                     found.setdefault(self._end, _FIRST)
-                    found.setdefault(self._next(STORY.encode()), _FILL)
+                    found.setdefault(self._next(rest), _FILL)
                 elif candidate.startswith(text):
                     first = _FIRST if not found else max(_FILL, _SECOND - len(found) / 8)
                     found.setdefault(self._next(candidate[len(text) :]), first)
-        return _best(found) or self._close(said)
+        return _best(found) or self._close(spoken)
 
     def _close(self, said: bytes) -> list[Choice]:
         """No reply fits: a word where a JSON string begins, a value in a new array, else an end."""

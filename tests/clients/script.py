@@ -132,6 +132,9 @@ def _tool_for(asked: str, tools: tuple[Mapping[str, Any], ...]) -> Mapping[str, 
 
 def _call(tool: Mapping[str, Any], chat: Chat) -> tuple[str, Any]:
     schema = tool.get("parameters") or {}
+    given = _objects(chat.asked)[0]
+    if isinstance(given, dict) and set(given) == set(schema.get("required", ["none"])):
+        return tool["name"], given
     return tool["name"], _value(schema | {"type": "object"}, schema, _hints(chat.asked))
 
 

@@ -72,6 +72,10 @@ class TestMessages(Suite):
         return ChatAnthropic
 
     @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
     def chat_model_params(self) -> dict[str, Any]:
         return self.params(base_url=self.base_url, max_tokens=512)
 

@@ -260,6 +260,37 @@ def test_reasoning_and_a_call(client: openai.OpenAI) -> None:
     assert choice.message.tool_calls[0].function.name == "get_weather"
 
 
+def test_reasoning_is_bounded_and_free_of_the_grammar(client: openai.OpenAI) -> None:
+    bounded = create(client, "Think, and say: done", extra_body={"thinking_budget": 3})
+    assert bounded.choices[0].message.content == "done"
+    assert len(bounded.choices[0].message.reasoning_content) < 20
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": Answer.model_json_schema()},
+    }
+    for text, options in (
+        (f"Think, then give me {STEPS}", {"response_format": form}),
+        ("Think, then Hello!", {"tools": [WEATHER], "tool_choice": "required"}),
+    ):
+        message = create(client, text, **options).choices[0].message
+        assert "I weigh it" in message.reasoning_content
+        if message.tool_calls:
+            assert isinstance(json.loads(message.tool_calls[0].function.arguments)["city"], str)
+        else:
+            assert message.content == STEPS
+
+
+def test_ends_of_an_answer(client: openai.OpenAI) -> None:
+    longer = create(client, "say: hi", extra_body={"min_tokens": 12})
+    assert longer.choices[0].message.content.startswith("hiOnce upon")
+    assert longer.usage.completion_tokens >= 12
+    cut = create(client, "Tell me a story", stop=[" fox"]).choices[0]
+    assert (cut.message.content, cut.finish_reason) == ("Once upon a time a", "stop")
+    extension = {"include_stop_str_in_output": True}
+    kept = create(client, "Tell me a story", stop=[" fox"], extra_body=extension).choices[0]
+    assert kept.message.content == "Once upon a time a fox"
+
+
 def test_bias_bans_a_token(client: openai.OpenAI, http: httpx.Client) -> None:
     assert create(client, "say: fox fox fox").choices[0].message.content == "fox fox fox"
     ids = http.post("/tokenize", json={"model": MODEL, "prompt": "fox"}).json()["tokens"]

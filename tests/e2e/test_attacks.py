@@ -63,9 +63,13 @@ def test_a_full_queue_answers_503_with_retry_after(narrow_url: str) -> None:
     assert ask(narrow_url)
 
 
-def test_more_choices_than_the_server_can_hold_are_refused_whole(narrow_url: str) -> None:
-    answer = httpx.post(f"{narrow_url}{CHAT}", json=body(n=3), timeout=60)
-    assert error_code(answer, 503) == "queue_full"
+def test_the_choices_of_one_request_wait_as_one(narrow_url: str) -> None:
+    """More of them than rows and places in the queue are answered one after the other."""
+    answer = httpx.post(f"{narrow_url}{CHAT}", json=body(n=5), timeout=60)
+    assert answer.status_code == 200
+    choices = answer.json()["choices"]
+    assert [choice["index"] for choice in choices] == list(range(5))
+    assert len({choice["message"]["content"] for choice in choices}) == 1
     wait(lambda: all_slots_free(narrow_url), 20)
     assert ask(narrow_url)
 

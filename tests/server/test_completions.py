@@ -215,6 +215,17 @@ def test_halves_of_characters_are_named_by_their_bytes() -> None:
     assert probs.text_offset == [0, 0, 1]
 
 
+def test_the_chosen_token_is_among_the_likely_ones() -> None:
+    likely = tuple(TokenEntry(at, text, text.encode(), -1.0) for at, text in enumerate("ab"))
+    entries = (TokenEntry(2, "c", b"c", -3.0, likely), TokenEntry(0, "a", b"a", -1.0, likely))
+    writer = CompletionWriter(CompletionShape("c", 1, "m", "f", choices=1, n=1, top=2))
+    writer.add(TextDelta(0, "ca", logprobs=entries))
+    writer.add(EndDelta(0, "stop", Usage()))
+    probs = writer.whole().choices[0].logprobs
+    assert probs is not None
+    assert probs.top_logprobs == [{"a": -1.0, "b": -1.0, "c": -3.0}, {"a": -1.0, "b": -1.0}]
+
+
 def test_usage_of_a_stream(http: httpx.Client) -> None:
     plain = streamed(http, prompt=["a", "b"])
     assert all("usage" not in chunk for chunk in plain)

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
-from dflash_serve.engine.types import FinishReason, SamplingParams
+from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
 from dflash_serve.server.ask import ChatPrompt
 from dflash_serve.server.doors.message_ask import message_ask
 from dflash_serve.server.protocol.messages import MessagesRequest
@@ -33,7 +33,13 @@ LOOK: dict[str, Any] = {
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 ASKED: dict[str, Any] = {"model": "fake/model", "max_tokens": 400, "messages": HELLO}
 THINKING: dict[str, Any] = {"type": "enabled", "budget_tokens": 1024}
+FORMAT: dict[str, Any] = {"type": "json_schema", "schema": {"type": "object"}}
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+
+
+class Place(BaseModel):
+    name: str
+    far: int
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +240,8 @@ def test_parameters_reach_the_engine(http: httpx.Client, engine: FakeEngine) -> 
     [
         {"tools": [LOOK], "tool_choice": {"type": "any"}},
         {"tools": [LOOK], "tool_choice": {"type": "tool", "name": "look"}},
-        {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
+        {"output_config": {"format": FORMAT}},
+        {"output_format": FORMAT},
     ],
 )
 def test_what_must_have_a_shape_has_a_grammar(
@@ -244,13 +251,57 @@ def test_what_must_have_a_shape_has_a_grammar(
     assert engine.requests[0].grammar is not None
 
 
+def test_the_parsing_helper(
+    client: anthropic.Anthropic, engine: FakeEngine, tokenizer: ChatTokenizer
+) -> None:
+    engine.script = saying(tokenizer, '{"name": "Oz", "far": 9}')
+    parsed = client.messages.parse(**ASKED, output_format=Place)
+    assert parsed.parsed_output == Place(name="Oz", far=9)
+    with client.messages.stream(**ASKED, output_format=Place) as stream:
+        assert stream.get_final_message().parsed_output == Place(name="Oz", far=9)
+    assert all(request.grammar is not None for request in engine.requests)
+
+
+def test_a_loop_of_tools(
+    client: anthropic.Anthropic, engine: FakeEngine, tokenizer: ChatTokenizer
+) -> None:
+    """The package runs the tools and sends everything back, once it knows of no threads here."""
+    seen = []
+
+    @anthropic.beta_tool
+    def look(at: str) -> str:
+        """Look at something.
+
+        Args:
+            at: what to look at
+        """
+        seen.append(at)
+        return "a wall"
+
+    call = '<tool_call>{"name": "look", "arguments": {"at": "x"}}</tool_call>'
+
+    def script(request: EngineRequest) -> Script:
+        answer = TEXT if "a wall" in tokenizer.decode(request.prompt) else call
+        return saying(tokenizer, answer)(request)
+
+    engine.script = script
+    runner = client.beta.messages.tool_runner(**ASKED, tools=[look])
+    last = runner.until_done()
+    assert [block.text for block in last.content if block.type == "text"] == [TEXT]
+    assert seen == ["x"]
+
+
 NEUTRAL: list[dict[str, Any]] = [
     {"system": None, "stop_sequences": None, "tools": None, "thinking": None, "metadata": None},
     {"tools": [], "tool_choice": {"type": "auto"}},
     {"metadata": {"user_id": "u"}, "service_tier": "auto", "cache_control": {"type": "ephemeral"}},
     {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}},
     {"max_tokens": 40.0, "top_k": 0, "top_p": 0, "temperature": 1},
-    {"system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
+    {
+        "system": [
+            {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+        ]
+    },
     {"tools": [LOOK | {"type": "custom", "cache_control": None, "strict": False}]},
     {"output_config": {"effort": "high"}},
 ]
@@ -284,7 +335,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": {"type": "any"}}, "there are no tools"),
     ({"tools": [LOOK], "tool_choice": {"type": "tool"}}, "'tool_choice.name'"),
     ({"thinking": {"type": "enabled"}}, "'thinking.budget_tokens'"),
+    ({"thread": {"type": "create"}}, "Keeping a conversation on the server is not supported"),
     ({"mcp_servers": [{"url": "x"}]}, "Connecting to MCP servers is not supported"),
+    ({"output_config": {"format": FORMAT}, "output_format": FORMAT}, "not in both"),
     ({"prompt": "x"}, "Unrecognized request argument supplied: prompt"),
     ({"output_config": {"format": {"type": "json_schema", "schema": {"type": 5}}}}, "format"),
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dflash_serve.engine.errors import EngineError
-from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams, Usage
+from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, SamplingParams, Usage
 from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.recording import Finished, Recorder, Segments
@@ -191,7 +191,11 @@ class Kept(Recorder):
 
 
 def finish(
-    tokenizer: ChatTokenizer, script: Callable[[EngineRequest], Script], *, swap: bool = False
+    tokenizer: ChatTokenizer,
+    script: Callable[[EngineRequest], Script],
+    *,
+    swap: bool = False,
+    **changes: Any,
 ) -> list[Finished]:
     """What is recorded of a request with two choices and the stop string END."""
     kept = Kept()
@@ -201,7 +205,7 @@ def finish(
 
     async def main() -> None:
         switch = DrafterSwitch(DrafterCard("d", 8, "old"), change)
-        requests = [EngineRequest(f"r{index}", (5, 6), 100) for index in range(2)]
+        requests = [EngineRequest(f"r{index}", (5, 6), 100, **changes) for index in range(2)]
         engine = FakeEngine(script)
         choices = [choice(at, one, tokenizer, ["END"]) for at, one in enumerate(requests)]
         made = Generation("name", engine, choices, switch, kept)
@@ -249,3 +253,12 @@ def test_what_did_not_finish_is_not_recorded(tokenizer: ChatTokenizer, end: Fini
 
     rows = finish(tokenizer, script)
     assert [row.request.id for row in rows] in ([], ["r1"])
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_tokens_that_are_not_the_models_own_choice_are_not_recorded(
+    tokenizer: ChatTokenizer, forced: bool
+) -> None:
+    rules = LogitRules(presence=1.0 if forced else 0.0)
+    rows = finish(tokenizer, saying(tokenizer, "hello"), rules=rules)
+    assert len(rows) == (0 if forced else 2)

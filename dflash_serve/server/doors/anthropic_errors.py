@@ -6,7 +6,7 @@ import secrets
 from starlette.responses import JSONResponse, Response
 
 from dflash_serve.server.errors import ApiError
-from dflash_serve.server.protocol.messages import ErrorOut, Fault
+from dflash_serve.server.protocol.messages import ErrorOut, Fault, FaultDetails
 
 _PATH = "/v1/messages"
 _KINDS = {
@@ -19,6 +19,9 @@ _KINDS = {
 }
 _OVERLOADED = frozenset({"queue_full", "grammar_queue_full"})
 """Codes of a 503 that is gone in a moment; Anthropic has a status of its own for it."""
+
+_DETAILS = {"thread": "thread_unsupported_request"}
+"""Refused fields without which Anthropic's clients try again, if they are told so."""
 
 
 def answer(error: ApiError, path: str) -> Response:
@@ -35,6 +38,8 @@ def anthropic_error(error: ApiError) -> ErrorOut:
     status = _status(error)
     kind = _KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
     fault = Fault(type=kind, message=error.message)
+    if error.param in _DETAILS:
+        fault.details = FaultDetails(error_code=_DETAILS[error.param])
     return ErrorOut(type="error", error=fault, request_id=f"req_{secrets.token_hex(12)}")
 
 

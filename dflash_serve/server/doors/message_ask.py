@@ -4,7 +4,7 @@ Knows nothing of tokenizers, engines or sockets.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dflash_serve.engine.types import SamplingParams
@@ -181,10 +181,15 @@ def _tool(tool: Tool) -> ToolSpec:
 
 
 def _format(body: CountRequest) -> OutputFormat | None:
-    if body.output_config is None or body.output_config.format is None:
+    newer = body.output_config.format if body.output_config else None
+    if newer is not None and body.output_format is not None:
+        message = "Give the format in 'output_config.format' or in 'output_format', not in both"
+        raise _invalid(message, "output_format")
+    form = newer or body.output_format
+    if form is None:
         return None
-    schema: Mapping[str, Any] = body.output_config.format.output_schema
-    return OutputFormat(FormatKind.JSON_SCHEMA, schema, param="output_config.format")
+    param = "output_format" if newer is None else "output_config.format"
+    return OutputFormat(FormatKind.JSON_SCHEMA, form.output_schema, param)
 
 
 def _thinking(body: CountRequest) -> Thinking:

@@ -191,7 +191,8 @@ class ResponseWriter:
     def _close_parts(self, item: OutputItem) -> list[ResponseEvent]:
         if isinstance(item, OutputCall):
             kind = "response.function_call_arguments.done"
-            return [self._inside(ArgumentsDoneEvent, kind, arguments=item.arguments)]
+            said = {"name": item.name, "arguments": item.arguments}
+            return [self._inside(ArgumentsDoneEvent, kind, **said)]
         if isinstance(item, OutputMessage):
             part = item.content[0]
             kind = "response.output_text.done"

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from dflash_serve.engine.errors import EngineError
 from dflash_serve.engine.types import Usage
 from dflash_serve.server.ask import Ask
 from dflash_serve.server.begin import begin
@@ -14,6 +13,8 @@ from dflash_serve.server.generation import Generation
 from dflash_serve.server.protocol.common import MetaInfo
 
 _Batch = list[Delta]
+_Queue = asyncio.Queue[_Batch | BaseException | None]
+"""Batches of all, what one failed with, or None where one has ended."""
 
 
 async def begin_all(asks: Sequence[Ask], context: ServerContext, name: str) -> "Several":
@@ -61,10 +62,12 @@ class Several:
             async for batch in self._generations[0].batches():
                 yield batch
             return
-        queue: asyncio.Queue[_Batch | BaseException | None] = asyncio.Queue()
+        queue: _Queue = asyncio.Queue()
         first, tasks = 0, []
         for part in self._generations:
-            tasks.append(asyncio.create_task(_pump(part, first, queue)))
+            task = asyncio.create_task(_pump(part, first, queue))
+            task.add_done_callback(lambda ended: queue.put_nowait(_failure(ended)))
+            tasks.append(task)
             first += part.size
         try:
             running = len(tasks)
@@ -91,13 +94,10 @@ class Several:
         return self._generations[0].meta_info(usages)
 
 
-async def _pump(
-    part: Generation, first: int, queue: "asyncio.Queue[_Batch | BaseException | None]"
-) -> None:
-    try:
-        async for batch in part.batches():
-            queue.put_nowait([replace(delta, index=first + delta.index) for delta in batch])
-    except EngineError as error:
-        queue.put_nowait(error)
-    else:
-        queue.put_nowait(None)
+async def _pump(part: Generation, first: int, queue: _Queue) -> None:
+    async for batch in part.batches():
+        queue.put_nowait([replace(delta, index=first + delta.index) for delta in batch])
+
+
+def _failure(ended: asyncio.Task[None]) -> BaseException | None:
+    return None if ended.cancelled() else ended.exception()

@@ -63,13 +63,12 @@ _EITHER = Discriminator(
 Text = Annotated[str, Tag("<text>")]
 
 
-class CacheControl(RequestModel):
-    type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] | None = None
+CacheControl = dict[str, Any]
+"""Accepted wherever Anthropic has it: prefixes are found without marks."""
 
 
 class Block(RequestModel):
-    cache_control: CacheControl | None = None  # accepted: prefixes are found without marks
+    cache_control: CacheControl | None = None
 
 
 class TextBlock(Block):
@@ -213,6 +212,7 @@ class CountRequest(RequestModel):
     tool_choice: ToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
+    output_format: JsonFormat | None = None  # its place before there was output_config
 
     # accepted: they do not touch the output
     cache_control: CacheControl | None = None
@@ -223,8 +223,12 @@ class CountRequest(RequestModel):
     context_management: Annotated[
         None, only({}, {"edits": []}, _KEEP_THINKING, what="Editing the context")
     ] = None
+    compaction: Annotated[None, only(what="Compacting a conversation")] = None
+    fallbacks: Annotated[None, only([], what="Falling back to other models")] = None
     mcp_servers: Annotated[None, only([], what="Connecting to MCP servers")] = None
+    prefill: Annotated[None, only(what="Continuing an answer that was begun")] = None
     speed: Annotated[None, only("standard", what="Another speed")] = None
+    thread: Annotated[None, only(False, what="Keeping a conversation on the server")] = None
 
 
 class MessagesRequest(CountRequest):
@@ -357,9 +361,16 @@ class MessageStop(ResponseModel):
 MessageEvent = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop
 
 
+class FaultDetails(ResponseModel):
+    error_code: str
+
+
 class Fault(ResponseModel):
+    """``details`` are for clients that can go on without what was refused."""
+
     type: str
     message: str
+    details: FaultDetails | None = None
 
 
 class ErrorOut(ResponseModel):

@@ -99,4 +99,5 @@ class ArgumentsDeltaEvent(InItemEvent):
 
 class ArgumentsDoneEvent(InItemEvent):
     type: Literal["response.function_call_arguments.done"]
+    name: str
     arguments: str

@@ -83,8 +83,9 @@ _Status = Literal["in_progress", "completed", "incomplete"] | None
 class TextPart(RequestModel):
     type: Literal["input_text", "output_text", "text"]
     text: str
-    annotations: Annotated[None, only([])] = None
-    logprobs: list[Any] | None = None  # what a response gave out
+    annotations: list[Any] | None = None  # these and what follows: as SDKs hold an answer
+    logprobs: list[Any] | None = None
+    parsed: Any = None
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
@@ -122,6 +123,7 @@ class CallItem(RequestModel):
     call_id: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1)]
     arguments: str
+    parsed_arguments: Any = None
     status: _Status = None
     caller: Annotated[None, only({"type": "direct"})] = None
     namespace: Annotated[None, only()] = None
@@ -153,7 +155,7 @@ class ReasoningItem(RequestModel):
     id: str | None = None
     summary: list[SummaryText] | None = None
     content: list[ReasoningText] | None = None
-    encrypted_content: Annotated[None, only()] = None
+    encrypted_content: str | None = None  # another server's: nothing that can be read here
     status: _Status = None
 
 
@@ -448,6 +450,11 @@ class Response(ResponseModel):
     truncation: Literal["disabled"]
     usage: ResponseUsage | None
     user: str | None
+
+
+class InputTokens(ResponseModel):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
 
 
 class DeletedResponse(ResponseModel):

@@ -1,14 +1,16 @@
-"""``POST /v1/responses``, and what is kept of them: GET, DELETE, and their input items."""
+"""``POST /v1/responses`` and its token count; what is kept: GET, DELETE, and input items."""
 
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from dflash_serve.engine.errors import EngineError
+from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server import errors, intake
-from dflash_serve.server.begin import begin
+from dflash_serve.server.begin import begin, prompt_tokens
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.response_ask import begun_response, response_ask, wants_summary
 from dflash_serve.server.doors.response_events import ResponseWriter
@@ -35,6 +37,16 @@ def router(context: ServerContext) -> APIRouter:
         body = await intake.read(request, wire.ResponsesRequest)
         intake.check_model(body.model, context.model)
         return await _create(request, body, store, context)
+
+    @routes.post("/v1/responses/input_tokens", response_model=None)
+    async def count_input_tokens(request: Request) -> Response:
+        body = await intake.read(request, wire.ResponsesRequest)
+        intake.check_model(body.model, context.model)
+        ask = response_ask(
+            body, earlier_items(body, store), own_items(body, store), SamplingParams()
+        )
+        tokens = await run_in_threadpool(prompt_tokens, ask, context)
+        return _json(wire.InputTokens(object="response.input_tokens", input_tokens=len(tokens)))
 
     @routes.get("/v1/responses/{name}", response_model=None)
     async def retrieve_response(name: str, stream: str = "false") -> Response:

@@ -92,20 +92,19 @@ class Markup(Protocol):
         """
         ...
 
-    def call_grammar(
-        self,
-        tools: Sequence[ToolSpec],
-        *,
-        required: bool,
-        parallel: bool,
-        special: Mapping[str, int] | None = None,
-    ) -> str:
+    def with_special(self, ids: Mapping[str, int]) -> "Markup":
+        """This markup for a tokenizer in which those texts are special tokens.
+
+        `lark.special_ids` finds those of the `markers`. Grammars write others as text.
+        """
+        ...
+
+    def call_grammar(self, tools: Sequence[ToolSpec], *, required: bool, parallel: bool) -> str:
         """A Lark grammar (llguidance's dialect) of answers that call ``tools``.
 
         ``required``: calls and nothing else, at least one, whose arguments validate; otherwise
         any text, in which each call of a strict tool has arguments that validate. Without
-        ``parallel`` at most one call. It begins behind the reasoning. ``special``: ids of those
-        `markers` that are one special token in this tokenizer; others are written as text.
+        ``parallel`` at most one call. It begins behind the reasoning.
 
         Raises:
             ValueError: the markup has no calls, or cannot enforce a schema; the message says why.

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from dflash_serve.text.parsers.base import MarkupParser, ToolSpec
+from dflash_serve.text.parsers.base import Markup, MarkupParser, ToolSpec
 from dflash_serve.text.parsers.json_text import copy_value
 from dflash_serve.text.parsers.lark import CallRules, Lark, json_value
 from dflash_serve.text.parsers.reader import Markers, Output, Reader, Step, Unparsed
@@ -23,6 +23,7 @@ class Harmony:
     """A `Markup`: ``analysis`` is reasoning, everything else that is no call is the answer."""
 
     name: str = "harmony"
+    special: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -42,19 +43,16 @@ class Harmony:
 
         return StreamParser(program, tools)
 
-    def call_grammar(
-        self,
-        tools: Sequence[ToolSpec],
-        *,
-        required: bool,
-        parallel: bool,
-        special: Mapping[str, int] | None = None,
-    ) -> str:
+    def with_special(self, ids: Mapping[str, int]) -> Markup:
+        """This markup for a tokenizer in which those texts are special tokens."""
+        return replace(self, special=ids)
+
+    def call_grammar(self, tools: Sequence[ToolSpec], *, required: bool, parallel: bool) -> str:
         """A Lark grammar of answers that call ``tools``: one call, which ends the answer.
 
         It accepts analysis first, for answers whose reasoning was not taken off.
         """
-        rules = CallRules(tools, required, parallel, special or {})
+        rules = CallRules(tools, required, parallel, self.special)
         lark = Lark(rules.special)
         head = lark.rule("head", f"({lark.literal(START + 'assistant')})? {lark.literal(CHANNEL)}")
         said = " | ".join(

@@ -5,9 +5,11 @@ Knows no markup; `TEXT` is any text, in which no special token can stand.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
 
 from dflash_serve.text.parsers.base import ToolSpec
 
@@ -15,6 +17,8 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
 """Between JSON tokens: bounded, so that no model fills its arguments with spaces."""
 OPTIONS = "x-guidance"
 """The member of a schema by which llguidance is told how to write and read it."""
+_LEAD = '("\\n" | "\\n\\n")?'
+"""Line ends that models write between reasoning and a call."""
 TEXT = r"TEXT: /(?s:.*)/"
 
 
@@ -101,6 +105,24 @@ class Lark:
         return "\n".join([f"start: {start}", *self._rules]) + "\n"
 
 
+def special_ids(texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, int]:
+    """Those of ``texts`` that are tokens which no text of a grammar can stand for, with ids.
+
+    To llguidance that is each added token that is flagged special or looks like ``<...>``.
+    """
+    added = {token.content: (id_, token) for id_, token in _added(tokenizer)}
+    return {
+        text: added[text][0]
+        for text in texts
+        if text in added
+        and (added[text][1].special or (text.startswith("<") and text.endswith(">")))
+    }
+
+
+def _added(tokenizer: Tokenizer) -> Iterable[tuple[int, AddedToken]]:
+    return tokenizer.get_added_tokens_decoder().items()
+
+
 def quote(text: str) -> str:
     """``text`` as a string of the grammar; nothing for the empty one."""
     return json.dumps(text, ensure_ascii=False) if text else ""
@@ -120,7 +142,7 @@ def marked_calls(lark: Lark, rules: CallRules, marker: str, calls: Sequence[str]
     first = f"{lark.literal(marker)} {call}"
     if rules.required:
         more = f"({lark.literal(gap + marker)} {call})*" if rules.parallel else ""
-        return lark.finish(f"{first} {more}")
+        return lark.finish(f"{_LEAD} {first} {more}")
     marked = f"{lark.up_to(marker)} {call}"
     return lark.finish(f"({marked})* TEXT" if rules.parallel else f"TEXT | {marked}")
 
@@ -130,9 +152,9 @@ def leading_calls(lark: Lark, rules: CallRules, calls: Sequence[str], gap: str) 
     call = lark.rule("call", " | ".join(calls))
     more = f"({lark.literal(gap)} {call})*" if rules.parallel else ""
     if rules.required:
-        return lark.finish(f"{call} {more}")
+        return lark.finish(f"{_LEAD} {call} {more}")
     other = lark.terminal(r"/([ \t\r\n]*[^ \t\r\n{\[](?s:.*))?/")
-    return lark.finish(f"{call} {more} | {other}")
+    return lark.finish(f"{_LEAD} {call} {more} | {other}")
 
 
 def json_calls(rules: CallRules, arguments: str) -> list[str]:

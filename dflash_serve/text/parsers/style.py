@@ -4,10 +4,10 @@ Knows how an answer runs: reasoning first, then text with calls in it. Knows no 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from dflash_serve.text.parsers.base import Event, MarkupParser, ToolSpec
+from dflash_serve.text.parsers.base import Event, Markup, MarkupParser, ToolSpec
 from dflash_serve.text.parsers.lark import CallRules
 from dflash_serve.text.parsers.reader import Markers, Output, Reader, Step, Unparsed
 
@@ -82,6 +82,7 @@ class StyledMarkup:
     name: str
     thinks: ReasoningStyle | None = None
     tools: ToolStyle | None = None
+    special: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -102,18 +103,15 @@ class StyledMarkup:
 
         return StreamParser(program, tools)
 
-    def call_grammar(
-        self,
-        tools: Sequence[ToolSpec],
-        *,
-        required: bool,
-        parallel: bool,
-        special: Mapping[str, int] | None = None,
-    ) -> str:
+    def with_special(self, ids: Mapping[str, int]) -> Markup:
+        """This markup for a tokenizer in which those texts are special tokens."""
+        return replace(self, special=ids)
+
+    def call_grammar(self, tools: Sequence[ToolSpec], *, required: bool, parallel: bool) -> str:
         """A Lark grammar of answers that call ``tools``."""
         if self.tools is None:
             raise ValueError(f"the markup {self.name} has no tool calls")
-        return self.tools.grammar(CallRules(tools, required, parallel, special or {}))
+        return self.tools.grammar(CallRules(tools, required, parallel, self.special))
 
     def in_reasoning(self, prompt: str) -> bool:
         """Whether a rendered prompt, of which this is the last turn, ends inside reasoning."""

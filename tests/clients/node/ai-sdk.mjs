@@ -1,5 +1,6 @@
 // Vercel's AI SDK, by each of its providers that can talk to this server.
 import assert from "node:assert/strict";
+import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
@@ -17,6 +18,7 @@ const providers = {
   compatible: compatible.chatModel(model),
   "openai chat": openai.chat(model),
   "openai responses": openai.responses(model),
+  anthropic: createAnthropic({ baseURL, apiKey: "-" })(model),
 };
 const schema = z.object({
   steps: z.array(z.object({ explanation: z.string(), output: z.number().int() })),
@@ -107,9 +109,10 @@ function checksOf(label, target) {
         maxOutputTokens: 50,
         temperature: 0.5,
         topP: 0.9,
-        ...(label === "openai responses"
+        ...(label === "openai responses" ? {} : { stopSequences: [" and"] }),
+        ...(label.match(/responses|anthropic/)
           ? {}
-          : { stopSequences: [" and"], presencePenalty: 0.1, frequencyPenalty: 0.1, seed: 3 }),
+          : { presencePenalty: 0.1, frequencyPenalty: 0.1, seed: 3 }),
       });
       assert.equal(text, label === "openai responses" ? "fox and cat" : "fox");
     },

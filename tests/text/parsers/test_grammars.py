@@ -9,11 +9,12 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from llguidance import LLMatcher
-from tokenizers import Tokenizer
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from dflash_serve.engine.grammar import Grammar, GrammarCompiler, GrammarError, from_lark
 from dflash_serve.text.parsers.base import CallBegin, Markup, ToolSpec
+from dflash_serve.text.parsers.lark import special_ids
 from dflash_serve.text.parsers.table import by_name, names
 from tests.fakes import save_tokenizer
 from tests.text.parsers.answers import calls, parse, texts
@@ -133,10 +134,25 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_file(str(Path(directory) / "tokenizer.json"))
 
 
-def vocabulary(plain: Tokenizer, special: tuple[str, ...] = ()) -> Vocabulary:
+def vocabulary(plain: Tokenizer, markers: tuple[str, ...] = ()) -> Vocabulary:
     tokenizer = Tokenizer.from_str(plain.to_str())
-    tokenizer.add_special_tokens(list(special))
-    return Vocabulary(tokenizer, {text: tokenizer.token_to_id(text) for text in special})
+    tokenizer.add_tokens([AddedToken(text, special=text[0] == "[") for text in markers])
+    return Vocabulary(tokenizer, special_ids(markers, tokenizer))
+
+
+def test_special_tokens_are_those_that_llguidance_takes_for_special(plain: Tokenizer) -> None:
+    texts = ["<tool_call>", "[TOOL_CALLS]", '<|"|>', "<a", "b>", "<c d>", "[ARGS]"]
+    tokenizer = Tokenizer.from_str(plain.to_str())
+    tokenizer.add_tokens([AddedToken(text, special=text == "[ARGS]") for text in texts])
+    judge = LLTokenizer(tokenizer.to_str())
+    wanted = {
+        text: tokenizer.token_to_id(text)
+        for text in texts
+        if judge.is_special_token(tokenizer.token_to_id(text))
+    }
+    assert special_ids([*texts, "<unknown>"], tokenizer) == wanted
+    assert "<tool_call>" in wanted
+    assert "[TOOL_CALLS]" not in wanted
 
 
 def walks(
@@ -150,7 +166,7 @@ def walks(
     tools = tools or TOOLS
     schemas = {tool.name: tool.parameters or {} for tool in tools}
     strict = {tool.name for tool in tools if tool.strict}
-    grammar = vocab.compile(markup.call_grammar(tools, special=vocab.special, **options))
+    grammar = vocab.compile(markup.with_special(vocab.special).call_grammar(tools, **options))
     rng = random.Random(markup.name)
     tries = (vocab.walk(grammar, rng, lead) for _ in range(60))
     for text in itertools.islice((text for text in tries if text is not None), 10):
@@ -211,13 +227,12 @@ def test_free_answers_may_be_text(plain: Tokenizer, name: str) -> None:
     before = "<|channel|>final<|message|>" if name == "harmony" else ""
     for special in ((), markup.markers):
         vocab = vocabulary(plain, special)
+        bound = markup.with_special(vocab.special)
         for parallel in (False, True):
-            grammar = markup.call_grammar(
-                TOOLS, required=False, parallel=parallel, special=vocab.special
-            )
+            grammar = bound.call_grammar(TOOLS, required=False, parallel=parallel)
             assert vocab.accepts(grammar, before + "Hello <b> & {x}, [y]\nand </tool_cal 🙂")
             assert vocab.accepts(grammar, before)
-        required = markup.call_grammar(TOOLS, required=True, parallel=True, special=vocab.special)
+        required = bound.call_grammar(TOOLS, required=True, parallel=True)
         assert not vocab.accepts(required, before + "Hello")
         assert not vocab.accepts(required, before)
 
@@ -233,7 +248,7 @@ def test_only_what_validates_is_accepted(plain: Tokenizer) -> None:
     bad = CALL % ("get_weather", '{"city": 5, "place": {"x": 1}}')
     for grammar in (required, free):
         assert vocab.accepts(grammar, good)
-        assert vocab.accepts(grammar, good + "\n" + good)
+        assert vocab.accepts(grammar, "\n\n" + good + "\n" + good)
         assert vocab.accepts(grammar, CALL % ("clock", '{"any": ["thing"]}'))
         assert not vocab.accepts(grammar, bad)
         assert not vocab.accepts(grammar, CALL % ("nobody", "{}"))
@@ -334,5 +349,6 @@ def test_names_and_keys_with_quotes_are_written_safely(plain: Tokenizer) -> None
     tool = ToolSpec('a"b\\', None, {"type": "object", "properties": {'k"\\': {"const": 'v"\\'}}})
     for name in ("hermes", "qwen_xml", "gemma4", "llama3"):
         vocab, markup = vocabulary(plain), by_name(name)
-        grammar = vocab.compile(markup.call_grammar([tool], required=True, parallel=False))
-        assert grammar.start().compute_ff_bytes()
+        found = list(walks(vocab, markup, "", (tool,), required=True, parallel=False))
+        assert len(found) >= 3
+        assert {begin.name for _, begun in found for begin in begun} == {tool.name}

@@ -1,0 +1,282 @@
+"""``dflash-bench http``: what HTTP, JSON and text cost per streamed chunk, and per first byte.
+
+The first from a scripted engine that commits tokens at a fixed pace, so that nothing but the
+server is at work; the second from a real pair, over a kept-alive connection and without one.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import multiprocessing
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.inprocess import Served, server_context, serving
+from dflash_serve.bench.pace import PacedEngine
+from dflash_serve.bench.pair import DEMO, target_directory
+from dflash_serve.bench.report import Result, middle, percentile
+from dflash_serve.bench.workloads import GENERIC, Chat, pick, read_chats
+from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk
+from dflash_serve.server.build import checkpoints, load
+from dflash_serve.server.context import ServerContext
+from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.text.stream import Detokenizer
+from dflash_serve.text.tokenizer import ChatTokenizer
+
+_PATH = "/v1/chat/completions"
+_MODEL = "measured"
+_WARM_UP = 6
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """``prompts`` are for the first byte; ``streams``, ``chunks``, ``tokens`` and ``pace`` (in
+    seconds) for the cost of a chunk.
+    """
+
+    target: str | None = None
+    drafter: str = "auto"
+    prompts: int = 60
+    streams: int = 8
+    chunks: int = 200
+    tokens: int = 4
+    pace: float = 0.02
+    repeats: int = 3
+    seed: int = 0
+
+
+def run_http(options: HttpOptions) -> Result:
+    """Both measurements, in turns with what they are compared with."""
+    settings = {name: getattr(options, name) for name in HttpOptions.__dataclass_fields__}
+    measured = {"first_text": _first_text(options), "per_chunk": _per_chunk(options)}
+    return Result("http", settings | {"target": options.target or "demo"}, measured)
+
+
+def _first_text(options: HttpOptions) -> dict[str, Any]:
+    """Seconds to the first text, in turns over HTTP and from the engine; the same prompts."""
+    names = Settings(target=options.target, drafter=options.drafter, served_model_name=_MODEL)
+    target, drafter = _checkpoints(names)
+    path = DEMO / "heldout.jsonl"
+    known = read_chats(path) if options.target is None and path.exists() else list(GENERIC)
+    chats = pick(known, options.prompts, options.seed)
+    tokenizer = ChatTokenizer.load(target)
+    engines: list[AsyncEngine] = []
+
+    async def make() -> ServerContext:
+        engine = AsyncEngine(lambda: load(names, target, drafter))
+        engine.start()
+        await engine.loaded()
+        engines.append(engine)
+        return server_context(engine, target, names)
+
+    with (
+        serving(make) as served,
+        contextlib.closing(_Sides(served, engines[0], tokenizer)) as sides,
+    ):
+        for chat in [*chats, *chats][:_WARM_UP]:
+            sides.measure(chat, 0)
+        samples = [sides.measure(chat, number) for number, chat in enumerate(chats)]
+    return _differences(samples)
+
+
+def _checkpoints(names: Settings) -> tuple[Path, Path | None]:
+    try:
+        return checkpoints(names)
+    except (AdapterError, SettingsError) as error:
+        raise BenchError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Seconds from sending a request to its first bytes and first text, and in process."""
+
+    first_byte: float
+    over_http: float
+    in_process: float
+
+
+class _Sides:
+    """One engine, reached over a kept-alive connection and directly."""
+
+    def __init__(self, served: Served, engine: AsyncEngine, tokenizer: ChatTokenizer) -> None:
+        self._served = served
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._wire = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def measure(self, chat: Chat, number: int) -> _Sample:
+        """Both ways, the order changing from sample to sample."""
+        prompt = self._tokenizer.encode_chat([dict(message) for message in chat.messages], {})
+        if number % 2:
+            direct = self._served.call(self._direct(prompt, number))
+            return _Sample(*self._over_http(chat), direct)
+        first, text = self._over_http(chat)
+        return _Sample(first, text, self._served.call(self._direct(prompt, number)))
+
+    def _over_http(self, chat: Chat) -> tuple[float, float]:
+        body = {
+            "model": _MODEL,
+            "messages": [dict(message) for message in chat.messages],
+            "max_tokens": 16,
+            "temperature": 0,
+            "stream": True,
+        }
+        headers = {"Content-Type": "application/json"}
+        started = time.perf_counter()
+        self._wire.request("POST", _PATH, json.dumps(body), headers)
+        answer = self._wire.getresponse()
+        first = time.perf_counter() - started
+        text = 0.0
+        for line in answer:
+            if not text and line.startswith(b"data: {") and _has_text(line):
+                text = time.perf_counter() - started
+        if answer.status != http.client.OK or not text:
+            raise BenchError(f"status {answer.status}, and no text in the stream")
+        return first, text
+
+    async def _direct(self, prompt: tuple[int, ...], number: int) -> float:
+        """On the event loop that the engine hands its chunks to, as the server reads them."""
+        pieces = Detokenizer(self._tokenizer.token_text)
+        request = EngineRequest(f"direct-{number}", prompt, 16, SamplingParams(temperature=0.0))
+        started = time.perf_counter()
+        first = 0.0
+        async for chunk in self._engine.submit(request):
+            text = "".join([pieces.push(token) for token in chunk.tokens])
+            if text and not first:
+                first = time.perf_counter() - started
+        return first
+
+
+def _has_text(line: bytes) -> bool:
+    return any(
+        choice["delta"].get("content") or choice["delta"].get("reasoning")
+        for choice in json.loads(line[6:])["choices"]
+    )
+
+
+def _differences(samples: Sequence[_Sample]) -> dict[str, Any]:
+    later = [sample.over_http - sample.in_process for sample in samples]
+    return {
+        "requests": len(samples),
+        "over_http": _spread([sample.over_http for sample in samples]),
+        "in_process": _spread([sample.in_process for sample in samples]),
+        "later_over_http": _spread(later),
+        "first_byte": _spread([sample.first_byte for sample in samples]),
+    }
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    return {"median": middle(seconds), "p95": percentile(seconds, 95)}
+
+
+def _per_chunk(options: HttpOptions) -> dict[str, Any]:
+    """CPU time of the event loop's thread, with streams over HTTP and with the engine alone."""
+    target = target_directory(options.target)
+    text = " ".join(message["content"] for chat in GENERIC for message in chat.messages)
+    runs = []
+    for _ in range(options.repeats):
+        engine = PacedEngine(options.chunks, options.tokens, options.pace)
+
+        async def make(engine: PacedEngine = engine) -> ServerContext:
+            names = Settings(target=options.target, served_model_name=_MODEL)
+            context = server_context(engine, target, names)
+            engine.say(context.tokenizer.encode_raw(text))
+            return context
+
+        with serving(make) as served:
+            _stream(served, 1)  # what is imported and cached on first use
+            runs.append((_cpu(served, engine, options.streams), _alone(served, engine, options)))
+    chunks = options.streams * options.chunks
+    served_ms = [1e3 * over.thread / chunks for over, _ in runs]
+    alone_ms = [1e3 * alone.thread / chunks for _, alone in runs]
+    return {
+        "chunks": chunks,
+        "thread_ms": middle(served_ms),
+        "engine_alone_ms": middle(alone_ms),
+        "http_json_text_ms": middle([a - b for a, b in zip(served_ms, alone_ms, strict=True)]),
+        "process_ms": middle([1e3 * over.process / chunks for over, _ in runs]),
+        "thread_ms_repeats": served_ms,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Cpu:
+    """CPU seconds: of the event loop's thread, and of the whole process."""
+
+    thread: float
+    process: float
+
+
+async def _clocks() -> _Cpu:
+    return _Cpu(time.thread_time(), time.process_time())
+
+
+def _cpu(served: Served, engine: PacedEngine, streams: int) -> _Cpu:
+    """While other processes read ``streams`` streams, from their start to their end."""
+    before = served.call(_clocks())
+    _stream(served, streams)
+    return _since(before, served.call(_clocks()))
+
+
+def _alone(served: Served, engine: PacedEngine, options: HttpOptions) -> _Cpu:
+    """The same chunks taken from the engine by tasks that do nothing with them."""
+
+    async def take(number: int) -> None:
+        async for _ in _chunks(engine, number):
+            pass
+
+    async def take_all() -> None:
+        await asyncio.gather(*(take(number) for number in range(options.streams)))
+
+    before = served.call(_clocks())
+    served.call(take_all())
+    return _since(before, served.call(_clocks()))
+
+
+def _chunks(engine: PacedEngine, number: int) -> AsyncIterator[TokenChunk]:
+    return engine.submit(EngineRequest(f"alone-{number}", (1,), 1))
+
+
+def _since(before: _Cpu, after: _Cpu) -> _Cpu:
+    return _Cpu(after.thread - before.thread, after.process - before.process)
+
+
+def _stream(served: Served, streams: int) -> None:
+    """Read ``streams`` streams to their end, in another process."""
+    spawn = multiprocessing.get_context("spawn")
+    reader = spawn.Process(target=read_streams, args=(served.port, streams))
+    reader.start()
+    reader.join()
+    if reader.exitcode != 0:
+        raise BenchError(f"the reader of the streams ended with {reader.exitcode}")
+
+
+def read_streams(port: int, streams: int) -> None:
+    """Ask for ``streams`` streams at once and read them to their end."""
+    asyncio.run(_read_all(port, streams))
+
+
+async def _read_all(port: int, streams: int) -> None:
+    await asyncio.gather(*(_read(port) for _ in range(streams)))
+
+
+async def _read(port: int) -> None:
+    body = {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    content = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST {_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
+    writer.write(f"{head}Connection: close\r\n\r\n".encode() + content)
+    seen = await reader.read()
+    writer.close()
+    if b"data: [DONE]" not in seen:
+        raise BenchError(f"a stream ended early: {seen[-200:]!r}")
