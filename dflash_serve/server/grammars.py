@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -20,12 +21,18 @@ from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.text.parsers.base import Markup, ToolSpec
 
 _THREADS = 2
+_STACK = 256 * 2**20
+"""Bytes of stack of a compiling thread, taken up only where they are used. The compiler calls
+itself once per rule or reference that leads to the next: 2,000 of them overflow the usual 8 MiB,
+which would end the process."""
+_MAX_LARK = 64 * 1024
+"""Characters of a grammar that a client writes itself."""
 _SOURCES: dict[FormatKind, Callable[[OutputFormat], str]] = {
     FormatKind.JSON_OBJECT: lambda form: from_json_schema({"type": "object"}),
     FormatKind.JSON_SCHEMA: lambda form: from_json_schema(_schema(form)),
     FormatKind.REGEX: lambda form: from_regex(form.value),
     FormatKind.CHOICE: lambda form: from_choices(form.value),
-    FormatKind.GRAMMAR: lambda form: from_lark(form.value),
+    FormatKind.GRAMMAR: lambda form: from_lark(_bounded(form.value)),
 }
 
 
@@ -44,6 +51,7 @@ class Grammars:
     def warm_up(self) -> None:
         """Begin to read the vocabulary, which takes a second for large ones."""
         if self._ready is None:
+            self._start_threads()
             self._ready = self._pool.submit(self._compiler.compile, from_choices(("a",)))
 
     async def compile(self, source: Callable[[], str], param: str) -> Grammar:
@@ -78,6 +86,14 @@ class Grammars:
                 code="grammar_queue_full",
                 headers={"Retry-After": "2"},
             ) from error
+
+    def _start_threads(self) -> None:
+        """All at once, so that each has the large stack and no other thread has."""
+        usual = threading.stack_size(_STACK)
+        started = threading.Barrier(_THREADS)
+        for _ in range(_THREADS):
+            self._pool.submit(started.wait)
+        threading.stack_size(usual)
 
 
 def needed(
@@ -116,6 +132,12 @@ def wanted_tools(use: ToolUse) -> tuple[ToolSpec, ...]:
 
 def _text(form: OutputFormat) -> str:
     return _guarded(lambda: _SOURCES[form.kind](form))
+
+
+def _bounded(text: str) -> str:
+    if len(text) > _MAX_LARK:
+        raise GrammarError(f"it has {len(text)} characters, the limit is {_MAX_LARK}")
+    return text
 
 
 def _schema(form: OutputFormat) -> dict[str, Any] | bool:

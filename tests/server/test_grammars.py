@@ -2,11 +2,19 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_choices, from_regex
+from dflash_serve.engine.grammar import (
+    Grammar,
+    GrammarCompiler,
+    from_choices,
+    from_json_schema,
+    from_lark,
+    from_regex,
+)
 from dflash_serve.server.errors import ApiError
 from dflash_serve.server.grammars import Grammars
 from dflash_serve.text.tokenizer import ChatTokenizer
@@ -75,3 +83,37 @@ def test_a_tokenizer_that_grammars_cannot_use_is_the_servers_limit(facts: tuple[
         assert (caught.value.status, caught.value.code) == (400, "unsupported_parameter")
 
     asyncio.run(main())
+
+
+def chained_rules(count: int) -> str:
+    rules = (f"r{at}:r{at + 1} r{at + 1}" for at in range(count))
+    return "\n".join([*rules, f'r{count}: "x"', "start: r0"])
+
+
+def chained_references(count: int) -> str:
+    definitions: dict[str, Any] = {
+        f"a{at}": {"type": "array", "items": {"$ref": f"#/$defs/a{at + 1}"}} for at in range(count)
+    }
+    definitions[f"a{count}"] = {"type": "string"}
+    return from_json_schema({"$defs": definitions, "$ref": "#/$defs/a0"})
+
+
+@pytest.mark.parametrize(
+    "source", [lambda: from_lark(chained_rules(3400)), lambda: chained_references(6000)]
+)
+def test_long_chains_of_rules_do_not_end_the_process(
+    facts: tuple[Any, ...], source: Callable[[], str]
+) -> None:
+    async def main() -> None:
+        grammar = await Grammars(GrammarCompiler(*facts), seconds=60).compile(source, "grammar")
+        matcher = grammar.start()  # on this thread, which has a usual stack, as the engine's has
+        matcher.compute_bitmask()
+        assert not matcher.is_error()
+
+    asyncio.run(main())
+
+
+def test_other_threads_keep_the_usual_stack(facts: tuple[Any, ...]) -> None:
+    usual = threading.stack_size()
+    Grammars(GrammarCompiler(*facts)).warm_up()
+    assert threading.stack_size() == usual
