@@ -59,13 +59,13 @@ class Mind:
         answer = spoken.rpartition(b"</think>")[2].lstrip()
         for text, fitting in ((spoken, candidates), (answer, silent)):
             for candidate in fitting:
+                logit = _FIRST if not found else max(_FILL, _SECOND - len(found) / 8)
                 if text.startswith(candidate):
                     rest = STORY.encode()[(len(text) - len(candidate)) % len(STORY) :]
-                    found.setdefault(self._end, _FIRST)
+                    found.setdefault(self._end, logit)
                     found.setdefault(self._next(rest), _FILL)
                 elif candidate.startswith(text):
-                    first = _FIRST if not found else max(_FILL, _SECOND - len(found) / 8)
-                    found.setdefault(self._next(candidate[len(text) :]), first)
+                    found.setdefault(self._next(candidate[len(text) :]), logit)
         return _best(found) or self._close(spoken)
 
     def _close(self, said: bytes) -> list[Choice]:

@@ -20,8 +20,8 @@ from tests.clients.test_openai import PARIS, ROME, STEPS, WEATHER, Answer
 
 EXTENSIONS = {"reasoning", "reasoning_content", "stop_reason"}
 """Fields that this server adds, as vLLM and others do."""
-UNTYPED = {"store", "presence_penalty", "frequency_penalty"}
-"""Fields of a response that OpenAI sends and its own types lack."""
+UNTYPED = {"store", "presence_penalty", "frequency_penalty", "name"}
+"""Fields of a response that OpenAI sends and its own types, or some versions of them, lack."""
 SCHEMA = {"name": "answer", "strict": True, "schema": Answer.model_json_schema()}
 TOOL = {"type": "function", **WEATHER["function"]}
 
