@@ -324,6 +324,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (_user({"type": "text"}), "messages.0.content.0.text"),
     (_user(5), "messages.0.content.0"),
     ({"messages": []}, "messages"),
+    (_user({"type": "text", "text": "x " * 600}), "prompt is too long"),
     ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "must be of role 'user'"),
     ({"messages": [{"role": "bot", "content": "x"}]}, "The role should be"),
     ({"max_tokens": None}, "Missing required parameter: 'max_tokens'"),
@@ -451,6 +452,7 @@ def test_a_conversation_as_templates_read_it() -> None:
     use = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": 1}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1"}
     turns = [
+        {"role": "system", "content": "No jokes."},
         {"role": "user", "content": "one"},
         {"role": "user", "content": [{"type": "text", "text": " two"}]},
         {
@@ -478,7 +480,7 @@ def test_a_conversation_as_templates_read_it() -> None:
     function = {"name": "look", "arguments": {"at": 1}}
     assert isinstance(prompt, ChatPrompt)
     assert prompt.messages == (
-        {"role": "system", "content": "Be brief."},
+        {"role": "system", "content": "Be brief.\n\nNo jokes."},
         {"role": "user", "content": "one two"},
         {
             "role": "assistant",

@@ -37,7 +37,9 @@ def anthropic_error(error: ApiError) -> ErrorOut:
     """``error`` as Anthropic's error object."""
     status = _status(error)
     kind = _KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    fault = Fault(type=kind, message=error.message)
+    # coding agents compact their conversation when they read these words
+    too_long = "prompt is too long: " if error.code == "context_length_exceeded" else ""
+    fault = Fault(type=kind, message=too_long + error.message)
     if error.param in _DETAILS:
         fault.details = FaultDetails(error_code=_DETAILS[error.param])
     return ErrorOut(type="error", error=fault, request_id=f"req_{secrets.token_hex(12)}")

@@ -76,13 +76,12 @@ def wants_thinking(body: CountRequest) -> bool:
 
 def _prompt(body: CountRequest) -> ChatPrompt:
     _check_order(body.messages)
-    messages: list[dict[str, Any]] = []
+    turns = list(body.messages)
     if system := _text(body.system):
-        messages.append({"role": "system", "content": system})
+        turns.insert(0, SystemTurn(role="system", content=system))
     # consecutive turns of one role are one turn
-    for _, turns in itertools.groupby(body.messages, key=lambda turn: turn.role):
-        messages += _turn(list(turns))
-    return ChatPrompt(tuple(messages))
+    groups = itertools.groupby(turns, key=lambda turn: turn.role)
+    return ChatPrompt(tuple(message for _, group in groups for message in _turn(list(group))))
 
 
 def _turn(turns: list[Turn]) -> Iterator[dict[str, Any]]:
