@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from dflash_serve.engine.grammar import (
@@ -18,6 +19,7 @@ from dflash_serve.engine.grammar import (
 )
 from dflash_serve.server.ask import FormatKind, OutputFormat, ToolMode, ToolUse
 from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.text.json_schema import closed
 from dflash_serve.text.parsers.base import Markup, ToolSpec
 
 _THREADS = 2
@@ -144,13 +146,15 @@ def _schema(form: OutputFormat) -> dict[str, Any] | bool:
     if not isinstance(form.value, dict):
         return bool(form.value)
     # the compiler's own options, which are not the client's to set
-    return form.value | {"x-guidance": {"lenient": not form.strict, "coerce_one_of": True}}
+    return closed(form.value) | {"x-guidance": {"lenient": not form.strict, "coerce_one_of": True}}
 
 
 def _calls(markup: Markup, tools: tuple[ToolSpec, ...], use: ToolUse, *, required: bool) -> str:
-    return _guarded(
-        lambda: from_lark(markup.call_grammar(tools, required=required, parallel=use.parallel))
-    )
+    def source() -> str:
+        narrow = [replace(tool, parameters=closed(tool.parameters)) for tool in tools]
+        return from_lark(markup.call_grammar(narrow, required=required, parallel=use.parallel))
+
+    return _guarded(source)
 
 
 def _guarded(source: Callable[[], str]) -> str:
