@@ -70,7 +70,7 @@ def serve(settings: Settings) -> int:
         engine, tokenizer, settings, model, switch, markup, thinking, grammars, recorder
     )
     try:
-        ended = run(
+        failure = run(
             create_app(context),
             engine,
             settings,
@@ -81,10 +81,9 @@ def serve(settings: Settings) -> int:
     finally:
         if recorder is not None:
             recorder.close()
-    code = 0 if ended.failure is None else _refuse(ended.failure)
-    if ended.hanging:
-        leave(code)
-    return code
+    if failure is None:
+        leave(0)
+    return _refuse(failure)
 
 
 def _refuse(reason: str) -> int:

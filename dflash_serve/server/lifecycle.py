@@ -10,9 +10,7 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,23 +22,10 @@ from dflash_serve.server.settings import Settings, SettingsError
 _log = logging.getLogger("dflash_serve")
 _LINGER = 0.3
 """Seconds that connections get to send their last bytes after the last request has ended."""
-_LAST = 1.0
-"""Seconds that threads get to end at the very last, when nobody is served any more."""
 _POLL = 0.02
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Reload = Callable[[], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How serving ended. ``failure``: why loading failed, in one line; None after a signal.
-
-    ``hanging``: something still runs that cannot be stopped, so the process must `leave`.
-    """
-
-    failure: str | None
-    hanging: bool
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -80,12 +65,6 @@ class _Server(uvicorn.Server):
         self._reloading: asyncio.Task[None] | None = None
         self._terminal = _has_terminal()
         self._signalled = False
-
-    @property
-    def hanging(self) -> bool:
-        """Whether something is left that did not end when it was told to."""
-        reloading = self._reloading is not None and not self._reloading.done()
-        return reloading or bool(self.server_state.tasks) or not self._engine.ended
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests that run, refusing others meanwhile; then close what is left."""
@@ -189,8 +168,12 @@ def run(
     *,
     banner: str,
     reload: Reload,
-) -> Ended:
-    """Serve until a signal or until loading has failed. ``reload`` answers SIGHUP."""
+) -> str | None:
+    """Serve until a signal (None) or until loading has failed (why, in one line).
+
+    After a signal a step, a load or a worker thread may still run: the process is to `leave`.
+    ``reload`` answers SIGHUP.
+    """
     server = _Server(http_config(app), engine, settings.drain_timeout, reload)
 
     async def main() -> str | None:
@@ -203,13 +186,9 @@ def run(
 
     runner = asyncio.Runner()
     failure = runner.run(main())
-    if failure is None:
-        last = threading.Timer(_LAST, leave, (0,))
-        last.daemon = True
-        last.start()
-    if not server.hanging:
-        runner.close()
-    return Ended(failure, server.hanging)
+    if failure is not None:
+        runner.close()  # after a signal it would wait for worker threads
+    return failure
 
 
 async def _watch(
