@@ -48,7 +48,7 @@ class ChoiceRow:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class GroupKind:
     """The steps of processing that a group of rows takes. ``whole``: it is all rows of the round."""
 
@@ -87,7 +87,7 @@ def group_rows(rows: Sequence[ChoiceRow], width: int) -> tuple[RowGroup, ...]:
     groups.pop(GroupKind(), None)
     return tuple(
         _part(kind, _padded(members), rows, width)
-        for kind, members in sorted(groups.items(), key=lambda group: group[1])
+        for kind, members in sorted(groups.items())  # an order of kinds, not of rows: few graphs
     )
 
 

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.bench.pair import DEMO
+from dflash_serve.bench.processing import RECORD
 from dflash_serve.bench.workloads import stop_tokens
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_json_schema
@@ -28,20 +29,6 @@ from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import Answer, AnswerFile, read_answers, read_origin
 
 TARGET, DRAFTER = DEMO / "target", DEMO / "drafter"
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "age": {"type": "integer"},
-        "city": {"type": "string"},
-        "job": {"type": "string"},
-    },
-    "required": ["name", "age", "city", "job"],
-    "additionalProperties": False,
-}
-"""Of the records that the demo target knows."""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=Path, required=True)
@@ -50,7 +37,7 @@ def main() -> None:
     parser.add_argument("--max-new", type=int, default=160)
     options = parser.parse_args()
     plain = read_answers(options.answers)
-    made_from = read_origin(options.answers) | {"structured": SCHEMA}
+    made_from = read_origin(options.answers) | {"structured": RECORD}
     out = AnswerFile(options.out, made_from)
     for answer in plain:
         if answer.row not in out.done:
@@ -72,7 +59,7 @@ def structured(chats: list[tuple[int, Any]], max_new: int) -> Iterator[Answer]:
     stops = stop_tokens(TARGET)
     tokenizer_text = (TARGET / "tokenizer.json").read_text(encoding="utf-8")
     compiler = GrammarCompiler(tokenizer_text, target.vocab_size, sorted(stops))
-    grammar: Grammar = compiler.compile(from_json_schema(SCHEMA))
+    grammar: Grammar = compiler.compile(from_json_schema(RECORD))
     prompts = {str(row): tokenizer.encode_chat(chat, {}) for row, chat in chats}
     config = EngineConfig(
         max_batch=8, max_context=target.max_context, prefill_chunk=2048, block_size=8
