@@ -79,7 +79,7 @@ class AsyncEngine:
 
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
         if self._loaded is None or self._state is not EngineState.READY:
-            raise EngineUnavailable(f"the engine is {self._state.value}")
+            raise self._unavailable()
         check_request(request, self._config)
         if request.id in self._live:
             raise ValueError(f"request id {request.id!r} is in use")
@@ -87,7 +87,8 @@ class AsyncEngine:
         bound = self._config.max_batch + self._config.max_queue
         if group not in self._groups and len(self._groups) >= bound:
             raise QueueFull(
-                f"{len(self._groups)} requests are running or waiting, the limit is {bound}",
+                f"{len(self._groups)} requests are running or waiting, and the limit is "
+                f"{bound}. Please try again later.",
                 _RETRY_AFTER,
             )
         chunks: asyncio.Queue[TokenChunk] = asyncio.Queue()
@@ -111,7 +112,7 @@ class AsyncEngine:
             Exception: what ``change`` raised.
         """
         if self._loaded is None or self._state is not EngineState.READY:
-            raise EngineUnavailable(f"the engine is {self._state.value}")
+            raise self._unavailable()
         runner = self._loaded.runner
         swapped: asyncio.Future[Drafting] = asyncio.get_running_loop().create_future()
         self._swaps.add(swapped)
@@ -145,8 +146,15 @@ class AsyncEngine:
     @property
     def _config(self) -> EngineConfig:
         if self._loaded is None:
-            raise EngineUnavailable(f"the engine is {self._state.value}")
+            raise self._unavailable()
         return self._loaded.config
+
+    def _unavailable(self) -> EngineUnavailable:
+        failed = self._state is EngineState.FAILED
+        state = "has failed" if failed else f"is {self._state.value}"
+        return EngineUnavailable(
+            f"The engine {state} and takes no requests now. Please try again later."
+        )
 
     def _load_and_keep(self) -> Loaded:
         self._loaded = self._load()

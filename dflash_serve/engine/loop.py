@@ -143,7 +143,7 @@ class EngineLoop:
                 self._step(scheduler, loaded.runner)
         except Exception as error:  # noqa: BLE001 - the border: every live request is told
             _log.exception("the engine failed")
-            self._emit(scheduler.fail_all(f"the engine failed: {error}"))
+            self._emit(scheduler.fail_all(f"The engine failed: {error}"))
             return EngineState.FAILED, error
         finally:
             _close(loaded.runner)

@@ -183,8 +183,8 @@ class Choice:
             return self._end_delta("length", self.usage)
         self.finish = finish.value
         if finish is FinishReason.ABORTED:
-            raise EngineUnavailable("the request was aborted: the server is shutting down")
-        raise EngineError(chunk.error or "the engine failed")
+            raise EngineUnavailable("The answer ends here: the server is shutting down.")
+        raise EngineError(chunk.error or "The engine failed.")
 
     def _end_delta(self, finish: Finish, usage: Usage) -> EndDelta:
         if self._extras.silent:

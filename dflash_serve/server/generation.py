@@ -171,9 +171,9 @@ class Generation:
 
 def _error_of(task: asyncio.Task[None]) -> EngineError | None:
     if task.cancelled():
-        return EngineUnavailable("the server is shutting down")
+        return EngineUnavailable("The answer ends here: the server is shutting down.")
     error = task.exception()
     if error is None or isinstance(error, EngineError):
         return error
     _log.error("a request failed", exc_info=error)
-    return EngineError("the server had an error while processing the request")
+    return EngineError("The server had an error while processing the request.")

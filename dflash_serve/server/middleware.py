@@ -80,7 +80,7 @@ class LimitBody:
         await self._app(scope, counted, send)
 
     def _too_large(self) -> ApiError:
-        message = f"The request body is larger than the limit of {self._limit} bytes"
+        message = f"The request body is larger than the limit of {self._limit} bytes."
         return ApiError(413, message, code="request_too_large")
 
 
@@ -92,9 +92,9 @@ def _shutting_down() -> ApiError:
 
 def _unauthorized(given: bool) -> ApiError:
     message = (
-        "Incorrect API key provided"
+        "Incorrect API key provided: it is not the one that this server expects."
         if given
-        else "You didn't provide an API key; send it as 'Authorization: Bearer KEY'"
+        else "You didn't provide an API key; send it as 'Authorization: Bearer KEY'."
     )
     headers = {"WWW-Authenticate": "Bearer"}
     return ApiError(401, message, code="invalid_api_key", headers=headers)

@@ -88,6 +88,7 @@ def test_the_api_key(engine: FakeEngine, tokenizer: ChatTokenizer) -> None:
             ):
                 assert answer.status_code == 401
                 assert answer.json()["error"]["code"] == "invalid_api_key"
+                assert answer.json()["error"]["message"].endswith(".")
         with (
             OpenAI(base_url=url + "/v1", api_key="wrong", max_retries=0) as wrong,
             pytest.raises(AuthenticationError),

@@ -281,8 +281,11 @@ def test_a_refused_choice_takes_the_others_with_it(http: httpx.Client, engine: F
 
 
 @pytest.mark.parametrize(
-    ("finish", "status", "code"),
-    [(FinishReason.ERROR, 500, "engine_error"), (FinishReason.ABORTED, 503, "engine_unavailable")],
+    ("finish", "status", "code", "said"),
+    [
+        (FinishReason.ERROR, 500, "engine_error", "out of memory"),
+        (FinishReason.ABORTED, 503, "engine_unavailable", "The answer ends here: the server is "),
+    ],
 )
 def test_a_failure_in_the_middle_reaches_the_client(
     http: httpx.Client,
@@ -291,6 +294,7 @@ def test_a_failure_in_the_middle_reaches_the_client(
     finish: FinishReason,
     status: int,
     code: str,
+    said: str,
 ) -> None:
     engine.script = saying(tokenizer, "some words", finish=finish, error="out of memory")
     answer = http.post(URL, json=GOOD)
@@ -300,6 +304,7 @@ def test_a_failure_in_the_middle_reaches_the_client(
     error = json.loads(lines[-2].removeprefix("data: "))["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code
+    assert error["message"].startswith(said)
     assert "some" in "".join(lines[:-2])
     with sdk(http) as client, pytest.raises(openai.APIError):
         list(client.chat.completions.create(model="fake/model", messages=HELLO, stream=True))
