@@ -193,6 +193,7 @@ class _Whole:
             role="assistant",
             content=content if content or not self.calls else None,
             refusal=None,
+            annotations=[],
             **said,
         )
 

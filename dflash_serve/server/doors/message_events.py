@@ -13,7 +13,9 @@ from dflash_serve.server.protocol.messages import (
     BlockOut,
     BlockStart,
     BlockStop,
+    Caller,
     DeltaOut,
+    DeltaUsage,
     InputJsonDelta,
     MessageDelta,
     MessageEvent,
@@ -28,6 +30,7 @@ from dflash_serve.server.protocol.messages import (
     TextOut,
     ThinkingDelta,
     ThinkingOut,
+    ThinkingTokens,
     ToolUseOut,
 )
 
@@ -50,7 +53,9 @@ class MessageWriter:
             content=[],
             stop_reason=None,
             stop_sequence=None,
-            usage=_usage(0, 0),
+            stop_details=None,
+            container=None,
+            usage=_whole_usage(Usage(), 0),
         )
         self._thinking = thinking
         self._omitted = omitted
@@ -59,7 +64,7 @@ class MessageWriter:
         self._open: BlockOut | None = None
 
     def begin(self, prompt_tokens: int) -> list[MessageEvent]:
-        self.message.usage = _usage(prompt_tokens, 0)
+        self.message.usage = _whole_usage(Usage(prompt_tokens), 0)
         # the event is a picture of now: the message itself goes on changing
         return [MessageStart(type="message_start", message=self.message.model_copy(deep=True))]
 
@@ -77,7 +82,7 @@ class MessageWriter:
         events: list[MessageEvent] = []
         block = self._open
         if not isinstance(block, TextOut):
-            block = TextOut(type="text", text="")
+            block = TextOut(type="text", text="", citations=None)
             events += [*self._close(), *self._start(block)]
         block.text += text
         return [*events, self._delta(TextDelta(type="text_delta", text=text))]
@@ -96,7 +101,13 @@ class MessageWriter:
     def _push_call(self, delta: CallDelta) -> list[MessageEvent]:
         events: list[MessageEvent] = []
         if delta.call != self._call:
-            block = ToolUseOut(type="tool_use", id=delta.id, name=delta.name or "", input={})
+            block = ToolUseOut(
+                type="tool_use",
+                id=delta.id,
+                name=delta.name or "",
+                input={},
+                caller=Caller(type="direct"),
+            )
             events += [*self._close(), *self._start(block)]
             self._call = delta.call
         if delta.arguments:
@@ -106,15 +117,23 @@ class MessageWriter:
         return events
 
     def _finish(self, end: EndDelta) -> list[MessageEvent]:
-        events = [] if self.message.content else self._start(TextOut(type="text", text=""))
+        events = (
+            []
+            if self.message.content
+            else self._start(TextOut(type="text", text="", citations=None))
+        )
         events += self._close()
         self.message.stop_reason = _stop_reason(end)
         self.message.stop_sequence = end.stop_string
-        self.message.usage = _wire_usage(end.usage)
+        self.message.usage = _whole_usage(end.usage, end.reasoning_tokens)
         stop = StopDelta(
-            stop_reason=self.message.stop_reason, stop_sequence=self.message.stop_sequence
+            stop_reason=self.message.stop_reason,
+            stop_sequence=self.message.stop_sequence,
+            stop_details=None,
+            container=None,
         )
-        events.append(MessageDelta(type="message_delta", delta=stop, usage=self.message.usage))
+        usage = _usage(end.usage, end.reasoning_tokens)
+        events.append(MessageDelta(type="message_delta", delta=stop, usage=usage))
         return [*events, MessageStop(type="message_stop")]
 
     def _start(self, block: BlockOut) -> list[MessageEvent]:
@@ -162,14 +181,21 @@ def _json_object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _wire_usage(usage: Usage) -> MessageUsage:
-    return _usage(usage.prompt_tokens, usage.completion_tokens)
-
-
-def _usage(prompt: int, completion: int) -> MessageUsage:
-    return MessageUsage(
-        input_tokens=prompt,
+def _usage(usage: Usage, thinking: int) -> DeltaUsage:
+    return DeltaUsage(
+        input_tokens=usage.prompt_tokens,
         cache_creation_input_tokens=0,
         cache_read_input_tokens=0,
-        output_tokens=completion,
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=ThinkingTokens(thinking_tokens=thinking),
+        server_tool_use=None,
+    )
+
+
+def _whole_usage(usage: Usage, thinking: int) -> MessageUsage:
+    return MessageUsage(
+        **dict(_usage(usage, thinking)),
+        cache_creation=None,
+        inference_geo=None,
+        service_tier="standard",
     )

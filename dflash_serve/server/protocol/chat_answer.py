@@ -42,6 +42,7 @@ class AssistantMessage(ResponseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    annotations: list[str]
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCallOut] | None = None

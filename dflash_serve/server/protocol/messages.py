@@ -258,6 +258,7 @@ StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 class TextOut(ResponseModel):
     type: Literal["text"]
     text: str
+    citations: None
 
 
 class ThinkingOut(ResponseModel):
@@ -266,21 +267,38 @@ class ThinkingOut(ResponseModel):
     signature: str
 
 
+class Caller(ResponseModel):
+    type: Literal["direct"]
+
+
 class ToolUseOut(ResponseModel):
     type: Literal["tool_use"]
     id: str
     name: str
     input: dict[str, Any]
+    caller: Caller
 
 
 BlockOut = TextOut | ThinkingOut | ToolUseOut
 
 
-class MessageUsage(ResponseModel):
+class ThinkingTokens(ResponseModel):
+    thinking_tokens: int
+
+
+class DeltaUsage(ResponseModel):
     input_tokens: int
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
+    output_tokens_details: ThinkingTokens
+    server_tool_use: None
+
+
+class MessageUsage(DeltaUsage):
+    cache_creation: None
+    inference_geo: None
+    service_tier: Literal["standard"]
 
 
 class MessageOut(ResponseModel):
@@ -291,6 +309,8 @@ class MessageOut(ResponseModel):
     content: list[BlockOut]
     stop_reason: StopReason | None
     stop_sequence: str | None
+    stop_details: None
+    container: None
     usage: MessageUsage
 
 
@@ -346,12 +366,14 @@ class BlockStop(ResponseModel):
 class StopDelta(ResponseModel):
     stop_reason: StopReason
     stop_sequence: str | None
+    stop_details: None
+    container: None
 
 
 class MessageDelta(ResponseModel):
     type: Literal["message_delta"]
     delta: StopDelta
-    usage: MessageUsage
+    usage: DeltaUsage
 
 
 class MessageStop(ResponseModel):

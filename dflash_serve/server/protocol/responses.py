@@ -310,6 +310,7 @@ class ResponsesRequest(RequestModel):
     top_k: Annotated[Int | None, Field(ge=-1, lt=2**31)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     seed: Annotated[Int | None, Field(ge=-(2**63), lt=2**63)] = None
+    ignore_eos: bool | None = None
     top_logprobs: Annotated[Int | None, Field(ge=0, le=20)] = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
@@ -326,6 +327,7 @@ class ResponsesRequest(RequestModel):
     user: str | None = None
 
     # known, not supported: the neutral value only
+    stop: Annotated[None, only([], what="Stopping at a text")] = None
     access_programs: Annotated[None, only(what="Access to programs")] = None
     background: Annotated[None, only(False, what="Running in the background")] = None
     background_options: Annotated[None, only(what="Running in the background")] = None
@@ -427,6 +429,7 @@ class Response(ResponseModel):
     status: Literal["in_progress", "completed", "incomplete", "failed"]
     background: bool
     error: Failure | None
+    frequency_penalty: float
     incomplete_details: Incomplete | None
     instructions: str | None
     max_output_tokens: int | None
@@ -435,6 +438,7 @@ class Response(ResponseModel):
     model: str
     output: list[OutputItem]
     parallel_tool_calls: bool
+    presence_penalty: float
     previous_response_id: str | None
     prompt_cache_key: str | None
     reasoning: dict[str, Any]
