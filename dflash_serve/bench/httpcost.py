@@ -12,6 +12,7 @@ import multiprocessing
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +104,20 @@ class _Sample:
 
 
 class _Sides:
-    """One engine, reached over a kept-alive connection and directly."""
+    """One engine, reached over a kept-alive connection from another process and directly."""
 
     def __init__(self, served: Served, engine: AsyncEngine, tokenizer: ChatTokenizer) -> None:
         self._served = served
         self._engine = engine
         self._tokenizer = tokenizer
-        self._wire = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
+        spawn = multiprocessing.get_context("spawn")
+        self._client, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=time_requests, args=(served.port, theirs))
+        self._process.start()
 
     def close(self) -> None:
-        self._wire.close()
+        self._client.close()
+        self._process.join()
 
     def measure(self, chat: Chat, number: int) -> _Sample:
         """Both ways, the order changing from sample to sample."""
@@ -131,17 +136,11 @@ class _Sides:
             "temperature": 0,
             "stream": True,
         }
-        headers = {"Content-Type": "application/json"}
-        started = time.perf_counter()
-        self._wire.request("POST", _PATH, json.dumps(body), headers)
-        answer = self._wire.getresponse()
-        first = time.perf_counter() - started
-        text = 0.0
-        for line in answer:
-            if not text and line.startswith(b"data: {") and _has_text(line):
-                text = time.perf_counter() - started
-        if answer.status != http.client.OK or not text:
-            raise BenchError(f"status {answer.status}, and no text in the stream")
+        self._client.send(json.dumps(body))
+        try:
+            first, text = self._client.recv()
+        except EOFError as error:
+            raise BenchError("the client ended early") from error
         return first, text
 
     async def _direct(self, prompt: tuple[int, ...], number: int) -> float:
@@ -155,6 +154,31 @@ class _Sides:
             if text and not first:
                 first = time.perf_counter() - started
         return first
+
+
+def time_requests(port: int, orders: Connection) -> None:
+    """Send each body that comes; answer with seconds to the first byte and to the first text.
+
+    Runs in a process of its own: a client that shared the server's interpreter would wait for it.
+    """
+    wire = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    with contextlib.suppress(EOFError), contextlib.closing(wire):
+        while True:
+            orders.send(_timed(wire, orders.recv()))
+
+
+def _timed(wire: http.client.HTTPConnection, body: str) -> tuple[float, float]:
+    started = time.perf_counter()
+    wire.request("POST", _PATH, body, {"Content-Type": "application/json"})
+    answer = wire.getresponse()
+    first = time.perf_counter() - started
+    text = 0.0
+    for line in answer:
+        if not text and line.startswith(b"data: {") and _has_text(line):
+            text = time.perf_counter() - started
+    if answer.status != http.client.OK or not text:
+        raise BenchError(f"status {answer.status}, and no text in the stream")
+    return first, text
 
 
 def _has_text(line: bytes) -> bool:
