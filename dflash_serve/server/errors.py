@@ -114,7 +114,10 @@ def _sentence(kind: str, text: str, param: str | None, value: Any) -> str:
     if kind == "json_invalid":
         return f"The request body is not valid JSON: {text.removeprefix('Invalid JSON: ')}"
     if kind == "extra_forbidden":
-        return f"Unrecognized request argument supplied: {param}"
+        return (
+            f"Unrecognized request argument supplied: {param}. This server does not know it. "
+            "Remove it from the request."
+        )
     if kind == "missing":
         return f"Missing required parameter: '{param}'"
     if param is None:

@@ -271,6 +271,15 @@ def test_the_message_tells_value_and_limit(client: httpx.Client) -> None:
     )
 
 
+def test_the_message_tells_what_to_do_about_an_unknown_field(client: httpx.Client) -> None:
+    """Chat UIs pass on what their users set, other servers' options among it."""
+    error = error_of(client.post(URL, json=GOOD | {"num_ctx": 4096}), 400)
+    assert error["message"] == (
+        "Unrecognized request argument supplied: num_ctx. This server does not know it. "
+        "Remove it from the request."
+    )
+
+
 TEXT_ONLY = "This model reads text only, not {}. Remove `messages.0.content.0` from the chat."
 SENTENCES: list[tuple[dict[str, Any], str, str]] = [
     (
