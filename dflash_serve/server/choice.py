@@ -190,7 +190,9 @@ class Choice:
         if self._extras.silent:
             finish, usage = "length", truncated(usage, 0)
         self.finish = finish
-        said = "tool_calls" if finish == "stop" and self._answer.called else finish
+        # behind a stop string the arguments of a call may be cut off
+        whole = finish == "stop" and not self._text.stopped
+        said = "tool_calls" if whole and self._answer.called else finish
         return EndDelta(
             self._index,
             said,

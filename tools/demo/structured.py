@@ -29,6 +29,8 @@ from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import Answer, AnswerFile, read_answers, read_origin
 
 TARGET, DRAFTER = DEMO / "target", DEMO / "drafter"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=Path, required=True)
