@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,35 +11,14 @@ import pytest
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
 from dflash_serve.engine.types import EngineRequest, FinishReason
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, make_app, saying, serving
+from tests.fakes import FakeEngine, Script, saying
 from tests.server import shapes
+from tests.server.samples import TEXT
 
 URL = "/v1/chat/completions"
-TEXT = "The quick brown fox é\U0001f600 jumps\u2028over END the lazy dog"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 GOOD: dict[str, Any] = {"model": "fake/model", "messages": HELLO}
 CALL = {"id": "x", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: ChatTokenizer) -> Iterator[tuple[FakeEngine, httpx.Client]]:
-    engine = FakeEngine(saying(tokenizer, TEXT))
-    with (
-        serving(make_app(engine, tokenizer)) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        yield engine, client
-
-
-@pytest.fixture
-def engine(served: tuple[FakeEngine, httpx.Client], tokenizer: ChatTokenizer) -> FakeEngine:
-    served[0].reset(saying(tokenizer, TEXT))
-    return served[0]
-
-
-@pytest.fixture
-def http(served: tuple[FakeEngine, httpx.Client], engine: FakeEngine) -> httpx.Client:
-    return served[1]
 
 
 def sdk(http: httpx.Client) -> openai.OpenAI:

@@ -1,7 +1,6 @@
 """Chat completions' parameters: what the engine is asked for, and what clients see of it."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,33 +10,12 @@ from pydantic import BaseModel
 
 from dflash_serve.engine.types import LogitRules
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, make_app, saying, serving
+from tests.fakes import FakeEngine, Script, saying
 from tests.server import shapes
 
 URL = "/v1/chat/completions"
 TEXT = "hello world, é\U0001f600 and END of it"
 GOOD: dict[str, Any] = {"model": "fake/model", "messages": [{"role": "user", "content": "hi"}]}
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: ChatTokenizer) -> Iterator[tuple[FakeEngine, httpx.Client]]:
-    engine = FakeEngine(saying(tokenizer, TEXT))
-    with (
-        serving(make_app(engine, tokenizer)) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        yield engine, client
-
-
-@pytest.fixture
-def engine(served: tuple[FakeEngine, httpx.Client], tokenizer: ChatTokenizer) -> FakeEngine:
-    served[0].reset(saying(tokenizer, TEXT))
-    return served[0]
-
-
-@pytest.fixture
-def http(served: tuple[FakeEngine, httpx.Client], engine: FakeEngine) -> httpx.Client:
-    return served[1]
 
 
 def whole(http: httpx.Client, **fields: Any) -> Any:

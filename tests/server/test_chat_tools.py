@@ -1,7 +1,6 @@
 """Tool calls and reasoning through chat completions: what the model writes, what clients get."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -28,27 +27,10 @@ GOOD: dict[str, Any] = {
     "tools": [LOOK, WAIT],
 }
 ONE = '<tool_call>\n{"name": "look", "arguments": {"at": 12}}\n</tool_call>'
-TWO = "Let me see.\n" + ONE + '\n<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>'
+TEXT = "Let me see.\n" + ONE + '\n<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>'
 THOUGHT = "<think>\nhm, let me see\n</think>\n\n"
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: ChatTokenizer) -> Iterator[tuple[FakeEngine, httpx.Client]]:
-    engine = FakeEngine(saying(tokenizer, TWO), max_context=2048)
-    app = make_app(engine, tokenizer, markup=table.by_name("hermes"))
-    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield engine, client
-
-
-@pytest.fixture
-def engine(served: tuple[FakeEngine, httpx.Client], tokenizer: ChatTokenizer) -> FakeEngine:
-    served[0].reset(saying(tokenizer, TWO))
-    return served[0]
-
-
-@pytest.fixture
-def http(served: tuple[FakeEngine, httpx.Client], engine: FakeEngine) -> httpx.Client:
-    return served[1]
+MARKUP = table.by_name("hermes")
+MAX_CONTEXT = 2048
 
 
 def whole(http: httpx.Client, **fields: Any) -> Any:
@@ -111,7 +93,7 @@ def test_calls_of_a_streamed_answer_come_piece_by_piece(http: httpx.Client) -> N
 def test_without_parallel_calls_the_first_one_is_the_last(
     http: httpx.Client, engine: FakeEngine, tokenizer: ChatTokenizer
 ) -> None:
-    engine.script = saying(tokenizer, TWO + " and on" * 100)
+    engine.script = saying(tokenizer, TEXT + " and on" * 100)
     choice = whole(http, parallel_tool_calls=False)
     assert [call.function.name for call in choice.message.tool_calls] == ["look"]
     assert choice.finish_reason == "tool_calls"
@@ -303,7 +285,7 @@ def test_any_effort_is_taken(
 def test_an_answer_with_calls_is_history_of_the_next(
     http: httpx.Client, engine: FakeEngine, tokenizer: ChatTokenizer
 ) -> None:
-    engine.script = saying(tokenizer, THOUGHT + TWO)
+    engine.script = saying(tokenizer, THOUGHT + TEXT)
     said = whole(http).message
     for dump in (said.model_dump(), said.model_dump(exclude_none=True)):
         results = [

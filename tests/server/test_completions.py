@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -15,36 +14,11 @@ from dflash_serve.engine.types import EngineRequest, FinishReason, Usage
 from dflash_serve.server.deltas import EndDelta, TextDelta, TokenEntry
 from dflash_serve.server.doors.completion_answer import CompletionShape, CompletionWriter
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, blocks, eventually, make_app, saying, serving
+from tests.fakes import FakeEngine, Script, blocks, eventually, saying
 
 URL = "/v1/completions"
 TEXT = " brown fox é\U0001f600 jumps\u2028over END the lazy dog"
 ASKED: dict[str, Any] = {"model": "fake/model", "prompt": "The quick", "max_tokens": 400}
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: ChatTokenizer) -> Iterator[tuple[FakeEngine, str]]:
-    engine = FakeEngine(saying(tokenizer, TEXT))
-    with serving(make_app(engine, tokenizer)) as url:
-        yield engine, url
-
-
-@pytest.fixture
-def engine(served: tuple[FakeEngine, str], tokenizer: ChatTokenizer) -> FakeEngine:
-    served[0].reset(saying(tokenizer, TEXT))
-    return served[0]
-
-
-@pytest.fixture
-def http(served: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served[1], timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-def client(served: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{served[1]}/v1", api_key="-", max_retries=0) as client:
-        yield client
 
 
 def whole(http: httpx.Client, **fields: Any) -> Completion:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
@@ -20,12 +20,10 @@ from dflash_serve.server.protocol.messages import MessagesRequest
 from dflash_serve.text.parsers import table
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, eventually, make_app, saying, serving
+from tests.server.conftest import Served
+from tests.server.samples import CALLS, TEXT, Place, named_events
 
-TEXT = "The quick brown fox é\U0001f600 jumps\u2028over END the lazy dog"
-CALLS = (
-    '<think>which one?</think>Let me see.<tool_call>{"name": "look", "arguments": {"at": "x"}}'
-    '</tool_call><tool_call>{"name": "look", "arguments": {"at": [1, 2]}}</tool_call>'
-)
+MARKUP = table.compose("hermes", "think")
 LOOK: dict[str, Any] = {
     "name": "look",
     "input_schema": {"type": "object", "properties": {"at": {}}, "required": ["at"]},
@@ -37,34 +35,9 @@ FORMAT: dict[str, Any] = {"type": "json_schema", "schema": {"type": "object"}}
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 
-class Place(BaseModel):
-    name: str
-    far: int
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: ChatTokenizer) -> Iterator[tuple[FakeEngine, str]]:
-    engine = FakeEngine(saying(tokenizer, TEXT))
-    markup = table.compose("hermes", "think")
-    with serving(make_app(engine, tokenizer, markup=markup)) as url:
-        yield engine, url
-
-
 @pytest.fixture
-def engine(served: tuple[FakeEngine, str], tokenizer: ChatTokenizer) -> FakeEngine:
-    served[0].reset(saying(tokenizer, TEXT))
-    return served[0]
-
-
-@pytest.fixture
-def http(served: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served[1], timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-def client(served: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[anthropic.Anthropic]:
-    with _client(served[1]) as client:
+def client(served: Served, engine: FakeEngine) -> Iterator[anthropic.Anthropic]:
+    with _client(served.url) as client:
         yield client
 
 
@@ -74,13 +47,7 @@ def _client(url: str, key: str = "-") -> anthropic.Anthropic:
 
 def events(body: str) -> list[Any]:
     """The events of a stream, each held against the package's own type."""
-    found = []
-    for block in body.strip().split("\n\n"):
-        name, data = block.split("\n")
-        event = EVENT.validate_json(data.removeprefix("data: "))
-        assert name == f"event: {event.type}"
-        found.append(event)
-    return found
+    return named_events(body, EVENT)
 
 
 def answered(client: anthropic.Anthropic, stream: bool, **fields: Any) -> Message:

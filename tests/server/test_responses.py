@@ -2,27 +2,23 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from dflash_serve.engine.errors import QueueFull
 from dflash_serve.engine.types import FinishReason
 from dflash_serve.text.parsers import table
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, eventually, make_app, saying, serving
+from tests.fakes import FakeEngine, Script, eventually, saying
+from tests.server.samples import CALLS, TEXT, Place, named_events
 
 URL = "/v1/responses"
-TEXT = "The quick brown fox é\U0001f600 jumps\u2028over END the lazy dog"
-CALLS = (
-    '<think>which one?</think>Let me see.<tool_call>{"name": "look", "arguments": {"at": "x"}}'
-    '</tool_call><tool_call>{"name": "look", "arguments": {"at": [1, 2]}}</tool_call>'
-)
+MARKUP = table.compose("hermes", "think")
 LOOK: dict[str, Any] = {
     "type": "function",
     "name": "look",
@@ -33,37 +29,6 @@ ASKED: dict[str, Any] = {"model": "fake/model", "input": "hello"}
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
-class Place(BaseModel):
-    name: str
-    far: int
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: ChatTokenizer) -> Iterator[tuple[FakeEngine, str]]:
-    engine = FakeEngine(saying(tokenizer, TEXT))
-    markup = table.compose("hermes", "think")
-    with serving(make_app(engine, tokenizer, markup=markup)) as url:
-        yield engine, url
-
-
-@pytest.fixture
-def engine(served: tuple[FakeEngine, str], tokenizer: ChatTokenizer) -> FakeEngine:
-    served[0].reset(saying(tokenizer, TEXT))
-    return served[0]
-
-
-@pytest.fixture
-def http(served: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served[1], timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-def client(served: tuple[FakeEngine, str], engine: FakeEngine) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{served[1]}/v1", api_key="-", max_retries=0) as client:
-        yield client
-
-
 def whole(http: httpx.Client, **fields: Any) -> Response:
     answer = http.post(URL, json=ASKED | fields)
     assert answer.status_code == 200, answer.text
@@ -72,13 +37,7 @@ def whole(http: httpx.Client, **fields: Any) -> Response:
 
 def streamed(http: httpx.Client, **fields: Any) -> list[Any]:
     """The events of a stream, each held against the package's own type."""
-    found = []
-    body = http.post(URL, json=ASKED | {"stream": True} | fields).text
-    for block in body.strip().split("\n\n"):
-        name, data = block.split("\n")
-        event = EVENT.validate_json(data.removeprefix("data: "))
-        assert name == f"event: {event.type}"
-        found.append(event)
+    found = named_events(http.post(URL, json=ASKED | {"stream": True} | fields).text, EVENT)
     assert [event.sequence_number for event in found] == list(range(len(found)))
     return found
 
