@@ -42,7 +42,7 @@ RECORD = {
         "city": {"type": "string"},
         "job": {"type": "string"},
     },
-    "required": ["name", "age", "city", "job"],
+    "required": ["name"],
     "additionalProperties": False,
 }
 """The record that the demo target writes when it is asked for JSON."""

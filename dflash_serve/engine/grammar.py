@@ -15,8 +15,9 @@ MAX_SOURCE = 512 * 1024
 """Characters of one grammar's source."""
 _CACHED = 64
 _LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
-_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
-"""Between JSON tokens: bounded, so that no model fills an answer with spaces."""
+_WHITESPACE = r"\x20{1,2}|\x0D?\x0A[\x20\x09]{0,16}"
+"""Between JSON tokens: one or two spaces, or one line end and its indentation. Not any run, which
+some models fill an answer with."""
 
 
 class GrammarError(Exception):

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from dflash_serve.text.parsers.base import ToolSpec
 
-_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,16}"
+_WHITESPACE = r"\x20{1,2}|\x0D?\x0A[\x20\x09]{0,16}"
 """Between JSON tokens: bounded, so that no model fills its arguments with spaces."""
 OPTIONS = "x-guidance"
 """The member of a schema by which llguidance is told how to write and read it."""
