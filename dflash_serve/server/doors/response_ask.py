@@ -20,6 +20,7 @@ from dflash_serve.server.ask import (
 )
 from dflash_serve.server.doors.arguments import parse_arguments
 from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.protocol.response_answer import Response
 from dflash_serve.server.protocol.responses import (
     AllowedTools,
     CallItem,
@@ -28,7 +29,6 @@ from dflash_serve.server.protocol.responses import (
     NamedFunction,
     ReasoningItem,
     RefusalPart,
-    Response,
     ResponsesRequest,
     SchemaFormat,
     StoredItem,

@@ -8,15 +8,13 @@ from pydantic import TypeAdapter
 
 from dflash_serve.server.doors.response_store import ResponseStore, StoredResponse
 from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.protocol.response_answer import ItemList, OutputItem, Response
 from dflash_serve.server.protocol.responses import (
     CallItem,
     CallOutputItem,
-    ItemList,
     ItemReference,
     MessageItem,
-    OutputItem,
     ReasoningItem,
-    Response,
     ResponsesRequest,
     StoredItem,
 )
