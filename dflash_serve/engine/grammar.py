@@ -42,6 +42,16 @@ class Grammar:
         with self._lock:
             return self._matcher.deep_copy()
 
+    @property
+    def worn(self) -> bool:
+        """Whether no row can use it any more.
+
+        Its rows share the tables that their texts grow, and those are bounded.
+        """
+        matcher = self.start()
+        matcher.compute_bitmask()
+        return bool(matcher.is_error())
+
 
 class GrammarCompiler:
     """Source -> `Grammar`, the last ones kept. Blocking: call it on a worker thread.
@@ -70,7 +80,8 @@ class GrammarCompiler:
             known = self._kept.get(source)
             if known is not None:
                 self._kept.move_to_end(source)
-                return known
+        if known is not None and not known.worn:
+            return known
         matcher = LLMatcher(self._ready_tokenizer(), source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(_one_line(matcher.get_error()))
@@ -80,6 +91,7 @@ class GrammarCompiler:
         grammar = Grammar(source, matcher)
         with self._lock:
             self._kept[source] = grammar
+            self._kept.move_to_end(source)
             while len(self._kept) > _CACHED:
                 self._kept.popitem(last=False)
         return grammar
@@ -106,7 +118,8 @@ def from_json_schema(schema: dict[str, Any] | bool) -> str:
         raise GrammarError("the schema false allows no text")
     try:
         return LLMatcher.grammar_from_json_schema(
-            json.dumps({} if schema is True else schema), overrides={"whitespace_pattern": _WHITESPACE}
+            json.dumps({} if schema is True else schema),
+            overrides={"whitespace_pattern": _WHITESPACE},
         )
     except ValueError as error:
         raise GrammarError(_one_line(str(error))) from error

@@ -5,6 +5,7 @@ acceptance scan. Rows whose masks depend on the draft need the host in between: 
 graph of its own. Owner of the compiled graphs; knows no slots beyond their views.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,10 @@ from dflash_serve.adapters.masks import causal_mask
 from dflash_serve.engine.cache_pool import RowSpan, SpanShape, stored
 from dflash_serve.engine.choice import Arrays, GroupKind, RowGroup, choose
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
+
+_KEPT = 128
+"""Traced graphs that are kept: rows of all kinds can be mixed in more ways than memory holds."""
+Sizes = tuple[tuple[int, ...], ...]
 
 
 class Stores(NamedTuple):
@@ -68,24 +73,23 @@ class Rounds:
         self._target = target
         self._drafter = drafter
         self._compiled = compiled
-        self._graphs: dict[tuple[str, RoundShape], Callable[..., Any]] = {}
+        # one trace each, so that their number is bounded: the one used last comes last
+        self._graphs: OrderedDict[tuple[str, RoundShape, Sizes], Callable[..., Any]] = OrderedDict()
 
     def close(self) -> None:
         """Let the graphs go, on the thread that made them."""
-        self._graphs = {}
+        self._graphs.clear()
 
     def run(
         self, shape: RoundShape, rows: RoundRows, groups: Sequence[RowGroup], stores: Stores
     ) -> tuple[Verdict, Stores]:
         """A whole round in one graph."""
 
-        def both(
-            rows: RoundRows, arrays: list[Arrays], stores: Stores
-        ) -> tuple[Verdict, Stores]:
+        def both(rows: RoundRows, arrays: list[Arrays], stores: Stores) -> tuple[Verdict, Stores]:
             proposal, draft = self._propose(shape, rows, stores.draft)
             return self._verify(shape, rows, proposal, arrays, Stores(stores.target, draft))
 
-        result: tuple[Verdict, Stores] = self._graph("run", shape, both)(
+        result: tuple[Verdict, Stores] = self._graph("run", shape, _sizes(rows, groups), both)(
             rows, [group.arrays for group in groups], stores
         )
         return result
@@ -98,7 +102,8 @@ class Rounds:
         def half(rows: RoundRows, draft: list[mx.array]) -> tuple[Proposal, list[mx.array]]:
             return self._propose(shape, rows, draft)
 
-        result: tuple[Proposal, list[mx.array]] = self._graph("propose", shape, half)(rows, draft)
+        graph = self._graph("propose", shape, _sizes(rows, ()), half)
+        result: tuple[Proposal, list[mx.array]] = graph(rows, draft)
         return result
 
     def verify(
@@ -116,14 +121,12 @@ class Rounds:
         ) -> tuple[Verdict, Stores]:
             return self._verify(shape, rows, proposal, arrays, stores)
 
-        result: tuple[Verdict, Stores] = self._graph("verify", shape, half)(
+        result: tuple[Verdict, Stores] = self._graph("verify", shape, _sizes(rows, groups), half)(
             rows, proposal, [group.arrays for group in groups], stores
         )
         return result
 
-    def forward(
-        self, tokens: mx.array, span: RowSpan, stores: Stores
-    ) -> tuple[mx.array, Stores]:
+    def forward(self, tokens: mx.array, span: RowSpan, stores: Stores) -> tuple[mx.array, Stores]:
         """Target forward over [R, width] tokens, its taps into the drafter's context.
 
         Returns hidden [R, width, H] after the final norm, and the stores.
@@ -168,10 +171,18 @@ class Rounds:
         return Verdict(packed, logits if shape.logits else None), after
 
     def _graph(
-        self, half: str, shape: RoundShape, function: Callable[..., Any]
+        self, half: str, shape: RoundShape, sizes: Sizes, function: Callable[..., Any]
     ) -> Callable[..., Any]:
-        key = (half, shape)
+        key = (half, shape, sizes)
         if key not in self._graphs:
             self._graphs[key] = mx.compile(function) if self._compiled else function
+        self._graphs.move_to_end(key)
+        if len(self._graphs) > _KEPT:
+            self._graphs.popitem(last=False)
         return self._graphs[key]
 
+
+def _sizes(rows: RoundRows, groups: Sequence[RowGroup]) -> Sizes:
+    """What a graph is traced for besides its `RoundShape`: rows, those of groups, table lengths."""
+    arrays = (group.arrays[name] for group in groups for name in sorted(group.arrays))
+    return (rows.anchors.shape, *(array.shape for array in arrays))

@@ -54,6 +54,17 @@ def prompt_tokens(ask: Ask, context: ServerContext) -> tuple[int, ...]:
     Raises:
         ApiError: the template refuses the messages, or a token id is not in the vocabulary.
     """
+    param, size = ask.prompt.param, context.model.vocab_size
+    tokens = _encoded(ask, context)
+    if max(tokens, default=0) >= size or min(tokens, default=0) < 0:
+        # of a text too: a tokenizer may know control tokens that the model has no row for
+        wrong = next(token for token in tokens if not 0 <= token < size)
+        text = f"Invalid '{param}': token ids must be 0 to {size - 1}, but one is {wrong}"
+        raise ApiError(400, text, param=param, code="invalid_value")
+    return tokens
+
+
+def _encoded(ask: Ask, context: ServerContext) -> tuple[int, ...]:
     tokenizer, prompt = context.tokenizer, ask.prompt
     if isinstance(prompt, ChatPrompt):
         known = ask.tools.tools if ask.tools.mode is not ToolMode.NONE else ()
@@ -65,20 +76,12 @@ def prompt_tokens(ask: Ask, context: ServerContext) -> tuple[int, ...]:
         except TemplateError as error:
             param = prompt.param if error.param == "messages" else error.param
             raise ApiError(400, str(error), param=param, code="template_error") from error
-    if prompt.text is not None:
-        try:
-            return tokenizer.encode_raw(prompt.text)
-        except TemplateError as error:
-            raise ApiError(400, str(error), param=prompt.param, code="invalid_value") from error
-    highest = max(prompt.tokens, default=0)
-    if highest >= context.model.vocab_size or min(prompt.tokens, default=0) < 0:
-        wrong = next(t for t in prompt.tokens if not 0 <= t < context.model.vocab_size)
-        message = (
-            f"Invalid '{prompt.param}': token ids must be 0 to {context.model.vocab_size - 1}, "
-            f"but one is {wrong}"
-        )
-        raise ApiError(400, message, param=prompt.param, code="invalid_value")
-    return prompt.tokens
+    if prompt.text is None:
+        return prompt.tokens
+    try:
+        return tokenizer.encode_raw(prompt.text)
+    except TemplateError as error:
+        raise ApiError(400, str(error), param=prompt.param, code="invalid_value") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,11 @@ def dotted(location: Sequence[str | int]) -> str | None:
     return ".".join(step for step in steps if not step.startswith(("<", "[key]"))) or None
 
 
+def invalid(param: str, message: str) -> ApiError:
+    """The refusal of a field's value."""
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
 def shown(value: Any) -> str:
     """``value`` as JSON, shortened."""
     if isinstance(value, dict | list) and len(value) > _SHOWN_ITEMS:

@@ -22,11 +22,7 @@ def template_arguments(
 
 def is_open(prompt: tuple[int, ...], markup: Markup, tokenizer: ChatTokenizer) -> bool:
     """Whether ``prompt`` ends inside the reasoning, as thinking models' templates make it."""
-    if markup.reasoning is None:
-        return False
-    begin, end = markup.reasoning
-    tail = tokenizer.last_turn(prompt, markup.markers)
-    return tail.rfind(begin) > tail.rfind(end)
+    return markup.in_reasoning(tokenizer.last_turn(prompt, markup.markers))
 
 
 def rule(

@@ -15,7 +15,7 @@ from dflash_serve.server.errors import ApiError
 from dflash_serve.server.settings import Settings
 from dflash_serve.text.parsers import table
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import CHATML, FakeEngine, make_context, save_tokenizer, saying
+from tests.fakes import CHATML, FakeEngine, make_context, model_card, save_tokenizer, saying
 
 HELLO = ChatPrompt(({"role": "user", "content": "hello"},))
 
@@ -78,6 +78,16 @@ def test_token_ids_beyond_the_vocabulary(
     with pytest.raises(ApiError, match=f"0 to 511, but one is {token}") as caught:
         answer(engine, tokenizer, ask(RawPrompt(tokens=(1, token))))
     assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("prompt", [RawPrompt("hello"), HELLO])
+def test_text_of_tokens_that_the_model_has_no_row_for(
+    engine: FakeEngine, tokenizer: ChatTokenizer, prompt: ChatPrompt | RawPrompt
+) -> None:
+    with pytest.raises(ApiError, match="0 to 4, but one is") as caught:
+        answer(engine, tokenizer, ask(prompt), model=model_card(vocab_size=5))
+    assert (caught.value.status, caught.value.param) == (400, prompt.param)
+    assert not engine.requests
 
 
 def test_what_the_template_refuses_names_the_doors_own_field(

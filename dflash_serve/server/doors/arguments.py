@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.errors import invalid, shown
 
 
 def parse_arguments(text: str, where: str) -> dict[str, Any]:
@@ -17,8 +17,8 @@ def parse_arguments(text: str, where: str) -> dict[str, Any]:
         arguments = from_json(text or "{}", allow_inf_nan=False)
     except ValueError as error:
         message = f"Invalid '{where}': {shown(text)} is not valid JSON: {error}"
-        raise ApiError(400, message, param=where, code="invalid_value") from error
+        raise invalid(where, message) from error
     if not isinstance(arguments, dict):
         message = f"Invalid '{where}': it must be a JSON object, but is {shown(text)}"
-        raise ApiError(400, message, param=where, code="invalid_value")
+        raise invalid(where, message)
     return arguments

@@ -17,7 +17,13 @@ from dflash_serve.server.ask import (
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors import options
 from dflash_serve.server.doors.arguments import parse_arguments
-from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.doors.tool_choice import (
+    check_any,
+    check_known,
+    check_names,
+    only_named,
+)
+from dflash_serve.server.errors import ApiError, invalid, shown
 from dflash_serve.server.protocol.chat import ChatRequest
 from dflash_serve.server.protocol.chat_messages import ContentPart, Message, ToolCall
 from dflash_serve.server.protocol.tools import AllowedToolsChoice, NamedTool, Tool
@@ -64,7 +70,7 @@ def template_messages(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]
         elif message.tool_calls and message.role != "assistant":
             where = f"messages.{at}.tool_calls"
             text = f"Invalid '{where}': only assistants make tool calls, not {shown(message.role)}"
-            raise options.invalid(where, text)
+            raise invalid(where, text)
         calls |= {call.id for call in message.tool_calls or ()}
         rendered.append(_template_message(message, at))
     return tuple(rendered)
@@ -80,7 +86,7 @@ def _check_answers(message: Message, calls: set[str], at: int) -> None:
             f"Invalid '{where}': no earlier assistant message has a tool call with the id "
             f"{shown(message.tool_call_id)}"
         )
-        raise options.invalid(where, text)
+        raise invalid(where, text)
 
 
 def _template_message(message: Message, at: int) -> dict[str, Any]:
@@ -122,14 +128,14 @@ def _max_tokens(body: ChatRequest) -> int | None:
     newer, older = body.max_completion_tokens, body.max_tokens
     if newer is not None and older is not None and newer != older:
         text = f"max_tokens is {older} but max_completion_tokens is {newer}; give only one"
-        raise options.invalid("max_tokens", text)
+        raise invalid("max_tokens", text)
     return older if newer is None else newer
 
 
 def _logprobs(body: ChatRequest) -> int | None:
     if body.top_logprobs and not body.logprobs:
         text = f"top_logprobs is {body.top_logprobs}, which needs logprobs to be true"
-        raise options.invalid("top_logprobs", text)
+        raise invalid("top_logprobs", text)
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
@@ -138,18 +144,18 @@ def _tool_use(body: ChatRequest) -> ToolUse:
     parallel = body.parallel_tool_calls is not False
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
-        _check_known(choice, tools, "tool_choice.function.name")
+        check_known(choice.function.name, tools, "tool_choice.function.name")
         return ToolUse(tools, ToolMode.REQUIRED, choice.function.name, parallel)
     if isinstance(choice, AllowedToolsChoice):
-        for at, named in enumerate(choice.allowed_tools.tools):
-            _check_known(named, tools, f"tool_choice.allowed_tools.tools.{at}.function.name")
-        allowed = {named.function.name for named in choice.allowed_tools.tools}
-        tools = tuple(tool for tool in tools if tool.name in allowed)
+        named = [
+            (tool.function.name, f"tool_choice.allowed_tools.tools.{at}.function.name")
+            for at, tool in enumerate(choice.allowed_tools.tools)
+        ]
+        tools = only_named(tools, named)
         return ToolUse(tools, ToolMode(choice.allowed_tools.mode), None, parallel)
-    if choice == "required" and not tools:
-        text = 'tool_choice is "required", but `tools` has no tools'
-        raise options.invalid("tool_choice", text)
-    return ToolUse(tools, ToolMode(choice or "auto"), None, parallel)
+    mode = ToolMode(choice or "auto")
+    check_any(mode, tools, mode.value)
+    return ToolUse(tools, mode, None, parallel)
 
 
 def tool_specs(tools: Sequence[Tool] | None) -> tuple[ToolSpec, ...]:
@@ -166,25 +172,8 @@ def tool_specs(tools: Sequence[Tool] | None) -> tuple[ToolSpec, ...]:
         )
         for tool in tools or ()
     )
-    _check_names(specs)
+    check_names(specs, "function.name")
     return specs
-
-
-def _check_names(tools: Sequence[ToolSpec]) -> None:
-    seen: set[str] = set()
-    for at, tool in enumerate(tools):
-        if tool.name in seen:
-            where = f"tools.{at}.function.name"
-            raise options.invalid(
-                where, f"Invalid '{where}': another tool is named {shown(tool.name)}"
-            )
-        seen.add(tool.name)
-
-
-def _check_known(named: NamedTool, tools: Sequence[ToolSpec], where: str) -> None:
-    if all(named.function.name != tool.name for tool in tools):
-        text = f"Invalid '{where}': `tools` has no tool named {shown(named.function.name)}"
-        raise options.invalid(where, text)
 
 
 def _thinking(body: ChatRequest) -> Thinking:
@@ -194,7 +183,7 @@ def _thinking(body: ChatRequest) -> Thinking:
             f"thinking_budget is {body.thinking_budget} but thinking_token_budget is "
             f"{body.thinking_token_budget}; give only one"
         )
-        raise options.invalid("thinking_budget", text)
+        raise invalid("thinking_budget", text)
     effort = body.reasoning_effort
     enabled = body.enable_thinking
     if enabled is None and effort is not None:

@@ -9,7 +9,7 @@ from dflash_serve.server import intake
 from dflash_serve.server.ask import Ask, RawPrompt
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors import options
-from dflash_serve.server.errors import ApiError
+from dflash_serve.server.errors import ApiError, invalid
 from dflash_serve.server.protocol.completions import CompletionRequest
 from dflash_serve.server.protocol.options import MAX_CHOICES
 
@@ -29,7 +29,7 @@ def completion_asks(body: CompletionRequest, context: ServerContext) -> list[Ask
     _check_choices(body, len(prompts), n)
     max_tokens = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and not body.echo:
-        raise options.invalid(
+        raise invalid(
             "max_tokens", "max_tokens is 0, which needs echo to be true: nothing would be answered"
         )
     first = Ask(
@@ -79,7 +79,7 @@ def _check_choices(body: CompletionRequest, prompts: int, n: int) -> None:
             code="unsupported_parameter",
         )
     if prompts * n > MAX_CHOICES:
-        raise options.invalid(
+        raise invalid(
             "n",
             f"{prompts} prompts with n = {n} are {prompts * n} choices, but a request can have "
             f"at most {MAX_CHOICES}",

@@ -17,7 +17,8 @@ from dflash_serve.server.ask import (
     ToolMode,
     ToolUse,
 )
-from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.doors.tool_choice import check_any, check_known, doubled
+from dflash_serve.server.errors import invalid, shown
 from dflash_serve.server.protocol.messages import (
     AssistantTurn,
     CountRequest,
@@ -140,38 +141,35 @@ def _check_order(turns: list[Turn]) -> None:
                 called.add(block.id)
             elif isinstance(block, ToolResultBlock) and block.tool_use_id not in called:
                 param = f"messages.{at}.content.{place}.tool_use_id"
-                raise _invalid(
+                raise invalid(
+                    param,
                     f"'{param}' is {shown(block.tool_use_id)}, but no tool_use block before it "
                     "has that id",
-                    param,
                 )
     if not isinstance(turns[-1], UserTurn):
         message = (
             "The last message must be of role 'user': this server does not continue an answer "
             f"that was begun, but it is of role '{turns[-1].role}'"
         )
-        raise _invalid(message, f"messages.{len(turns) - 1}.role")
+        raise invalid(f"messages.{len(turns) - 1}.role", message)
 
 
 def _tools(body: CountRequest) -> ToolUse:
     tools = tuple(_tool(tool) for tool in body.tools or ())
-    names = [tool.name for tool in tools]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise _invalid(f"'tools' has two tools with the name {shown(double)}", "tools")
+    second = doubled(tools)
+    if second is not None:
+        message = f"'tools' has two tools with the name {shown(tools[second].name)}"
+        raise invalid("tools", message)
     choice = body.tool_choice
     if choice is None:
         return ToolUse(tools)
     mode = _MODES[choice.type]
     only = choice.name if choice.type == "tool" else None
     if choice.type == "tool" and choice.name is None:
-        raise _invalid("Missing required parameter: 'tool_choice.name'", "tool_choice.name")
-    if mode is ToolMode.REQUIRED and not tools:
-        message = f"'tool_choice' is {shown(choice.type)}, but there are no tools in 'tools'"
-        raise _invalid(message, "tool_choice")
-    if only is not None and only not in names:
-        message = f"'tool_choice.name' is {shown(only)}, but no tool in 'tools' has that name"
-        raise _invalid(message, "tool_choice.name")
+        raise invalid("tool_choice.name", "Missing required parameter: 'tool_choice.name'")
+    check_any(mode, tools, choice.type)
+    if only is not None:
+        check_known(only, tools, "tool_choice.name")
     return ToolUse(tools, mode, only, parallel=not choice.disable_parallel_tool_use)
 
 
@@ -183,7 +181,7 @@ def _format(body: CountRequest) -> OutputFormat | None:
     newer = body.output_config.format if body.output_config else None
     if newer is not None and body.output_format is not None:
         message = "Give the format in 'output_config.format' or in 'output_format', not in both"
-        raise _invalid(message, "output_format")
+        raise invalid("output_format", message)
     form = newer or body.output_format
     if form is None:
         return None
@@ -198,7 +196,7 @@ def _thinking(body: CountRequest) -> Thinking:
         return Thinking(enabled=False, effort=effort)
     if config.type == "enabled" and config.budget_tokens is None:
         param = "thinking.budget_tokens"
-        raise _invalid(f"Missing required parameter: '{param}'", param)
+        raise invalid(param, f"Missing required parameter: '{param}'")
     return Thinking(enabled=True, effort=effort, budget=config.budget_tokens)
 
 
@@ -206,7 +204,3 @@ def _text(content: str | list[TextBlock] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(block.text for block in content)
-
-
-def _invalid(message: str, param: str) -> ApiError:
-    return ApiError(400, message, param=param, code="invalid_value")

@@ -4,7 +4,7 @@ from dflash_serve.engine.types import LogitRules, SamplingParams
 from dflash_serve.server import intake
 from dflash_serve.server.ask import FormatKind, OutputFormat
 from dflash_serve.server.context import ServerContext
-from dflash_serve.server.errors import ApiError
+from dflash_serve.server.errors import ApiError, invalid
 from dflash_serve.server.protocol.options import AnswerOptions
 from dflash_serve.server.protocol.tools import ResponseFormat
 
@@ -81,10 +81,6 @@ def output_format(body: AnswerOptions) -> OutputFormat | None:
         text = f"The answer can have one format: {names} exclude each other"
         raise invalid(given[-1].param, text)
     return given[0] if given else None
-
-
-def invalid(param: str, text: str) -> ApiError:
-    return ApiError(400, text, param=param, code="invalid_value")
 
 
 def _json_format(wanted: ResponseFormat) -> OutputFormat:

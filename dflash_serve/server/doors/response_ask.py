@@ -3,7 +3,7 @@
 Knows nothing of tokenizers, engines or sockets.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,7 +19,14 @@ from dflash_serve.server.ask import (
     ToolUse,
 )
 from dflash_serve.server.doors.arguments import parse_arguments
-from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.doors.tool_choice import (
+    check_any,
+    check_known,
+    check_names,
+    only_named,
+)
+from dflash_serve.server.errors import invalid, shown
+from dflash_serve.server.protocol.response_answer import Response
 from dflash_serve.server.protocol.responses import (
     AllowedTools,
     CallItem,
@@ -28,7 +35,6 @@ from dflash_serve.server.protocol.responses import (
     NamedFunction,
     ReasoningItem,
     RefusalPart,
-    Response,
     ResponsesRequest,
     SchemaFormat,
     StoredItem,
@@ -128,7 +134,7 @@ def _prompt(
         else:
             messages.append(_call_output(item, called, where))
     if not messages:
-        raise _invalid("'input' is empty. Send a text or at least one item.", "input")
+        raise invalid("input", "'input' is empty. Send a text or at least one item.")
     return ChatPrompt(tuple(messages), body.chat_template_kwargs or {}, param="input")
 
 
@@ -168,7 +174,7 @@ def _call(item: CallItem, where: str) -> dict[str, Any]:
 def _call_output(item: CallOutputItem, called: set[str], where: str) -> dict[str, Any]:
     if item.call_id not in called:
         message = f"No tool call found for function call output with call_id {shown(item.call_id)}"
-        raise _invalid(message, f"{where}.call_id")
+        raise invalid(f"{where}.call_id", message)
     return {"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)}
 
 
@@ -184,38 +190,17 @@ def _tools(body: ResponsesRequest) -> ToolUse:
         ToolSpec(tool.name, tool.description, tool.parameters, bool(tool.strict))
         for tool in body.tools or ()
     )
-    _check_names(tools)
+    check_names(tools, "name")
     parallel = body.parallel_tool_calls is not False
     if isinstance(choice, AllowedTools):
-        _check_known([tool.name for tool in choice.tools], tools)
-        allowed = {tool.name for tool in choice.tools}
-        tools = tuple(tool for tool in tools if tool.name in allowed)
+        tools = only_named(tools, [(tool.name, "tool_choice") for tool in choice.tools])
         return ToolUse(tools, ToolMode(choice.mode), parallel=parallel)
     if isinstance(choice, NamedFunction):
-        _check_known([choice.name], tools)
+        check_known(choice.name, tools, "tool_choice")
         return ToolUse(tools, ToolMode.REQUIRED, choice.name, parallel)
     mode = ToolMode(choice or "auto")
-    if mode is ToolMode.REQUIRED and not tools:
-        message = "'tool_choice' is \"required\", but there are no tools in 'tools'"
-        raise _invalid(message, "tool_choice")
+    check_any(mode, tools, mode.value)
     return ToolUse(tools, mode, parallel=parallel)
-
-
-def _check_names(tools: Sequence[ToolSpec]) -> None:
-    seen: set[str] = set()
-    for at, tool in enumerate(tools):
-        if tool.name in seen:
-            param = f"tools.{at}.name"
-            raise _invalid(f"Invalid '{param}': another tool is named {shown(tool.name)}", param)
-        seen.add(tool.name)
-
-
-def _check_known(names: Iterable[str], tools: Sequence[ToolSpec]) -> None:
-    known = {tool.name for tool in tools}
-    wrong = next((name for name in names if name not in known), None)
-    if wrong is not None:
-        message = f"'tool_choice' names {shown(wrong)}, but no tool in 'tools' has that name"
-        raise _invalid(message, "tool_choice")
 
 
 def _format(body: ResponsesRequest) -> OutputFormat | None:
@@ -251,7 +236,3 @@ def _plain(part: Any) -> Any:
     if not isinstance(part, BaseModel):
         return part
     return part.model_dump(exclude_none=True, by_alias=True)
-
-
-def _invalid(message: str, param: str) -> ApiError:
-    return ApiError(400, message, param=param, code="invalid_value")

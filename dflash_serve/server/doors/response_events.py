@@ -9,6 +9,22 @@ from typing import Any, Literal
 
 from dflash_serve.engine.types import Usage
 from dflash_serve.server.deltas import CallDelta, Channel, Delta, EndDelta, TokenEntry
+from dflash_serve.server.protocol.response_answer import (
+    Failure,
+    Incomplete,
+    InputDetails,
+    OutputCall,
+    OutputDetails,
+    OutputItem,
+    OutputLogprob,
+    OutputMessage,
+    OutputReasoning,
+    OutputText,
+    ReasoningPart,
+    Response,
+    ResponseUsage,
+    SummaryPart,
+)
 from dflash_serve.server.protocol.response_events import (
     ArgumentsDeltaEvent,
     ArgumentsDoneEvent,
@@ -24,22 +40,6 @@ from dflash_serve.server.protocol.response_events import (
     SummaryPartEvent,
     TextDeltaEvent,
     TextDoneEvent,
-)
-from dflash_serve.server.protocol.responses import (
-    Failure,
-    Incomplete,
-    InputDetails,
-    OutputCall,
-    OutputDetails,
-    OutputItem,
-    OutputLogprob,
-    OutputMessage,
-    OutputReasoning,
-    OutputText,
-    ReasoningPart,
-    Response,
-    ResponseUsage,
-    SummaryPart,
 )
 
 _Ended = Literal["completed", "incomplete"]

@@ -7,16 +7,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dflash_serve.server.doors.response_store import ResponseStore, StoredResponse
-from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.errors import ApiError, invalid, shown
+from dflash_serve.server.protocol.response_answer import ItemList, OutputItem, Response
 from dflash_serve.server.protocol.responses import (
     CallItem,
     CallOutputItem,
-    ItemList,
     ItemReference,
     MessageItem,
-    OutputItem,
     ReasoningItem,
-    Response,
     ResponsesRequest,
     StoredItem,
 )
@@ -46,7 +44,7 @@ def own_items(body: ResponsesRequest, store: ResponseStore) -> list[StoredItem]:
         items.append(found)
     if not items and not body.previous_response_id:
         message = "'input' is empty. Send a text or at least one item."
-        raise ApiError(400, message, param="input", code="invalid_value")
+        raise invalid("input", message)
     return items
 
 
@@ -98,15 +96,15 @@ def page(entry: StoredResponse, after: str | None, limit: str, order: str) -> It
     size = int(limit) if limit.isdecimal() else 0
     if not 1 <= size <= PAGE_LIMIT:
         message = f"Invalid 'limit': it should be 1 to {PAGE_LIMIT}, but it is {shown(limit)}"
-        raise ApiError(400, message, param="limit", code="invalid_value")
+        raise invalid("limit", message)
     if order not in ("asc", "desc"):
         message = f'Invalid \'order\': it should be "asc" or "desc", but it is {shown(order)}'
-        raise ApiError(400, message, param="order", code="invalid_value")
+        raise invalid("order", message)
     items = list(entry.input_items)[:: 1 if order == "asc" else -1]
     names = [item.id for item in items]
     if after is not None and after not in names:
         message = f"Invalid 'after': no input item has the id {shown(after)}"
-        raise ApiError(400, message, param="after", code="invalid_value")
+        raise invalid("after", message)
     begin = 0 if after is None else names.index(after) + 1
     part = items[begin : begin + size]
     return ItemList(

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dflash_serve.server.protocol.responses import Response, StoredItem
+from dflash_serve.server.protocol.response_answer import Response
+from dflash_serve.server.protocol.responses import StoredItem
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from dflash_serve.server.protocol.common import ResponseModel
-from dflash_serve.server.protocol.responses import (
+from dflash_serve.server.protocol.response_answer import (
     OutputItem,
     OutputLogprob,
     OutputText,

@@ -18,9 +18,10 @@ from dflash_serve.server.doors.response_items import earlier_items, own_items, p
 from dflash_serve.server.doors.response_store import ResponseStore, StoredResponse
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.server.generation import Generation
-from dflash_serve.server.protocol import responses as wire
+from dflash_serve.server.protocol import response_answer as wire
 from dflash_serve.server.protocol.common import ResponseModel
 from dflash_serve.server.protocol.response_events import ResponseEvent
+from dflash_serve.server.protocol.responses import ResponsesRequest
 from dflash_serve.server.sse import GenerationResponse, event, while_connected
 
 _KEPT = 1000
@@ -34,13 +35,13 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/responses", response_model=None)
     async def create_response(request: Request) -> Response:
-        body = await intake.read(request, wire.ResponsesRequest)
+        body = await intake.read(request, ResponsesRequest)
         intake.check_model(body.model, context.model)
         return await _create(request, body, store, context)
 
     @routes.post("/v1/responses/input_tokens", response_model=None)
     async def count_input_tokens(request: Request) -> Response:
-        body = await intake.read(request, wire.ResponsesRequest)
+        body = await intake.read(request, ResponsesRequest)
         intake.check_model(body.model, context.model)
         ask = response_ask(
             body, earlier_items(body, store), own_items(body, store), SamplingParams()
@@ -71,7 +72,7 @@ def router(context: ServerContext) -> APIRouter:
 
 
 async def _create(
-    request: Request, body: wire.ResponsesRequest, store: ResponseStore, context: ServerContext
+    request: Request, body: ResponsesRequest, store: ResponseStore, context: ServerContext
 ) -> Response:
     earlier = earlier_items(body, store)
     own = own_items(body, store)
