@@ -18,7 +18,7 @@ from dflash_serve.engine.cache_pool import RowSpan, SpanShape, stored
 from dflash_serve.engine.choice import Arrays, GroupKind, RowGroup, choose
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
 
-_KEPT = 128
+_KEPT = 256
 """Traced graphs that are kept: rows of all kinds can be mixed in more ways than memory holds."""
 Sizes = tuple[tuple[int, ...], ...]
 

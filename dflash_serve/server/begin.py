@@ -123,6 +123,8 @@ def _rule(
     markers = thinking.markers(context.markup, context.tokenizer)
     if markers is None:
         return None
+    if max(*markers.open, *markers.close) >= context.model.vocab_size:
+        return None  # the model has no logits for them
     rule = thinking.rule(ask.thinking, context.thinking, markers, begun)
     used = (begun or rule.open) and (grammar is not None or rule.budget is not None)
     return rule if used else None

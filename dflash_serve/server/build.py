@@ -135,13 +135,15 @@ def model_card(settings: Settings, target: Path) -> ModelCard:
     if not own_context and not settings.max_context:
         raise SettingsError(f"{target} does not say max_position_embeddings: give --max-context")
     default_name = DEMO_NAME if settings.target is None else settings.target
+    vocab_size = int((config.get("text_config") or config).get("vocab_size", 0))
     return ModelCard(
         id=settings.served_model_name or default_name,
         created=int(time.time()),
         max_context=settings.max_context or own_context,
-        vocab_size=int((config.get("text_config") or config).get("vocab_size", 0)),
+        vocab_size=vocab_size,
         sampling=_default_sampling(generation),
-        stop_tokens=stop_token_ids(target),
+        # an id that the model has no logit for never comes
+        stop_tokens=frozenset(id_ for id_ in stop_token_ids(target) if id_ < vocab_size or not vocab_size),
     )
 
 

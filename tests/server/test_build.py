@@ -1,7 +1,9 @@
 """What the composition root makes of failures further down."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,10 @@ def test_the_demo_can_be_bound_by_grammars() -> None:
     grammar = grammar_compiler(tokenizer, card).compile(from_regex("ab+"))
     ids = tokenizer.backend.encode("abb", add_special_tokens=False).ids
     assert grammar.start().try_consume_tokens(ids) == len(ids)
+
+
+def test_an_end_token_that_the_model_has_no_logit_for_is_left_out(tmp_path: Path) -> None:
+    config = {"max_position_embeddings": 64, "vocab_size": 96}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 96, 2000]}))
+    assert model_card(Settings(), tmp_path).stop_tokens == {5}
