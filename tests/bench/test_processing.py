@@ -1,0 +1,19 @@
+"""`dflash-bench processing` on a tiny target: every measurement is made and can be shown."""
+
+from dflash_serve.bench import processing_report
+from dflash_serve.bench.processing import SPECS, ProcessingOptions, run_processing
+
+
+def test_every_option_is_measured_at_every_number_of_rows() -> None:
+    options = ProcessingOptions(target="qwen3-tiny", vocab=1024, rows=(1, 2), repeats=1, prompts=2)
+    result = run_processing(options)
+    rounds = result.measured["rounds"]
+    assert [(e["rows"], e["option"]) for e in rounds] == [(r, o) for r in (1, 2) for o in SPECS]
+    assert all(entry["ratio"] > 0 for entry in rounds)
+    structured = result.measured["structured"]
+    assert [entry["rows"] for entry in structured] == [1, 2]
+    assert all(entry["tokens_per_round"]["schema"] >= 1 for entry in structured)
+    assert result.measured["neighbours"]["ratio"] > 0
+    assert result.measured["first_mask"]["worst_ms"] > 0
+    assert len(processing_report.tables(result)) == 3
+    assert processing_report.plot(result).axes
