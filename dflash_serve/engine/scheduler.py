@@ -149,15 +149,15 @@ class Scheduler:
         return chunks
 
     def _admit(self) -> None:
-        while len(self._rows) < self._config.max_batch:
+        while self._waiting and len(self._rows) < self._config.max_batch:
             sequence = self._waiting.first(Counter(row.group for row in self._rows))
-            if sequence is None or not self._fits([*self._rows, sequence]):
+            if not self._fits([*self._rows, sequence]):
                 return
             self._waiting.take(sequence.group)
             sequence.admitted_at = self._clock()
             self._rows.append(sequence)
-            if sequence.spec is not None:
-                self._opened.append(OpenedRow(sequence.row, sequence.spec))
+            if (spec := sequence.spec) is not None:
+                self._opened.append(OpenedRow(sequence.row, spec))
 
     def _fits(self, rows: list[Sequence]) -> bool:
         limit = self._config.memory_limit
@@ -316,10 +316,9 @@ class _Waiting:
     def add(self, sequence: Sequence) -> None:
         self._groups.setdefault(sequence.group, deque()).append(sequence)
 
-    def first(self, running: Counter[str]) -> Sequence | None:
+    def first(self, running: Counter[str]) -> Sequence:
         """The oldest sequence of the group that has the fewest ``running`` rows, in turn."""
-        name = min(self._groups, key=lambda group: running[group], default=None)
-        return None if name is None else self._groups[name][0]
+        return self._groups[min(self._groups, key=lambda group: running[group])][0]
 
     def take(self, name: str) -> None:
         """The oldest sequence of a group leaves; the group's next turn comes after the others'."""
