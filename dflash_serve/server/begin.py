@@ -13,7 +13,7 @@ from dflash_serve.server.answer import Answer
 from dflash_serve.server.ask import Ask, ChatPrompt, RawPrompt, ToolMode
 from dflash_serve.server.choice import Choice, Extras
 from dflash_serve.server.context import ServerContext
-from dflash_serve.server.errors import ApiError
+from dflash_serve.server.errors import ApiError, invalid
 from dflash_serve.server.generation import Generation
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
@@ -60,7 +60,7 @@ def prompt_tokens(ask: Ask, context: ServerContext) -> tuple[int, ...]:
         # of a text too: a tokenizer may know control tokens that the model has no row for
         wrong = next(token for token in tokens if not 0 <= token < size)
         text = f"Invalid '{param}': token ids must be 0 to {size - 1}, but one is {wrong}"
-        raise ApiError(400, text, param=param, code="invalid_value")
+        raise invalid(param, text)
     return tokens
 
 
@@ -81,7 +81,7 @@ def _encoded(ask: Ask, context: ServerContext) -> tuple[int, ...]:
     try:
         return tokenizer.encode_raw(prompt.text)
     except TemplateError as error:
-        raise ApiError(400, str(error), param=prompt.param, code="invalid_value") from error
+        raise invalid(prompt.param, str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

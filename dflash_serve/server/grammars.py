@@ -18,7 +18,7 @@ from dflash_serve.engine.grammar import (
     from_regex,
 )
 from dflash_serve.server.ask import FormatKind, OutputFormat, ToolMode, ToolUse
-from dflash_serve.server.errors import ApiError, shown
+from dflash_serve.server.errors import ApiError, invalid, shown
 from dflash_serve.text.json_schema import closed
 from dflash_serve.text.parsers.base import Markup, ToolSpec
 
@@ -73,13 +73,13 @@ class Grammars:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(work), self._seconds)
         except GrammarError as error:
-            raise _refusal(f"Invalid '{param}': it cannot be compiled: {error}", param) from error
+            raise invalid(param, f"Invalid '{param}': it cannot be compiled: {error}") from error
         except TimeoutError as error:
             if not work.cancelled():
                 text = (
                     f"Invalid '{param}': compiling it takes longer than {self._seconds:g} seconds"
                 )
-                raise _refusal(text, param) from error
+                raise invalid(param, text) from error
             message = "The server is busy compiling other grammars. Try again in a few seconds."
             raise ApiError(
                 503,
@@ -112,7 +112,7 @@ def needed(
                 f"A tool call is required, so the answer cannot obey '{form.param}' as well. "
                 f'Remove `{form.param}`, or set `tool_choice` to "auto".'
             )
-            raise ApiError(400, message, param=form.param, code="invalid_value")
+            raise invalid(form.param, message)
         tools = wanted_tools(use)
         return lambda: _calls(markup, tools, use, required=True), "tools"
     tools = wanted_tools(use)
@@ -178,7 +178,3 @@ def _either(text: str, calls: str) -> str:
 
 def _lark(source: str) -> dict[str, str]:
     return {"lark_grammar": source}
-
-
-def _refusal(message: str, param: str) -> ApiError:
-    return ApiError(400, message, param=param, code="invalid_value")

@@ -7,7 +7,7 @@ from dflash_serve.server import intake, thinking
 from dflash_serve.server.ask import Thinking
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.chat_ask import template_messages, tool_specs
-from dflash_serve.server.errors import ApiError
+from dflash_serve.server.errors import ApiError, invalid
 from dflash_serve.server.protocol.tokenize import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -58,7 +58,7 @@ def _tokens(body: TokenizeRequest, context: ServerContext) -> tuple[int, ...]:
     """
     if (body.prompt is None) == (body.messages is None):
         message = "Give either 'prompt' or 'messages', not both and not neither"
-        raise ApiError(400, message, param="prompt", code="invalid_value")
+        raise invalid("prompt", message)
     if body.prompt is None:
         return _chat_tokens(body, context)
     tokenizer = context.tokenizer
@@ -66,7 +66,7 @@ def _tokens(body: TokenizeRequest, context: ServerContext) -> tuple[int, ...]:
     try:
         return encode(body.prompt)
     except TemplateError as error:
-        raise ApiError(400, str(error), param="prompt", code="invalid_value") from error
+        raise invalid("prompt", str(error)) from error
 
 
 def _chat_tokens(body: TokenizeRequest, context: ServerContext) -> tuple[int, ...]:
@@ -96,4 +96,4 @@ def _check_known(tokens: list[int], context: ServerContext) -> None:
         if token >= size or backend.id_to_token(token) is None:
             param = f"tokens.{place}"
             message = f"Invalid '{param}': the vocabulary has no token with the id {token}"
-            raise ApiError(400, message, param=param, code="invalid_value")
+            raise invalid(param, message)
