@@ -20,15 +20,19 @@ from tests.engine.results import step_result
 
 
 class CountingRunner:
-    """Row by row the numbers after the anchor; ``gate`` holds every step until it is set."""
+    """Row by row the numbers after the anchor; ``gate`` holds every step until it is set.
 
-    def __init__(self, fail_at: int = -1) -> None:
+    Step ``hold_at`` closes the gate behind itself.
+    """
+
+    def __init__(self, fail_at: int = -1, hold_at: int = -1) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.steps = 0
         self.waiting = False
         self.closed_on: list[str] = []
         self._fail_at = fail_at
+        self._hold_at = hold_at
 
     def run(self, plan: StepPlan) -> StepResult:
         assert not self.closed_on
@@ -37,6 +41,8 @@ class CountingRunner:
         self.steps += 1
         if self.steps == self._fail_at:
             raise RuntimeError("the device is gone")
+        if self.steps == self._hold_at:
+            self.gate.clear()
         return step_result(
             tuple(0 for _ in plan.prefill),
             tuple(tuple(r.anchor + 1 + i for i in range(r.block)) for r in plan.decode),
@@ -167,7 +173,7 @@ def test_the_choices_of_one_request_count_once() -> None:
 
 def test_a_group_leaves_room_when_its_last_request_ends() -> None:
     async def test() -> None:
-        runner = CountingRunner()
+        runner = CountingRunner(hold_at=10)
         made = await ready(runner)
         runner.gate.clear()
         short, long = (replace(request(n, m), group="a") for n, m in (("a0", 5), ("a1", 900)))
@@ -175,9 +181,12 @@ def test_a_group_leaves_room_when_its_last_request_ends() -> None:
         streams += [made.submit(request(name, 900)) for name in "bcd"]
         runner.gate.set()
         await drain(streams[0])
+        while runner.gate.is_set():
+            await asyncio.sleep(0.001)
         with pytest.raises(QueueFull):
             made.submit(request("e"))
         made.abort("a1")
+        runner.gate.set()
         await drain(streams[1])
         streams.append(made.submit(request("e")))
         for name in "bcd":
