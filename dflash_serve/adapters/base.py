@@ -3,49 +3,90 @@
 Adapters hold weights and shapes. They own no cache: the engine passes one view per layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
+
+from dflash_serve.adapters.cache_spec import LayerSpec
 
 
 class AdapterError(Exception):
     """A checkpoint or a pair of checkpoints that cannot be used; one line, naming both values."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheLayout:
-    """Shape of the attention cache of one model: one entry per layer."""
+class AttentionCache(Protocol):
+    """One attention layer's keys and values, for the rows of one forward of q tokens per row.
 
-    layers: int
-    kv_heads: int
-    head_dim: int
-    dtype: mx.Dtype
-
-    @property
-    def bytes_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.size
-
-
-class LayerCache(Protocol):
-    """One layer's keys and values for the rows of one forward, as mlx-lm's models call it.
-
-    ``offset`` [R] int32 is the number of tokens that each row holds before this forward;
-    ``attended`` is n, the number of key rows that ``update_and_fetch`` returns.
+    mlx-lm's attention calls ``offset`` and ``update_and_fetch``, and then its
+    ``scaled_dot_product_attention``, which `row_attention` directs to ``attend``.
     """
 
     @property
-    def offset(self) -> mx.array: ...
-    @property
-    def attended(self) -> int: ...
+    def offset(self) -> mx.array:
+        """[R] int32: the position of each row's first token, as rotary embeddings take it."""
+        ...
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write [R, kv_heads, q, head_dim] at each row's offset; return all attended rows.
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        """Take keys and values [R, kv_heads, q, head_dim] of this forward's tokens.
 
-        The result is [R, kv_heads, n, head_dim]: n >= every row's length, masked by the caller.
+        The result stands for all that the rows hold and is of use to `attend` alone.
         """
         ...
+
+    def attend(
+        self,
+        queries: mx.array,
+        scale: float,
+        *,
+        causal: bool = True,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        """Queries [R, heads, q, head_dim] over what each row holds -> [R, heads, q, head_dim].
+
+        A query sees the tokens before it and itself, within the layer's window; with ``causal``
+        off also the later tokens of its row in this forward.
+        """
+        ...
+
+
+Advance = Callable[[tuple[mx.array, ...], mx.array], tuple[mx.array, ...]]
+"""(state before the forward, tokens kept per row [R] int32) -> the state behind those tokens.
+
+Both states are tuples of [R, ...] in the order of `StateSpec.arrays`. Keeping 0 tokens of a row
+leaves its state as it was.
+"""
+
+
+class StateCache(Protocol):
+    """One recurrent layer's state, for the rows of one forward of q tokens per row."""
+
+    @property
+    def lengths(self) -> mx.array:
+        """[R] int32: the tokens that exist of each row; the rest of the q columns is padding."""
+        ...
+
+    @property
+    def mask(self) -> mx.array:
+        """[R, q] bool: which tokens exist."""
+        ...
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """Before this forward: [R, ...] per array of the `StateSpec`."""
+        ...
+
+    def record(self, advance: Advance) -> None:
+        """Take what gives the state behind the first tokens of this forward.
+
+        Called once per forward. The engine calls ``advance`` when it knows how many tokens of each
+        row stay: after the acceptance scan, within the same graph.
+        """
+        ...
+
+
+LayerCache = AttentionCache | StateCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +116,25 @@ class TargetAdapter(TargetSizes, Protocol):
     """A target: the model whose own choices are emitted."""
 
     @property
-    def layout(self) -> CacheLayout: ...
+    def dtype(self) -> mx.Dtype:
+        """Of activations, and so of keys and values."""
+        ...
+
+    @property
+    def cache_specs(self) -> tuple[LayerSpec, ...]:
+        """What each layer keeps, first layer first."""
+        ...
+
     @property
     def max_context(self) -> int: ...
 
     def forward(
         self,
         tokens: mx.array,
-        mask: mx.array,
         caches: Sequence[LayerCache],
         tap_layers: tuple[int, ...] = (),
     ) -> Captured:
-        """Run [R, q] token ids through all layers; ``mask`` is boolean [R, 1, q, n]."""
+        """Run [R, q] token ids through all layers, each with its cache of ``cache_specs``."""
         ...
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -102,7 +150,12 @@ class DraftAdapter(Protocol):
     """A drafter: proposes a block of tokens for the target to verify."""
 
     @property
-    def layout(self) -> CacheLayout: ...
+    def dtype(self) -> mx.Dtype: ...
+    @property
+    def cache_specs(self) -> tuple[LayerSpec, ...]:
+        """What each layer keeps, first layer first."""
+        ...
+
     @property
     def block_size(self) -> int:
         """Tokens of the largest block, the anchor included: as trained."""
@@ -116,16 +169,16 @@ class DraftAdapter(Protocol):
     @property
     def target_layer_ids(self) -> tuple[int, ...]: ...
 
-    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
+    def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         """Write context keys and values of [R, q, K * H] target features at each row's offset."""
         ...
 
     def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
     ) -> mx.array:
         """Draft after ``anchors`` [R] int32, which sit at each cache row's offset.
 
-        ``block_lengths`` [R] counts the slots that exist for each row, the anchor included, up to
-        ``width``. Returns proposals [R, width - 1] int32 for the positions after the anchor.
+        ``width`` counts the slots of a block, the anchor included; the caches know how many of them
+        exist for each row. Returns proposals [R, width - 1] int32 for the positions after the anchor.
         """
         ...

@@ -1,6 +1,6 @@
 """What passes between scheduler and runner: small bundles of ints, ready to send to other ranks.
 
-Slots [0, d) decode and slots [d, rows) prefill; the scheduler keeps them dense by moves.
+A row is known by a number that no other row of the engine's life has; its caches are its own.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,6 @@ from dflash_serve.engine.types import (
     TokenGrammar,
     TokenLogprob,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Slot ``source`` becomes slot ``target``; with ``swap`` also the other way round."""
-
-    source: int
-    target: int
-    swap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +32,7 @@ class RowSpec:
 
 @dataclass(frozen=True, slots=True)
 class OpenedRow:
-    """Row ``row`` begins and has a spec. ``row`` is a number that no other row ever has."""
+    """Row ``row`` begins and has a spec."""
 
     row: int
     spec: RowSpec
@@ -49,18 +40,17 @@ class OpenedRow:
 
 @dataclass(frozen=True, slots=True)
 class PrefillRow:
-    """Prompt tokens [start, start + len(tokens)) of sequence ``row``, which is in ``slot``.
+    """Prompt tokens [start, start + len(tokens)) of ``row``.
 
     ``last``: they end the prompt, so the first token is chosen after them. ``following`` is the
     prompt's next token, -1 behind the last.
     """
 
-    slot: int
+    row: int
     start: int
     tokens: tuple[int, ...]
     last: bool
     sampling: SamplingParams
-    row: int = -1
     following: int = -1
 
 
@@ -71,37 +61,35 @@ class DecodeRow:
     ``length`` is the number of tokens in the row's caches, and so the anchor's position.
     """
 
-    slot: int
+    row: int
     length: int
     anchor: int
     block: int
     sampling: SamplingParams
-    row: int = -1
 
 
 @dataclass(frozen=True, slots=True)
 class ContextRow:
-    """Tokens [start, start + len(tokens)) of ``slot`` that only the target's cache holds.
+    """Tokens [start, start + len(tokens)) of ``row`` that only the target's cache holds.
 
     A drafter that was swapped in since gets its context of them.
     """
 
-    slot: int
+    row: int
     start: int
     tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: moves first, then context or a prefill chunk, then a round.
+    """One step: context or a prefill chunk, then a round. A row is in one of the three at most.
 
-    Rows are in slot order; those of ``context`` and of ``prefill`` are neighbours. ``closed``: rows
-    with a spec that have ended since the last plan; ``opened``: those that begin.
+    ``closed``: rows that have ended since the last plan, whose caches are freed first. ``opened``:
+    rows with a spec that begin. A row's caches begin with its first prefill chunk.
     """
 
     closed: tuple[int, ...] = ()
     opened: tuple[OpenedRow, ...] = ()
-    moves: tuple[Move, ...] = ()
     context: tuple[ContextRow, ...] = ()
     prefill: tuple[PrefillRow, ...] = ()
     decode: tuple[DecodeRow, ...] = ()
@@ -135,10 +123,22 @@ class StepResult:
     device_time: float = 0.0
 
 
+class RowBytes(Protocol):
+    """What the caches of one row cost."""
+
+    def __call__(self, tokens: int) -> int:
+        """Bytes that a row which holds ``tokens`` tokens takes in all caches, as allocated."""
+        ...
+
+
 class Runner(Protocol):
     """Executes plans. Lives on one thread."""
 
     def run(self, plan: StepPlan) -> StepResult: ...
+
+    def reset(self) -> None:
+        """Forget every row and free its caches, as after a step that raised; weights stay."""
+        ...
 
     def close(self) -> None:
         """Let go of everything on the device. Called last, on the runner's own thread."""
