@@ -1,33 +1,30 @@
-"""The two halves of a round as traced functions: propose a draft, verify it.
+"""The two halves of a round: propose a draft, verify it.
 
-`propose` may be any proposer's; `verify` is the target's pass, each row's processing, and the
-acceptance scan. Rows whose masks depend on the draft need the host in between: then each half is a
-graph of its own. Owner of the compiled graphs; knows no slots beyond their views.
+`propose` may be any proposer's; `verify` is the target's pass, each row's processing, the
+acceptance scan, and the commit of what it accepts to all caches. Rows whose masks depend on the
+draft need the host in between. Owner of the compiled graphs; knows no rows by number.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.adapters.masks import causal_mask
-from dflash_serve.engine.cache_pool import RowSpan, SpanShape, stored
+from dflash_serve.engine.cache.pool import DRAFTER, TARGET, Caches
+from dflash_serve.engine.cache.span import Span
+from dflash_serve.engine.cache.stores import ModelStore, View, committed
 from dflash_serve.engine.choice import Arrays, GroupKind, RowGroup, choose
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
 
 _KEPT = 256
-"""Traced graphs that are kept: rows of all kinds can be mixed in more ways than memory holds."""
+"""Shapes that are remembered: rows of all kinds and lengths can be mixed in more ways than memory
+holds."""
+_TRACED_AFTER = 2
+"""Rounds of one shape that run op by op before it is traced: a trace costs a few of them."""
 Sizes = tuple[tuple[int, ...], ...]
-
-
-class Stores(NamedTuple):
-    """The arrays of both slot caches, handed through a forward that replaces them."""
-
-    target: list[mx.array]
-    draft: list[mx.array]
 
 
 class Proposal(NamedTuple):
@@ -55,55 +52,89 @@ class RoundRows(NamedTuple):
 class RoundShape:
     """What traced halves depend on besides array shapes.
 
-    ``draft``: the drafter proposes; ``logits``: they are kept for log-probabilities.
+    ``width``: the widest block. ``capacities``: of the rows' caches. ``draft``: the drafter
+    proposes; ``logits``: they are kept for log-probabilities.
     """
 
-    span: SpanShape
+    width: int
+    capacities: tuple[int, ...]
     draft: bool
     kinds: tuple[GroupKind, ...] = ()
     logits: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A target's pass over some rows, before it is known how many tokens of each row stay.
+
+    ``hidden`` [R, width, H] after the final norm.
+    """
+
+    hidden: mx.array
+    target: list[View]
+    drafter: list[View] | None
+
+    def commit(self, counts: mx.array) -> Caches:
+        """The caches when the first ``counts`` [R] int32 tokens of each row stay."""
+        caches = {TARGET: committed(self.target, counts)}
+        if self.drafter is not None:
+            caches[DRAFTER] = committed(self.drafter, counts)
+        return caches
+
+
+@dataclass(slots=True)
+class _Graph:
+    """A shape of round: how often it was run, and its trace if that was often enough."""
+
+    function: Callable[..., Any]
+    uses: int = 0
+    traced: Callable[..., Any] | None = field(default=None)
+
+
 class Rounds:
-    """The graphs of one target and drafter. ``compiled`` off runs them op by op."""
+    """The passes of one target and drafter over rows' caches. ``compiled`` off traces nothing."""
 
     def __init__(
-        self, target: TargetAdapter, drafter: DraftAdapter | None, compiled: bool = True
+        self,
+        target: TargetAdapter,
+        drafter: DraftAdapter | None,
+        stores: dict[str, ModelStore],
+        compiled: bool = True,
     ) -> None:
         self._target = target
         self._drafter = drafter
+        self._stores = stores
         self._compiled = compiled
         # one trace each, so that their number is bounded: the one used last comes last
-        self._graphs: OrderedDict[tuple[str, RoundShape, Sizes], Callable[..., Any]] = OrderedDict()
+        self._graphs: OrderedDict[tuple[str, RoundShape, Sizes], _Graph] = OrderedDict()
 
     def close(self) -> None:
         """Let the graphs go, on the thread that made them."""
         self._graphs.clear()
 
     def run(
-        self, shape: RoundShape, rows: RoundRows, groups: Sequence[RowGroup], stores: Stores
-    ) -> tuple[Verdict, Stores]:
+        self, shape: RoundShape, rows: RoundRows, groups: Sequence[RowGroup], caches: Caches
+    ) -> tuple[Verdict, Caches]:
         """A whole round in one graph."""
 
-        def both(rows: RoundRows, arrays: list[Arrays], stores: Stores) -> tuple[Verdict, Stores]:
-            proposal, draft = self._propose(shape, rows, stores.draft)
-            return self._verify(shape, rows, proposal, arrays, Stores(stores.target, draft))
+        def both(rows: RoundRows, arrays: list[Arrays], caches: Caches) -> tuple[Verdict, Caches]:
+            proposal, after = self._propose(shape, rows, caches)
+            return self._settle(shape, rows, proposal, arrays, after)
 
-        result: tuple[Verdict, Stores] = self._graph("run", shape, _sizes(rows, groups), both)(
-            rows, [group.arrays for group in groups], stores
+        result: tuple[Verdict, Caches] = self._graph("run", shape, _sizes(groups), both)(
+            rows, [group.arrays for group in groups], caches
         )
         return result
 
     def propose(
-        self, shape: RoundShape, rows: RoundRows, draft: list[mx.array]
-    ) -> tuple[Proposal, list[mx.array]]:
-        """The first half by itself; ``draft`` is the drafter's store."""
+        self, shape: RoundShape, rows: RoundRows, caches: Caches
+    ) -> tuple[Proposal, Caches]:
+        """The first half by itself."""
 
-        def half(rows: RoundRows, draft: list[mx.array]) -> tuple[Proposal, list[mx.array]]:
-            return self._propose(shape, rows, draft)
+        def half(rows: RoundRows, caches: Caches) -> tuple[Proposal, Caches]:
+            return self._propose(shape, rows, caches)
 
-        graph = self._graph("propose", shape, _sizes(rows, ()), half)
-        result: tuple[Proposal, list[mx.array]] = graph(rows, draft)
+        result: tuple[Proposal, Caches] = self._graph("propose", shape, (), half)(rows, caches)
         return result
 
     def verify(
@@ -112,77 +143,117 @@ class Rounds:
         rows: RoundRows,
         proposal: Proposal,
         groups: Sequence[RowGroup],
-        stores: Stores,
-    ) -> tuple[Verdict, Stores]:
+        caches: Caches,
+    ) -> tuple[Verdict, Caches]:
         """The second half by itself."""
 
         def half(
-            rows: RoundRows, proposal: Proposal, arrays: list[Arrays], stores: Stores
-        ) -> tuple[Verdict, Stores]:
-            return self._verify(shape, rows, proposal, arrays, stores)
+            rows: RoundRows, proposal: Proposal, arrays: list[Arrays], caches: Caches
+        ) -> tuple[Verdict, Caches]:
+            return self._settle(shape, rows, proposal, arrays, caches)
 
-        result: tuple[Verdict, Stores] = self._graph("verify", shape, _sizes(rows, groups), half)(
-            rows, proposal, [group.arrays for group in groups], stores
+        result: tuple[Verdict, Caches] = self._graph("verify", shape, _sizes(groups), half)(
+            rows, proposal, [group.arrays for group in groups], caches
         )
         return result
 
-    def forward(self, tokens: mx.array, span: RowSpan, stores: Stores) -> tuple[mx.array, Stores]:
-        """Target forward over [R, width] tokens, its taps into the drafter's context.
+    def judge(
+        self,
+        shape: RoundShape,
+        rows: RoundRows,
+        proposal: Proposal,
+        groups: Sequence[RowGroup],
+        caches: Caches,
+    ) -> tuple[Verdict, Forward]:
+        """The second half up to its verdict: the host says how many tokens are committed."""
+        arrays = [group.arrays for group in groups]
+        return self._judge(shape, rows, proposal, arrays, caches)
 
-        Returns hidden [R, width, H] after the final norm, and the stores.
-        """
-        target, draft = stores
-        views = span.views(target)
+    def forward(self, tokens: mx.array, span: Span, caches: Caches) -> Forward:
+        """Target forward over [R, width] tokens, its taps into the drafter's context."""
+        views = self._stores[TARGET].views(caches[TARGET], span)
         taps = self._drafter.target_layer_ids if self._drafter else ()
-        mask = causal_mask(span.offsets, span.width, span.attended)
-        captured = self._target.forward(tokens, mask, views, taps)
-        if self._drafter and captured.taps is not None:
-            context = span.views(draft)
+        captured = self._target.forward(tokens, views, taps)
+        if self._drafter is None:
+            return Forward(captured.hidden, views, None)
+        context = self._stores[DRAFTER].views(caches[DRAFTER], span)
+        if captured.taps is not None:
             self._drafter.append_context(captured.taps, context)
-            draft = stored(context)
-        return captured.hidden, Stores(stored(views), draft)
+        return Forward(captured.hidden, views, context)
+
+    def show(self, tokens: mx.array, span: Span, caches: Caches) -> Caches:
+        """Give the drafter its context of tokens that the target's caches hold already.
+
+        The target runs over them once more against its own stored keys and values, which stay as
+        they are: what it emits next cannot change.
+        """
+        assert self._drafter is not None
+        held = self._stores[TARGET].views(caches[TARGET], span, held=True)
+        taps = self._target.forward(tokens, held, self._drafter.target_layer_ids).taps
+        assert taps is not None  # a drafter taps at least one layer
+        context = self._stores[DRAFTER].views(caches[DRAFTER], span)
+        self._drafter.append_context(taps, context)
+        return {**caches, DRAFTER: committed(context, span.lengths)}
 
     def _propose(
-        self, shape: RoundShape, rows: RoundRows, draft: list[mx.array]
-    ) -> tuple[Proposal, list[mx.array]]:
+        self, shape: RoundShape, rows: RoundRows, caches: Caches
+    ) -> tuple[Proposal, Caches]:
+        count = rows.anchors.shape[0]
         if not shape.draft or self._drafter is None:
-            drafts = mx.zeros((rows.anchors.shape[0], shape.span.width - 1), dtype=mx.int32)
-            return Proposal(drafts), draft
-        span = RowSpan(0, rows.offsets, rows.blocks, shape.span)
-        views = span.views(draft)
-        drafts = self._drafter.propose(rows.anchors, rows.blocks, span.width, views)
-        return Proposal(drafts), stored(views)
+            return Proposal(mx.zeros((count, shape.width - 1), dtype=mx.int32)), caches
+        views = self._stores[DRAFTER].views(caches[DRAFTER], _span(shape, rows))
+        drafts = self._drafter.propose(rows.anchors, shape.width, views)
+        return Proposal(drafts), {**caches, DRAFTER: committed(views, rows.blocks)}
 
-    def _verify(
+    def _judge(
         self,
         shape: RoundShape,
         rows: RoundRows,
         proposal: Proposal,
         arrays: Sequence[Arrays],
-        stores: Stores,
-    ) -> tuple[Verdict, Stores]:
+        caches: Caches,
+    ) -> tuple[Verdict, Forward]:
         drafts = proposal.tokens
         tokens = mx.concatenate([rows.anchors[:, None], drafts], axis=1)
-        span = RowSpan(0, rows.offsets, rows.blocks, shape.span)
-        hidden, after = self.forward(tokens, span, stores)
-        logits = self._target.logits(hidden)
+        forward = self.forward(tokens, _span(shape, rows), caches)
+        logits = self._target.logits(forward.hidden)
         groups = [RowGroup(kind, part) for kind, part in zip(shape.kinds, arrays, strict=True)]
         packed = acceptance_scan(drafts, choose(logits, drafts, groups), rows.blocks)
-        return Verdict(packed, logits if shape.logits else None), after
+        return Verdict(packed, logits if shape.logits else None), forward
+
+    def _settle(
+        self,
+        shape: RoundShape,
+        rows: RoundRows,
+        proposal: Proposal,
+        arrays: Sequence[Arrays],
+        caches: Caches,
+    ) -> tuple[Verdict, Caches]:
+        verdict, forward = self._judge(shape, rows, proposal, arrays, caches)
+        return verdict, forward.commit(verdict.packed[:, 0])
 
     def _graph(
         self, half: str, shape: RoundShape, sizes: Sizes, function: Callable[..., Any]
     ) -> Callable[..., Any]:
+        if not self._compiled:
+            return function
         key = (half, shape, sizes)
-        if key not in self._graphs:
-            self._graphs[key] = mx.compile(function) if self._compiled else function
+        graph = self._graphs.setdefault(key, _Graph(function))
         self._graphs.move_to_end(key)
         if len(self._graphs) > _KEPT:
             self._graphs.popitem(last=False)
-        return self._graphs[key]
+        graph.uses += 1
+        if graph.traced is None and graph.uses > _TRACED_AFTER:
+            graph.traced = mx.compile(graph.function)
+        return graph.traced or function
 
 
-def _sizes(rows: RoundRows, groups: Sequence[RowGroup]) -> Sizes:
-    """What a graph is traced for besides its `RoundShape`: rows, those of groups, table lengths."""
+def _span(shape: RoundShape, rows: RoundRows) -> Span:
+    columns = (shape.width,) * len(shape.capacities)
+    return Span(rows.offsets, rows.blocks, shape.width, columns)
+
+
+def _sizes(groups: Sequence[RowGroup]) -> Sizes:
+    """What a graph is traced for besides its `RoundShape`: rows of groups, table lengths."""
     arrays = (group.arrays[name] for group in groups for name in sorted(group.arrays))
-    return (rows.anchors.shape, *(array.shape for array in arrays))
+    return tuple(array.shape for array in arrays)

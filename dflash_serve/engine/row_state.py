@@ -23,9 +23,7 @@ class RowState:
         self.constraint: Constraint | None = None
         if spec.grammar is not None or spec.thinking is not None:
             assert spec.grammar is None or isinstance(spec.grammar, Grammar)
-            self.constraint = Constraint(
-                spec.grammar, spec.thinking, spec.stop_tokens, vocab_size
-            )
+            self.constraint = Constraint(spec.grammar, spec.thinking, spec.stop_tokens, vocab_size)
 
     def commit(self, tokens: Sequence[int]) -> int:
         """Take chosen tokens; how many of them count, at least one.
@@ -72,6 +70,11 @@ class RowStates:
             for row in rows
             if (state := self.get(row.row)) is not None
         )
+
+    def constrained(self, rows: Iterable[DecodeRow]) -> bool:
+        """Whether some row has a constraint, which may take fewer tokens than were accepted."""
+        states = (self.get(row.row) for row in rows)
+        return any(state is not None and state.constraint is not None for state in states)
 
     def walk(self, row: PrefillRow | DecodeRow, draft: Sequence[int]) -> Walk | str | None:
         """How far ``draft`` may go; None where the row is free, a text where it cannot go on."""

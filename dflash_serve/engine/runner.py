@@ -1,9 +1,8 @@
 """Runs step plans on the device: prefill chunks, and rounds of draft, verify, accept, roll back.
 
-A round is one compiled graph and one host sync, two where a row's masks depend on its draft.
-Target and drafter caches always hold the same number of tokens per row: the drafter's context is
-written from the verify pass's own taps, for the whole block, and rejected rows of both are left
-behind the row's length.
+A round is one graph and one host sync, two where a row's masks depend on its draft. All caches of a
+row always hold the same number of tokens: the drafter's context is written from the verify pass's
+own taps, for the whole block, and what is rejected is rolled back in both.
 """
 
 import time
@@ -14,16 +13,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.adapters.masks import causal_mask
-from dflash_serve.engine.cache_pool import (
-    HeldView,
-    RowSpan,
-    SlotCache,
-    SpanShape,
-    bucket,
-    stored,
-)
+from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
+from dflash_serve.engine.cache.pool import DRAFTER, TARGET, CachePool, Caches
+from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.choice import ChoiceRow, RowGroup, choose, group_rows
 from dflash_serve.engine.constraint import ConstraintError, Walk
 from dflash_serve.engine.plan import (
@@ -34,7 +26,14 @@ from dflash_serve.engine.plan import (
     StepPlan,
     StepResult,
 )
-from dflash_serve.engine.rounds import Proposal, RoundRows, Rounds, RoundShape, Stores, Verdict
+from dflash_serve.engine.rounds import (
+    Forward,
+    Proposal,
+    RoundRows,
+    Rounds,
+    RoundShape,
+    Verdict,
+)
 from dflash_serve.engine.row_logprobs import WantedLogprobs, chosen_logprobs, prompt_logprobs
 from dflash_serve.engine.row_state import RowStates
 from dflash_serve.engine.types import SamplingParams, TokenLogprob
@@ -54,22 +53,31 @@ class _Stopwatch:
         self.seconds += time.perf_counter() - self._started
 
 
+Walks = Sequence[Walk | str | None]
+"""How far each constrained row's draft went, or why the row fails."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """Choices that are not computed yet, for rows in order.
 
-    ``verdict`` is lazy. ``walks``: how far each constrained row's draft went, or why it fails.
-    ``prompts``: log-probabilities of the chunks of prefill rows, empty where nobody asked.
+    ``verdict`` is lazy. ``prompts``: log-probabilities of the chunks of prefill rows, empty where
+    nobody asked. ``forward``: the pass whose caches wait for the host to count what is committed.
     """
 
     rows: Sequence[PrefillRow | DecodeRow]
     verdict: Verdict
-    walks: Sequence[Walk | str | None]
+    walks: Walks
     prompts: Sequence[tuple[TokenLogprob, ...]] = ()
+    forward: Forward | None = None
 
     @property
     def lazy(self) -> list[mx.array]:
         return [array for array in self.verdict if array is not None]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [row.row for row in self.rows]
 
 
 class DeviceRunner:
@@ -77,6 +85,9 @@ class DeviceRunner:
 
     ``block_size`` is the usual block, to which shorter ones are padded at most. ``compiled`` off
     runs the same round op by op.
+
+    Raises:
+        AdapterError: a layer's kind has no cache, or its caches cannot roll such a block back.
     """
 
     def __init__(
@@ -91,81 +102,100 @@ class DeviceRunner:
         self._drafter = drafter
         self._block_size = block_size
         self._compiled = compiled
-        self._target_cache = SlotCache(target.layout)
-        self._draft_cache = SlotCache(drafter.layout) if drafter else None
-        self._rounds = Rounds(target, drafter, compiled)
         self._states = RowStates(target.vocab_size)
+        self._pool = self._new_pool()
+        self._rounds = self._new_rounds()
         self._device = _Stopwatch()
+        _check_block(self._pool, block_size)
 
     @property
     def target(self) -> TargetAdapter:
         return self._target
 
     @property
-    def bytes_per_token(self) -> int:
-        """Cache bytes that one token of one row takes."""
-        drafts = self._drafter.layout.bytes_per_token if self._drafter else 0
-        return self._target.layout.bytes_per_token + drafts
+    def rows(self) -> int:
+        """Rows that have caches."""
+        return len(self._pool)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the caches of all rows take now."""
+        return self._pool.nbytes
+
+    @property
+    def shows_context(self) -> bool:
+        """Whether `ContextRow`s can be run: the target's caches keep what every token saw."""
+        return self._pool.models[TARGET].holds_all
+
+    def bytes_for(self, tokens: int) -> int:
+        """The most that a row takes while it grows to ``tokens`` tokens: a `RowBytes`."""
+        return self._pool.bytes_for(tokens)
 
     def draft_with(self, drafter: DraftAdapter | None, block_size: int) -> None:
         """Draft with another drafter, or not at all, from the next step on.
 
         It starts with an empty context: for rows that are under way, `ContextRow`s bring it. The
-        old drafter, its context and its compiled rounds are let go.
+        old drafter, its context and its graphs are let go.
+
+        Raises:
+            AdapterError: as at construction; the old drafter goes on.
         """
+        specs = None if drafter is None else drafter.cache_specs
+        named = {TARGET: self._target.cache_specs, **({} if specs is None else {DRAFTER: specs})}
+        _check_block(CachePool(named), block_size)
         self._drafter = drafter
         self._block_size = block_size
-        self._draft_cache = SlotCache(drafter.layout) if drafter else None
+        self._pool.replace(DRAFTER, specs)
         self._rounds.close()
-        self._rounds = Rounds(self._target, drafter, self._compiled)
+        self._rounds = self._new_rounds()
+        mx.clear_cache()
+
+    def reset(self) -> None:
+        """Forget every row and free its caches, as after a step that raised; weights stay."""
+        self._rounds.close()
+        self._states = RowStates(self._target.vocab_size)
+        self._pool = self._new_pool()
+        self._rounds = self._new_rounds()
         mx.clear_cache()
 
     def close(self) -> None:
         """Let go of graphs and caches; MLX aborts the process if that is left to its exit."""
-        self._rounds.close()
-        self._target_cache = SlotCache(self._target.layout)
-        self._draft_cache = None
-        mx.clear_cache()
+        self.reset()
 
     def run(self, plan: StepPlan) -> StepResult:
         self._device = _Stopwatch()
+        self._pool.free(plan.closed)
         self._states.update(plan.closed, plan.opened)
-        self._make_room(plan)
         if plan.context:
             self._show(plan.context)
         prefill = self._prefill(plan.prefill) if plan.prefill else None
         decode = self._round(plan.decode) if plan.decode else None
         begun = [pending for pending in (prefill, decode) if pending is not None]
         with self._device:
-            mx.eval([pending.lazy for pending in begun], self._stores())
+            mx.eval([pending.lazy for pending in begun], self._pool.arrays())
         return StepResult(
             () if prefill is None else self._choices(prefill),
-            () if decode is None else self._choices(decode),
+            () if decode is None else self._in_order(plan.decode, decode),
             self._device.seconds,
         )
 
-    def _caches(self) -> list[SlotCache]:
-        return [self._target_cache, *([self._draft_cache] if self._draft_cache else [])]
+    def _new_pool(self) -> CachePool:
+        specs = {TARGET: self._target.cache_specs}
+        if self._drafter is not None:
+            specs[DRAFTER] = self._drafter.cache_specs
+        return CachePool(specs)
 
-    def _stores(self) -> list[list[mx.array]]:
-        return [cache.arrays for cache in self._caches()]
-
-    def _make_room(self, plan: StepPlan) -> None:
-        rows = [(row.slot, row.start + len(row.tokens)) for row in plan.prefill]
-        rows += [(row.slot, row.start + len(row.tokens)) for row in plan.context]
-        rows += [(row.slot, row.length + row.block) for row in plan.decode]
-        slots = 1 + max(slot for slot, _ in rows)
-        tokens = max(tokens for _, tokens in rows)
-        for cache in self._caches():
-            cache.apply(plan.moves)
-            cache.reserve(slots, tokens)
+    def _new_rounds(self) -> Rounds:
+        return Rounds(self._target, self._drafter, self._pool.models, self._compiled)
 
     def _prefill(self, rows: Sequence[PrefillRow]) -> _Pending:
         """Run prompt chunks; the chosen next tokens are meaningful for last chunks."""
         tokens, span = self._packed(rows)
+        numbers = [row.row for row in rows]
         with self._device:
-            hidden, stores = self._rounds.forward(tokens, span, self._take())
-        self._put(stores)
+            forward = self._rounds.forward(tokens, span, self._pool.take(numbers))
+            self._pool.put(numbers, forward.commit(span.lengths))
+        hidden = forward.hidden
         for row in rows:
             self._states.read(row)
         prompts = [self._of_prompt(row, hidden[index]) for index, row in enumerate(rows)]
@@ -200,52 +230,38 @@ class DeviceRunner:
         return any(state is not None and state.spec.logprobs is not None for state in states)
 
     def _show(self, rows: Sequence[ContextRow]) -> None:
-        """Give the drafter its context of tokens that the target's cache holds.
-
-        The target runs over them once more against its own stored keys and values, which stay as
-        they are: what it emits next cannot change.
-        """
-        assert self._drafter is not None  # the scheduler plans context for drafters only
-        assert self._draft_cache is not None
+        """Give the drafter its context of tokens that the target's caches hold."""
         tokens, span = self._packed(rows)
-        held = span.views(self._target_cache.arrays, HeldView)
-        context = span.views(self._draft_cache.take())
-        mask = causal_mask(span.offsets, span.width, span.attended)
+        numbers = [row.row for row in rows]
         with self._device:
-            taps = self._target.forward(tokens, mask, held, self._drafter.target_layer_ids).taps
-            assert taps is not None  # a drafter taps at least one layer
-            self._drafter.append_context(taps, context)
-            self._draft_cache.put(stored(context))
-            # evaluated now: the target's store has to be unshared when this step writes to it
-            mx.eval(self._draft_cache.arrays)
+            shown = self._rounds.show(tokens, span, self._pool.take(numbers))
+            # evaluated now: the target's caches must not be shared when this step writes to them
+            mx.eval(shown[DRAFTER])
+        self._pool.put(numbers, shown)
 
-    def _packed(self, rows: Sequence[PrefillRow | ContextRow]) -> tuple[mx.array, RowSpan]:
-        """Tokens [R, width] of neighbouring rows, padded, and where they stand."""
+    def _packed(self, rows: Sequence[PrefillRow | ContextRow]) -> tuple[mx.array, Span]:
+        """Tokens [R, width], padded, and where they stand; with room for them in the caches."""
         width = max(len(row.tokens) for row in rows)
         tokens = np.zeros((len(rows), width), dtype=np.int32)
         for index, row in enumerate(rows):
             tokens[index, : len(row.tokens)] = row.tokens
-        attended = bucket(max(row.start + len(row.tokens) for row in rows))
-        span = RowSpan(
-            rows[0].slot,
-            mx.array([row.start for row in rows], dtype=mx.int32),
-            mx.array([len(row.tokens) for row in rows], dtype=mx.int32),
-            SpanShape(width, attended, self._target_cache.trash),
-        )
-        return mx.array(tokens), span
+            self._pool.reserve(row.row, row.start + len(row.tokens))
+        columns = tuple(len(row.tokens) for row in rows)
+        offsets = mx.array([row.start for row in rows], dtype=mx.int32)
+        return mx.array(tokens), Span(offsets, mx.array(columns, dtype=mx.int32), width, columns)
 
-    def _take(self) -> Stores:
-        draft = self._draft_cache.take() if self._draft_cache else []
-        return Stores(self._target_cache.take(), draft)
+    def _round(self, decode: Sequence[DecodeRow]) -> _Pending:
+        """Draft, verify and accept for all rows; in two halves where the host sees the draft.
 
-    def _put(self, stores: Stores) -> None:
-        self._target_cache.put(stores.target)
-        if self._draft_cache:
-            self._draft_cache.put(stores.draft)
-
-    def _round(self, rows: Sequence[DecodeRow]) -> _Pending:
-        """Draft, verify and accept for all rows; in two halves where the host sees the draft."""
-        width = self._padded_width(max(row.block for row in rows))
+        Rows of one length stand together: fewer shapes.
+        """
+        width = self._padded_width(max(row.block for row in decode))
+        for row in decode:
+            self._pool.reserve(row.row, row.length + width)
+        rows = sorted(decode, key=lambda row: self._pool.capacity(row.row))
+        recurs = self._pool.models[TARGET].recurs
+        if recurs and self._states.constrained(rows):
+            return self._counted_round(rows, width)
         if width > 1 and self._states.needs_host(rows):
             return self._guided_round(rows, width)
         states = self._states
@@ -253,17 +269,39 @@ class DeviceRunner:
             states.walk(row, ()) if width == 1 else states.foreseen(row, row.block) for row in rows
         ]
         shape, groups = self._shape(rows, width, walks)
+        numbers = [row.row for row in rows]
         with self._device:
-            verdict, stores = self._rounds.run(shape, _round_rows(rows), groups, self._take())
-        self._put(stores)
+            caches = self._pool.take(numbers)
+            verdict, caches = self._rounds.run(shape, _round_rows(rows), groups, caches)
+        self._pool.put(numbers, caches)
         return _Pending(rows, verdict, walks)
 
     def _guided_round(self, rows: Sequence[DecodeRow], width: int) -> _Pending:
         """A round in which masks for whole drafts are computed between its halves."""
-        stores = self._take()
+        numbers = [row.row for row in rows]
+        guided = self._guided(rows, width)
+        with self._device:
+            verdict, caches = self._rounds.verify(
+                guided.shape, guided.rows, guided.proposal, guided.groups, guided.caches
+            )
+        self._pool.put(numbers, caches)
+        return _Pending(rows, verdict, guided.walks)
+
+    def _counted_round(self, rows: Sequence[DecodeRow], width: int) -> _Pending:
+        """A round whose states wait for the host's count: a constraint may cut what is accepted."""
+        guided = self._guided(rows, width)
+        with self._device:
+            verdict, forward = self._rounds.judge(
+                guided.shape, guided.rows, guided.proposal, guided.groups, guided.caches
+            )
+        return _Pending(rows, verdict, guided.walks, forward=forward)
+
+    def _guided(self, rows: Sequence[DecodeRow], width: int) -> "_Guided":
+        """A round's first half, and what its second half takes: masks are computed in between."""
+        caches = self._pool.take([row.row for row in rows])
         with self._device:
             shape = self._bare_shape(rows, width)  # one first half for all mixes of processing
-            proposal, draft = self._rounds.propose(shape, _round_rows(rows), stores.draft)
+            proposal, caches = self._rounds.propose(shape, _round_rows(rows), caches)
             drafts = np.array(proposal.tokens)  # the first sync
         walks = [
             self._states.walk(row, drafts[index, : row.block - 1].tolist())
@@ -275,21 +313,11 @@ class DeviceRunner:
                 drafts[index, : len(walk.tokens)] = walk.tokens
             cut.append(replace(row, block=_block_of(row, walk)))
         shape, groups = self._shape(rows, width, walks)
-        with self._device:
-            verdict, stores = self._rounds.verify(
-                shape,
-                _round_rows(cut),
-                Proposal(mx.array(drafts)),
-                groups,
-                Stores(stores.target, draft),
-            )
-        self._put(stores)
-        return _Pending(rows, verdict, walks)
+        return _Guided(shape, _round_rows(cut), Proposal(mx.array(drafts)), groups, caches, walks)
 
     def _bare_shape(self, rows: Sequence[DecodeRow], width: int) -> RoundShape:
-        attended = bucket(max(row.length + row.block for row in rows))
-        span = SpanShape(width, attended, self._target_cache.trash)
-        return RoundShape(span, self._drafter is not None and width > 1)
+        capacities = tuple(self._pool.capacity(row.row) for row in rows)
+        return RoundShape(width, capacities, self._drafter is not None and width > 1)
 
     def _shape(
         self, rows: Sequence[DecodeRow], width: int, walks: Sequence[Walk | str | None]
@@ -304,6 +332,11 @@ class DeviceRunner:
         bare = self._bare_shape(rows, width)
         return replace(bare, kinds=kinds, logits=self._wants_logits(rows)), groups
 
+    def _in_order(self, decode: Sequence[DecodeRow], pending: _Pending) -> tuple[Chosen, ...]:
+        """The choices of a round in the plan's order."""
+        chosen = dict(zip(pending.numbers, self._choices(pending), strict=True))
+        return tuple(chosen[row.row] for row in decode)
+
     def _choices(self, pending: _Pending) -> tuple[Chosen, ...]:
         """What an evaluated verdict says, taken into the rows' states."""
         packed: Any = pending.verdict.packed.tolist()
@@ -311,6 +344,9 @@ class DeviceRunner:
             self._commit(row, tuple(line[1 : 1 + line[0]]), walk)
             for row, line, walk in zip(pending.rows, packed, pending.walks, strict=True)
         ]
+        if pending.forward is not None:
+            counts = mx.array([len(one.tokens) for one in chosen], dtype=mx.int32)
+            self._pool.put(pending.numbers, pending.forward.commit(counts))
         entries = self._entries(pending, chosen)
         prompts = pending.prompts or [()] * len(chosen)
         return tuple(
@@ -351,6 +387,28 @@ class DeviceRunner:
         """Round up to a power of two or the full block: few shapes to trace."""
         power: int = 1 << (block - 1).bit_length()
         return min(power, self._block_size) if block <= self._block_size else power
+
+
+@dataclass(frozen=True, slots=True)
+class _Guided:
+    """What the second half of a round takes when the host has seen the draft."""
+
+    shape: RoundShape
+    rows: RoundRows
+    proposal: Proposal
+    groups: tuple[RowGroup, ...]
+    caches: Caches
+    walks: Walks
+
+
+def _check_block(pool: CachePool, block_size: int) -> None:
+    """Refuse blocks that rings cannot roll back."""
+    spares = [store.spare for store in pool.models.values() if store.spare is not None]
+    if spares and block_size > min(spares):
+        raise AdapterError(
+            f"the block size is {block_size}, but layers with a sliding window hold "
+            f"{min(spares)} tokens beyond it: use a block of at most {min(spares)}"
+        )
 
 
 def _round_rows(rows: Sequence[DecodeRow]) -> RoundRows:

@@ -1,0 +1,174 @@
+"""Keys and values of attention layers: what one layer keeps of one row, and its view in a forward.
+
+A row writes at its own positions. Rollback moves the row's length, which the engine knows: keys
+behind it are never visible and are written over. With a sliding window the arrays are a ring.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.adapters.cache_spec import AttentionSpec
+from dflash_serve.engine.cache.span import Keys, Span, each
+
+SPARE = 64
+"""Places of a ring beyond its window: a forward writes that many tokens before they are kept.
+
+The same whatever the block, so that a token's keys are added up in the same order with and without
+drafts.
+"""
+_STEP = 64
+Arrays = list[mx.array]
+"""What one layer keeps of one row; empty until the row's first token."""
+
+
+def bucket(tokens: int) -> int:
+    """Round up to 64, and beyond 512 to an eighth to a quarter of the size: few shapes to trace."""
+    step = max(_STEP, 1 << max(0, tokens.bit_length() - 3))
+    return -(-tokens // step) * step
+
+
+class AttentionStore:
+    """One attention layer: rows of keys and values [1, kv_heads, capacity, head_dim]."""
+
+    def __init__(self, spec: AttentionSpec) -> None:
+        self.spec = spec
+        self._ring = None if spec.window is None else bucket(spec.window) + SPARE
+
+    def capacity(self, tokens: int) -> int:
+        """Places of a row that holds ``tokens`` tokens."""
+        places = bucket(tokens)
+        return places if self._ring is None else min(places, self._ring)
+
+    def nbytes(self, tokens: int) -> int:
+        """Bytes of a row that holds ``tokens`` tokens."""
+        spec = self.spec
+        return 2 * spec.kv_heads * self.capacity(tokens) * spec.head_dim * spec.dtype.size
+
+    def transient(self, tokens: int) -> int:
+        """Bytes that growing to ``tokens`` takes beside what the row takes after it."""
+        return self.nbytes(tokens)
+
+    def fit(self, arrays: Arrays, tokens: int) -> Arrays:
+        """A row's arrays with room for ``tokens``, which are no fewer than it holds."""
+        spec, places = self.spec, self.capacity(tokens)
+        if not arrays:
+            shape = (1, spec.kv_heads, places, spec.head_dim)
+            return [mx.zeros(shape, dtype=spec.dtype) for _ in range(2)]
+        held = arrays[0].shape[2]
+        if places == held:
+            return arrays
+        if places < held:
+            return [mx.contiguous(array[:, :, :places]) for array in arrays]
+        room = [(0, 0), (0, 0), (0, places - held), (0, 0)]
+        return [mx.pad(array, room) for array in arrays]
+
+    def view(self, rows: Sequence[Arrays], span: Span, held: bool = False) -> "AttentionView":
+        """The rows in a forward; ``held``: it runs over tokens that they hold, and only reads."""
+        return (HeldView if held else AttentionView)(self, rows, span)
+
+    def keys(self, arrays: Arrays) -> Keys:
+        """How the keys of a row are placed."""
+        places = arrays[0].shape[2]
+        return Keys(places, self.spec.window, wraps=places == self._ring)
+
+
+class AttentionView:
+    """An `AttentionCache` over rows of one `AttentionStore`: attention runs row by row.
+
+    Rows share no array, so none pays for another's length, in memory or in time.
+    """
+
+    def __init__(self, store: AttentionStore, rows: Sequence[Arrays], span: Span) -> None:
+        self._store = store
+        self._rows = list(rows)
+        self._span = span
+        self._new: tuple[list[mx.array], list[mx.array]] | None = None  # not written yet
+
+    @property
+    def offset(self) -> mx.array:
+        return self._span.offsets
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        dtype = self._store.spec.dtype
+        self._new = each(keys.astype(dtype)), each(values.astype(dtype))
+        return keys, values
+
+    def attend(
+        self,
+        queries: mx.array,
+        scale: float,
+        *,
+        causal: bool = True,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        rows = []
+        for row, own in enumerate(each(queries)):
+            parts = []
+            for first, last in self._pieces(row):
+                self._write(row, first, last)
+                keys, values = self._rows[row]
+                mask = self._span.mask(row, first, last, self._store.keys(self._rows[row]), causal)
+                part = own if last - first == self._span.width else own[:, :, first:last]
+                parts.append(
+                    mx.fast.scaled_dot_product_attention(
+                        part, keys, values, scale=scale, mask=mask, sinks=sinks
+                    )
+                )
+            rows.append(self._padded(parts))
+        self._new = None
+        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+
+    def commit(self, counts: mx.array) -> list[Arrays]:
+        """The rows' arrays behind this forward. A length decides what of them is kept."""
+        if self._new is not None:
+            for row in range(len(self._rows)):
+                for first, last in self._pieces(row):
+                    self._write(row, first, last)
+            self._new = None
+        return self._rows
+
+    def _pieces(self, row: int) -> list[tuple[int, int]]:
+        """Columns of a row, as many at a time as may be written before they are attended."""
+        columns = self._span.columns[row]
+        if not self._store.keys(self._rows[row]).wraps:
+            return [(0, columns)]
+        return [(first, min(first + SPARE, columns)) for first in range(0, columns, SPARE)]
+
+    def _write(self, row: int, first: int, last: int) -> None:
+        assert self._new is not None  # attention follows its own update
+        whole = last - first == self._span.width
+        news = [new[row] if whole else new[row][:, :, first:last] for new in self._new]
+        start = self._span.starts[row] + first if first else self._span.starts[row]
+        arrays = self._rows[row]
+        keys = self._store.keys(arrays)
+        if not keys.wraps:
+            pairs = zip(arrays, news, strict=True)
+            self._rows[row] = [mx.slice_update(old, new, start, (2,)) for old, new in pairs]
+            return
+        places = ((start + mx.arange(last - first, dtype=mx.int32)) % keys.capacity)[:, None]
+        self._rows[row] = [
+            mx.put_along_axis(old, mx.broadcast_to(places, new.shape), new, axis=2)
+            for old, new in zip(arrays, news, strict=True)
+        ]
+
+    def _padded(self, parts: list[mx.array]) -> mx.array:
+        """Outputs of a row's pieces, with zeros for the columns that it does not fill."""
+        missing = self._span.width - sum(part.shape[2] for part in parts)
+        if missing:
+            shape = parts[0].shape
+            empty = mx.zeros((*shape[:2], missing, shape[3]), dtype=parts[0].dtype)
+            parts = [*parts, empty]
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+
+
+class HeldView(AttentionView):
+    """A forward over tokens whose keys and values the rows hold already: nothing is written.
+
+    They are the very ones that the forward would write. For stores without a window: a ring has
+    dropped what older tokens saw.
+    """
+
+    def _write(self, row: int, first: int, last: int) -> None:
+        assert self._store.spec.window is None

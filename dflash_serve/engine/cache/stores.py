@@ -1,0 +1,84 @@
+"""Which store keeps what a layer's spec describes, and the layers of one model together."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
+from dflash_serve.engine.cache.attention import SPARE, Arrays, AttentionStore, AttentionView
+from dflash_serve.engine.cache.span import Span
+from dflash_serve.engine.cache.state import StateStore, StateView
+
+Store = AttentionStore | StateStore
+View = AttentionView | StateView
+Row = list[Arrays]
+"""What all layers of one model keep of one row, first layer first."""
+
+_STORES: dict[type, type[Store]] = {AttentionSpec: AttentionStore, StateSpec: StateStore}
+
+
+class ModelStore:
+    """The stores of one model's layers.
+
+    Raises:
+        AdapterError: no store keeps a layer's kind.
+    """
+
+    def __init__(self, specs: Sequence[LayerSpec]) -> None:
+        for layer, spec in enumerate(specs):
+            if type(spec) not in _STORES:
+                known = ", ".join(kind.__name__ for kind in _STORES)
+                raise AdapterError(
+                    f"layer {layer} keeps {type(spec).__name__}, for which there is no cache "
+                    f"(there is one for {known})"
+                )
+        self._stores = [_STORES[type(spec)](spec) for spec in specs]  # type: ignore[arg-type]
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether every layer keeps what each token saw, so that a forward can be run again."""
+        return all(
+            isinstance(store, AttentionStore) and store.spec.window is None
+            for store in self._stores
+        )
+
+    @property
+    def spare(self) -> int | None:
+        """Tokens that a forward may write before it is known which stay; None: any number."""
+        windows = [getattr(store.spec, "window", None) for store in self._stores]
+        return None if all(window is None for window in windows) else SPARE
+
+    @property
+    def recurs(self) -> bool:
+        """Whether some layer has a state, which no length can cut back."""
+        return any(isinstance(store, StateStore) for store in self._stores)
+
+    def nbytes(self, tokens: int) -> int:
+        """Bytes of a row that holds ``tokens`` tokens."""
+        return sum(store.nbytes(tokens) for store in self._stores)
+
+    def transient(self, tokens: int) -> int:
+        """Bytes that growing or a forward takes beside them: layers change one after another."""
+        return max((store.transient(tokens) for store in self._stores), default=0)
+
+    def fit(self, row: Row, tokens: int) -> Row:
+        """Give a row room for ``tokens``, one layer at a time, so that one is there twice."""
+        layers = row or [[] for _ in self._stores]
+        for index, store in enumerate(self._stores):
+            layers[index] = store.fit(layers[index], tokens)
+            mx.eval(layers[index])
+        return layers
+
+    def views(self, rows: Sequence[Row], span: Span, held: bool = False) -> list[View]:
+        """One view per layer of these rows in one forward."""
+        return [
+            store.view([row[layer] for row in rows], span, held)
+            for layer, store in enumerate(self._stores)
+        ]
+
+
+def committed(views: Sequence[View], counts: mx.array) -> list[Row]:
+    """The rows behind a forward of which each keeps the first ``counts`` [R] tokens."""
+    layers = [view.commit(counts) for view in views]
+    return [[layer[row] for layer in layers] for row in range(counts.shape[0])]
