@@ -50,7 +50,7 @@ class ChoiceRow:
 
 @dataclass(frozen=True, slots=True, order=True)
 class GroupKind:
-    """The steps of processing that a group of rows takes. ``whole``: it is all rows of the round."""
+    """The steps of processing that a group of rows takes; ``whole``: all rows of the round."""
 
     sampled: bool = False
     filtered: bool = False
@@ -64,10 +64,10 @@ class GroupKind:
 class RowGroup:
     """Rows of one kind, as arrays for a traced function.
 
-    index [K] int32 row numbers, but where the group is whole; sampled: settings [K, 4] float32 (temperature, top_p, top_k,
-    min_p) and keys [K, width, 2] uint32; adjusted: ids [K, E] int32, values [K, E, FIELDS] and
-    rules [K, 4] float32 (presence, frequency, repetition, generated); masked: masks
-    [K, width, words] uint32. K is padded to a power of two by repeating the last row and E with
+    index [K] int32 row numbers, but where the group is whole; sampled: settings [K, 4] float32
+    (temperature, top_p, top_k, min_p) and keys [K, width, 2] uint32; adjusted: ids [K, E] int32,
+    values [K, E, FIELDS] and rules [K, 4] float32 (presence, frequency, repetition, generated);
+    masked: masks [K, width, words] uint32. K is padded to a power of two by repeating the last row and E with
     copies of a row's first entry, so that a changing mix of rows traces few graphs.
     """
 
@@ -91,9 +91,7 @@ def group_rows(rows: Sequence[ChoiceRow], width: int) -> tuple[RowGroup, ...]:
     )
 
 
-def _part(
-    kind: GroupKind, members: list[int], rows: Sequence[ChoiceRow], width: int
-) -> RowGroup:
+def _part(kind: GroupKind, members: list[int], rows: Sequence[ChoiceRow], width: int) -> RowGroup:
     arrays = _arrays(kind, [rows[index] for index in members], width)
     return RowGroup(kind, arrays | {"index": mx.array(members, dtype=mx.int32)})
 

@@ -15,7 +15,7 @@ _SLICE = 64
 
 @dataclass(frozen=True, slots=True)
 class WantedLogprobs:
-    """Tokens chosen at positions 0 .. len(tokens) - 1 of row ``index``, and how many beside them."""
+    """The tokens chosen from position 0 of row ``index`` on, and how many beside each."""
 
     index: int
     tokens: tuple[int, ...]
