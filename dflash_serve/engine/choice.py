@@ -67,8 +67,8 @@ class RowGroup:
     index [K] int32 row numbers, but where the group is whole; sampled: settings [K, 4] float32
     (temperature, top_p, top_k, min_p) and keys [K, width, 2] uint32; adjusted: ids [K, E] int32,
     values [K, E, FIELDS] and rules [K, 4] float32 (presence, frequency, repetition, generated);
-    masked: masks [K, width, words] uint32. K is padded to a power of two by repeating the last row and E with
-    copies of a row's first entry, so that a changing mix of rows traces few graphs.
+    masked: masks [K, width, words] uint32. K is padded to a power of two by repeating the last row
+    and E with copies of a row's first entry, so that a changing mix of rows traces few graphs.
     """
 
     kind: GroupKind
