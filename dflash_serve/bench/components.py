@@ -6,14 +6,15 @@ Each is measured by itself, in turns, at one length; knows nothing of acceptance
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.bench.report import middle
 from dflash_serve.bench.simulated import VerifyOnly
-from dflash_serve.engine.cache_pool import RowSpan, SlotCache, SpanShape, bucket, stored
+from dflash_serve.engine.cache.pool import DRAFTER, CachePool
+from dflash_serve.engine.cache.span import Span
+from dflash_serve.engine.cache.stores import Row, committed
 from dflash_serve.engine.plan import DecodeRow, Runner, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
@@ -68,12 +69,12 @@ def measure_costs(
     greedy = SamplingParams()
 
     def round_of(runner: Runner, width: int) -> Callable[[], object]:
-        decode = tuple(DecodeRow(slot, length, 0, width, greedy) for slot in range(rows))
+        decode = tuple(DecodeRow(row, length, 0, width, greedy) for row in range(rows))
         return lambda: runner.run(StepPlan(decode=decode))
 
     calls = [
         round_of(DeviceRunner(target, None, 1), 1),
-        round_of(DeviceRunner(target, VerifyOnly(target.layout), block), block),
+        round_of(DeviceRunner(target, VerifyOnly(target.dtype), block), block),
         _draft_call(drafter, target.hidden_size, SpanSize(rows, block, length)),
         round_of(DeviceRunner(target, drafter, block), block),
     ]
@@ -100,28 +101,30 @@ def in_turns(calls: list[Callable[[], object]]) -> list[float]:
 def _draft_call(drafter: DraftAdapter, hidden: int, size: SpanSize) -> Callable[[], object]:
     """One draft over a context of ``length`` tokens and the writing of a block of context."""
     rows, block = size.rows, size.block
-    cache = SlotCache(drafter.layout)
-    cache.reserve(rows, size.length + block)
-    shape = SpanShape(block, bucket(size.length + block), cache.trash)
+    numbers = range(rows)
+    pool = CachePool({DRAFTER: drafter.cache_specs})
+    for row in numbers:
+        pool.reserve(row, size.length + block)
     offsets = mx.full((rows,), size.length, dtype=mx.int32)
     blocks = mx.full((rows,), block, dtype=mx.int32)
     anchors = mx.zeros((rows,), dtype=mx.int32)
     width = len(drafter.target_layer_ids) * hidden
-    taps = mx.zeros((rows, block, width), dtype=drafter.layout.dtype)
+    taps = mx.zeros((rows, block, width), dtype=drafter.dtype)
 
-    def traced(taps: mx.array, offsets: mx.array, arrays: list[mx.array]) -> Any:
-        span = RowSpan(0, offsets, blocks, shape)
-        views = span.views(arrays)
-        drafts = drafter.propose(anchors, blocks, block, views)
-        context = span.views(stored(views))
+    def traced(taps: mx.array, offsets: mx.array, held: list[Row]) -> tuple[mx.array, list[Row]]:
+        span = Span(offsets, blocks, block, (block,) * rows)
+        store = pool.models[DRAFTER]
+        views = store.views(held, span)
+        drafts = drafter.propose(anchors, block, views)
+        context = store.views(committed(views, blocks), span)
         drafter.append_context(taps, context)
-        return drafts, stored(context)
+        return drafts, committed(context, blocks)
 
     compiled = mx.compile(traced)
 
     def call() -> None:
-        drafts, arrays = compiled(taps, offsets, cache.take())
-        cache.put(arrays)
-        mx.eval(drafts, cache.arrays)
+        drafts, after = compiled(taps, offsets, pool.take(numbers)[DRAFTER])
+        pool.put(numbers, {DRAFTER: after})
+        mx.eval(drafts, pool.arrays())
 
     return call

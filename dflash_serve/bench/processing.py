@@ -111,9 +111,9 @@ def _round_call(pair: Pair, spec: RowSpec | None, rows: int) -> Callable[[], obj
     opened = () if spec is None else tuple(OpenedRow(row, spec) for row in range(rows))
     for row in range(rows):
         tokens = tuple(rng.integers(1, pair.target.vocab_size, _HISTORY).tolist())
-        prefill = (PrefillRow(row, 0, tokens, True, greedy, row),)
+        prefill = (PrefillRow(row, 0, tokens, True, greedy),)
         runner.run(StepPlan(opened=opened if row == 0 else (), prefill=prefill))
-    decode = tuple(DecodeRow(row, _HISTORY, 5, _BLOCK, greedy, row) for row in range(rows))
+    decode = tuple(DecodeRow(row, _HISTORY, 5, _BLOCK, greedy) for row in range(rows))
     return lambda: runner.run(StepPlan(decode=decode))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from dflash_serve.adapters.base import DraftAdapter, LayerCache
+from dflash_serve.adapters.base import AttentionCache, DraftAdapter
 
 Script = Callable[[mx.array, mx.array, mx.array], mx.array]
 """(the drafter's own drafts [R, q], their positions [R, q], anchors [R]) -> drafts [R, q] int32."""
@@ -21,8 +21,8 @@ class ScriptedDrafter:
         return getattr(self._drafter, name)
 
     def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
     ) -> mx.array:
-        drafts = self._drafter.propose(anchors, block_lengths, width, caches)
+        drafts = self._drafter.propose(anchors, width, caches)
         positions = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
         return self._script(drafts, positions, anchors)

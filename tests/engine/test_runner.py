@@ -53,7 +53,7 @@ def started(pair: tuple[TargetAdapter, DraftAdapter], *specs: RowSpec | None) ->
     runner = DeviceRunner(*pair, 4)
     opened = tuple(OpenedRow(row, spec) for row, spec in enumerate(specs) if spec is not None)
     prefill = tuple(
-        PrefillRow(row, 0, (5, 6, 7), True, GREEDY, row) for row in range(len(specs))
+        PrefillRow(row, 0, (5, 6, 7), True, GREEDY) for row in range(len(specs))
     )
     runner.run(StepPlan(opened=opened, prefill=prefill))
     return runner
@@ -61,7 +61,7 @@ def started(pair: tuple[TargetAdapter, DraftAdapter], *specs: RowSpec | None) ->
 
 def one_round(runner: DeviceRunner, rows: int, block: int = 4) -> None:
     runner.run(
-        StepPlan(decode=tuple(DecodeRow(row, 3, 8, block, GREEDY, row) for row in range(rows)))
+        StepPlan(decode=tuple(DecodeRow(row, 3, 8, block, GREEDY) for row in range(rows)))
     )
 
 
@@ -118,8 +118,7 @@ def test_the_order_of_rows_traces_no_further_graph(
     order = [[0, 1, 2, 3], [3, 1, 0, 2], [2, 0, 3, 1]]
     for rows in order:
         decode = tuple(
-            DecodeRow(slot, 3, 8, 4, SamplingParams(0.7 if row == 2 else 0.0), row)
-            for slot, row in enumerate(rows)
+            DecodeRow(row, 3, 8, 4, SamplingParams(0.7 if row == 2 else 0.0)) for row in rows
         )
         runner.run(StepPlan(decode=decode))
     assert len(traced) == 2  # one for each half
@@ -128,7 +127,7 @@ def test_the_order_of_rows_traces_no_further_graph(
 def test_a_closed_row_leaves_nothing_behind(pair: tuple[TargetAdapter, DraftAdapter]) -> None:
     """Row numbers are never used again, and a row without a state is plain."""
     runner = started(pair, LOGPROBS)
-    row = DecodeRow(0, 3, 8, 4, GREEDY, 0)
+    row = DecodeRow(0, 3, 8, 4, GREEDY)
     assert runner.run(StepPlan(decode=(row,))).decode[0].logprobs
     assert not runner.run(StepPlan(closed=(0,), decode=(row,))).decode[0].logprobs
 
