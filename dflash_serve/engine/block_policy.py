@@ -11,10 +11,10 @@ def choose_block(sequence: Sequence, rows: int, config: EngineConfig) -> int:
     """The block for ``sequence`` in a round of ``rows``: the anchor and its drafts.
 
     A block of b tokens commits at most b, so b > remaining would be wasted work and, at the
-    context's end, writes past the cache. ``config.verify_tokens`` is shared by all rows. A drafter
-    that has not seen the whole row yet would guess in vain.
+    context's end, writes past the cache. ``config.verify_tokens`` is shared by all rows. Drafting
+    needs the drafter's context of all tokens; until then the block is 1.
     """
-    if sequence.missed:
+    if sequence.missed or not sequence.drafts:
         return 1
     block = config.block_size
     if config.verify_tokens:

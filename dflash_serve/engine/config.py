@@ -12,7 +12,8 @@ class EngineConfig:
     processed between two rounds. block_size: tokens verified per row and round, the anchor
     included; 1 is plain decoding. verify_tokens: bound on rows x block in one round, 0 for none:
     where verification is compute-bound, more rows leave less room to draft. memory_limit: bytes
-    of cache the slots may take, 0 for none.
+    of cache the rows may take, 0 for none. max_stall: seconds that a prefill chunk and the round
+    beside it may take together; chunks are cut to it, though not below 64 tokens.
     """
 
     max_batch: int = 8
@@ -22,6 +23,7 @@ class EngineConfig:
     block_size: int = 1
     verify_tokens: int = 0
     memory_limit: int = 0
+    max_stall: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_context", "prefill_chunk", "block_size"):
@@ -32,3 +34,5 @@ class EngineConfig:
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name} is {value}, but must not be negative")
+        if not self.max_stall > 0:
+            raise ValueError(f"max_stall is {self.max_stall}, but must be above 0")

@@ -32,18 +32,24 @@ class RowSpec:
 
 @dataclass(frozen=True, slots=True)
 class OpenedRow:
-    """Row ``row`` begins and has a spec."""
+    """Row ``row`` begins and has a spec.
+
+    ``generated``: tokens that were generated already, of a row that begins anew; its first prefill
+    chunks run over the prompt and them.
+    """
 
     row: int
     spec: RowSpec
+    generated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillRow:
-    """Prompt tokens [start, start + len(tokens)) of ``row``.
+    """Known tokens [start, start + len(tokens)) of ``row``: its prompt, and what it generated
+    before it began anew.
 
-    ``last``: they end the prompt, so the first token is chosen after them. ``following`` is the
-    prompt's next token, -1 behind the last.
+    ``last``: no known token follows them, so the next token is chosen after them. ``following`` is
+    the known token that follows, -1 behind the last.
     """
 
     row: int
@@ -82,10 +88,11 @@ class ContextRow:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: context or a prefill chunk, then a round. A row is in one of the three at most.
+    """One step: context or a prefill chunk, then a round.
 
-    ``closed``: rows that have ended since the last plan, whose caches are freed first. ``opened``:
-    rows with a spec that begin. A row's caches begin with its first prefill chunk.
+    ``closed``: rows that have ended since the last plan, whose caches are freed first; a plan may
+    hold nothing else. ``opened``: rows with a spec that begin in this plan's prefill. A row's
+    caches begin with its first prefill chunk.
     """
 
     closed: tuple[int, ...] = ()

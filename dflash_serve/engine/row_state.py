@@ -49,7 +49,9 @@ class RowStates:
         for row in closed:
             self._states.pop(row, None)
         for begun in opened:
-            self._states[begun.row] = RowState(begun.spec, self._vocab_size)
+            state = self._states[begun.row] = RowState(begun.spec, self._vocab_size)
+            for token in begun.generated:
+                state.commit((token,))
 
     def read(self, row: PrefillRow) -> None:
         """Tokens of a row's prompt that were processed."""

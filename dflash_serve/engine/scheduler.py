@@ -1,13 +1,13 @@
 """Which rows run next, and what becomes of their results. Ints only: no tensors, no threads.
 
-Owns the waiting queue, the slots and every `Sequence`.
+Owns the waiting queue and every `Sequence`.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count, takewhile
+from itertools import count
 
+from dflash_serve.engine.admission import Admission
 from dflash_serve.engine.block_policy import choose_block
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import RequestError
@@ -15,12 +15,13 @@ from dflash_serve.engine.plan import (
     Chosen,
     ContextRow,
     DecodeRow,
-    Move,
     OpenedRow,
     PrefillRow,
+    RowBytes,
     StepPlan,
     StepResult,
 )
+from dflash_serve.engine.prefill_policy import ChunkBudget, PrefillTurns
 from dflash_serve.engine.sequence import Sequence
 from dflash_serve.engine.types import (
     EngineRequest,
@@ -31,32 +32,42 @@ from dflash_serve.engine.types import (
 )
 
 
-class Scheduler:
-    """Continuous batching over dense slots: ``_rows[i]`` is the sequence in slot i.
+def _no_bytes(tokens: int) -> int:
+    return 0
 
-    Rows [0, _decoding) decode, the rest prefill. ``bytes_per_token`` is what one token of one
-    row takes in all caches, for admission under ``config.memory_limit``.
+
+class Scheduler:
+    """Continuous batching: rows join and leave between any two steps.
+
+    ``_rows`` has every admitted sequence by its row's number, in the order of admission.
+    ``row_bytes`` is what a row's caches take, for admission under ``config.memory_limit``.
+
+    Raises:
+        ValueError: one row of ``config.max_context`` tokens does not fit the memory limit.
     """
 
     def __init__(
-        self, config: EngineConfig, clock: Callable[[], float], bytes_per_token: int = 0
+        self,
+        config: EngineConfig,
+        clock: Callable[[], float],
+        row_bytes: RowBytes = _no_bytes,
     ) -> None:
         self._config = config
         self._clock = clock
-        self._bytes_per_token = bytes_per_token
-        self._waiting = _Waiting()
-        self._rows: list[Sequence] = []
-        self._decoding = 0
-        self._serial = count()
-        self._moves: list[Move] = []
-        self._opened: list[OpenedRow] = []
+        self._waiting = Admission(config, row_bytes)
+        self._turns = PrefillTurns()
+        self._chunks = ChunkBudget(config)
+        self._rows: dict[int, Sequence] = {}
         self._closed: list[int] = []
+        self._numbers = count()
+        self._planned_at = 0.0
         self._finished = 0
         self._totals = [0, 0, 0, 0]  # generated tokens, rounds, drafted, accepted
 
     @property
     def idle(self) -> bool:
-        return not self._rows and not self._waiting
+        """Whether there is nothing to plan: no request, and no caches to free."""
+        return not self._rows and not self._waiting and not self._closed
 
     def stats(self) -> EngineStats:
         generated, rounds, drafted, accepted = self._totals
@@ -75,150 +86,116 @@ class Scheduler:
     def add(self, request: EngineRequest) -> None:
         """Queue a request that `check_request` has passed."""
         limit = min(request.max_tokens, self._config.max_context - len(request.prompt))
-        self._waiting.add(Sequence(request, limit, self._clock(), next(self._serial)))
+        self._waiting.add(Sequence(request, limit, self._clock()))
 
     def abort(self, request_id: str) -> list[TokenChunk]:
         """End a request between two steps; its terminal chunk, or nothing if it is unknown."""
-        waiting = self._waiting.remove(request_id)
-        if waiting is not None:
-            waiting.finish = FinishReason.ABORTED
-            return [self._terminal(waiting)]
-        for slot, sequence in enumerate(self._rows):
-            if sequence.request.id == request_id:
-                sequence.finish = FinishReason.ABORTED
-                self._release(slot)
-                return [self._terminal(sequence)]
-        return []
+        sequence = self._waiting.remove(request_id) or next(
+            (row for row in self._rows.values() if row.request.id == request_id), None
+        )
+        return [] if sequence is None else [self._end(sequence, FinishReason.ABORTED)]
 
     def fail_all(self, message: str) -> list[TokenChunk]:
-        """End every request with an error; used once, when the device has failed."""
-        live = [*self._rows, *self._waiting]
-        self._rows.clear()
-        self._waiting = _Waiting()
-        self._decoding = 0
-        for sequence in live:
-            sequence.finish = FinishReason.ERROR
-        return [self._terminal(sequence, error=message) for sequence in live]
+        """End every request with an error."""
+        live = [*self._rows.values(), *self._waiting.clear()]
+        return [self._end(sequence, FinishReason.ERROR, message) for sequence in live]
 
-    def draft_anew(self, block_size: int, bytes_per_token: int) -> None:
+    def recover(self, plan: StepPlan, message: str) -> list[TokenChunk]:
+        """Go on after ``plan`` raised, with a runner that was reset and holds no row any more.
+
+        Rows of the plan end with an error. The others begin again under new numbers, with a prefill
+        of all that is known of them.
+        """
+        planned: list[ContextRow | PrefillRow | DecodeRow]
+        planned = [*plan.context, *plan.prefill, *plan.decode]
+        failed = {row.row for row in planned}
+        rows, self._rows = self._rows, {}
+        chunks = []
+        for number, sequence in rows.items():
+            if number in failed:
+                chunks.append(self._end(sequence, FinishReason.ERROR, message))
+            else:
+                sequence.restart(next(self._numbers))
+                self._rows[sequence.row] = sequence
+        self._closed.clear()
+        return chunks
+
+    def draft_anew(
+        self, block_size: int, row_bytes: RowBytes, *, shows_context: bool = True
+    ) -> None:
         """Another drafter has taken over, knowing none of the tokens that rows hold.
 
-        Rows decode plainly until the next plans have shown it all of theirs.
+        Rows decode plainly until the next plans have shown it all of theirs; to the end, if the
+        runner cannot do that (``shows_context``). Rows that run stay, whatever they take now.
+
+        Raises:
+            ValueError: as the constructor. Nothing has changed then.
         """
-        self._config = replace(self._config, block_size=block_size)
-        self._bytes_per_token = bytes_per_token
-        for sequence in self._rows:
+        config = replace(self._config, block_size=block_size)
+        self._waiting.reprice(config, row_bytes, self._rows.values())
+        self._config = config
+        for sequence in self._rows.values():
             sequence.missed_from = 0
-            sequence.missed_to = sequence.length if block_size > 1 else 0
+            sequence.missed_to = sequence.held if block_size > 1 and shows_context else 0
+            sequence.drafts = shows_context or not sequence.held
 
     def plan(self) -> StepPlan | None:
-        """The next step, or None when nothing can run."""
+        """The next step; None when there is nothing to do."""
         self._admit()
-        if not self._rows:
+        if self.idle:
             return None
-        moves, self._moves = tuple(self._moves), []
-        opened, self._opened = tuple(self._opened), []
+        self._planned_at = self._clock()
         closed, self._closed = tuple(self._closed), []
-        context = self._plan_context()
-        prefill = () if context else self._plan_prefill()
-        return StepPlan(closed, opened, moves, context, prefill, self._plan_decode())
+        decoding = [row for row in self._rows.values() if row.decoding]
+        budget = self._chunks.tokens(len(decoding), len(self._rows))
+        picked, width = self._turns.pick(self._rows.values(), budget)
+        shown = bool(picked) and picked[0].missed > 0
+        return StepPlan(
+            closed,
+            _opened(picked),
+            tuple(_context_row(row, width) for row in picked) if shown else (),
+            () if shown else tuple(_prefill_row(row, width) for row in picked),
+            self._plan_decode(decoding),
+        )
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
-        """Take a step's results: one chunk per row that has tokens or ends."""
+        """Take a step's results: one chunk per row that has tokens or ends, prompts first."""
         now = self._clock()
+        self._chunks.observe(now - self._planned_at, _padded_tokens(plan), len(plan.decode))
         for shown in plan.context:
-            self._rows[shown.slot].missed_from += len(shown.tokens)
+            self._rows[shown.row].missed_from += len(shown.tokens)
         chunks: list[TokenChunk] = []
-        ready: list[Sequence] = []
         for row, chosen in zip(plan.prefill, result.prefill, strict=True):
-            sequence = self._rows[row.slot]
-            sequence.prefilled += len(row.tokens)
+            sequence = self._rows[row.row]
+            sequence.held += len(row.tokens)
             sequence.prompt_logprobs += chosen.prompt_logprobs
             if row.last:
                 chunks.append(self._emit(sequence, chosen, now))
-                ready.append(sequence)
         for decode, chosen in zip(plan.decode, result.decode, strict=True):
-            sequence = self._rows[decode.slot]
+            sequence = self._rows[decode.row]
+            sequence.held += len(chosen.tokens)
             self._count_round(sequence, decode, chosen)
             chunks.append(self._emit(sequence, chosen, now, drafts=len(chosen.tokens) - 1))
-        for sequence in ready:
-            self._promote(sequence)
-        for slot in reversed(range(len(self._rows))):
-            if self._rows[slot].finish is not None:
-                self._release(slot)
+        for sequence in [row for row in self._rows.values() if row.finish is not None]:
+            self._release(sequence)
         return chunks
 
     def _admit(self) -> None:
-        while self._waiting and len(self._rows) < self._config.max_batch:
-            sequence = self._waiting.first(Counter(row.group for row in self._rows))
-            if not self._fits([*self._rows, sequence]):
-                return
-            self._waiting.take(sequence.group)
+        while (sequence := self._waiting.take(self._rows.values())) is not None:
             sequence.admitted_at = self._clock()
-            self._rows.append(sequence)
-            if (spec := sequence.spec) is not None:
-                self._opened.append(OpenedRow(sequence.row, spec))
+            sequence.row = next(self._numbers)
+            self._rows[sequence.row] = sequence
 
-    def _fits(self, rows: list[Sequence]) -> bool:
-        limit = self._config.memory_limit
-        if not limit or len(rows) == 1:
-            return True
-        longest = max(sequence.reserved for sequence in rows)
-        return len(rows) * longest * self._bytes_per_token <= limit
-
-    def _plan_context(self) -> tuple[ContextRow, ...]:
-        """The first rows next to each other that the drafter has not seen whole; mostly none."""
-        missed = [sequence.missed for sequence in self._rows]
-        first = next((slot for slot, amount in enumerate(missed) if amount), len(missed))
-        amounts = list(takewhile(bool, missed[first:]))
-        picked, width = self._chunk(amounts)
-        rows = []
-        for slot, sequence in enumerate(self._rows[first : first + picked], start=first):
-            start = sequence.missed_from
-            end = min(start + width, sequence.missed_to)
-            rows.append(ContextRow(slot, start, sequence.tokens(start, end)))
-        return tuple(rows)
-
-    def _plan_prefill(self) -> tuple[PrefillRow, ...]:
-        """The first prefilling rows."""
-        candidates = self._rows[self._decoding :]
-        picked, width = self._chunk([sequence.prompt_remaining for sequence in candidates])
-        rows = []
-        for slot, sequence in enumerate(candidates[:picked], start=self._decoding):
-            start, prompt = sequence.prefilled, sequence.request.prompt
-            tokens = prompt[start : start + width]
-            end = start + len(tokens)
-            last = end == len(prompt)
-            following = -1 if last else prompt[end]
-            sampling = sequence.request.sampling
-            rows.append(PrefillRow(slot, start, tokens, last, sampling, sequence.row, following))
-        return tuple(rows)
-
-    def _chunk(self, wanted: list[int]) -> tuple[int, int]:
-        """How many of the first rows go together, ``wanted`` tokens each, and how many columns.
-
-        Rows padded to the widest fit ``prefill_chunk`` tokens.
-        """
-        budget = self._config.prefill_chunk
-        picked, width = 0, 0
-        for amount in wanted:
-            wider = max(width, min(amount, budget))
-            if picked and (picked + 1) * wider > budget:
-                break
-            picked, width = picked + 1, wider
-        return picked, width
-
-    def _plan_decode(self) -> tuple[DecodeRow, ...]:
+    def _plan_decode(self, rows: list[Sequence]) -> tuple[DecodeRow, ...]:
         return tuple(
             DecodeRow(
-                slot,
-                sequence.length,
-                sequence.generated[-1],
-                choose_block(sequence, self._decoding, self._config),
-                sequence.request.sampling,
-                sequence.row,
+                row.row,
+                row.held,
+                row.generated[-1],
+                choose_block(row, len(rows), self._config),
+                row.request.sampling,
             )
-            for slot, sequence in enumerate(self._rows[: self._decoding])
+            for row in rows
         )
 
     def _count_round(self, sequence: Sequence, row: DecodeRow, chosen: Chosen) -> None:
@@ -230,9 +207,7 @@ class Scheduler:
         self._totals[1] += 1
         self._totals[2] += row.block - 1
 
-    def _emit(
-        self, sequence: Sequence, chosen: Chosen, now: float, drafts: int = 0
-    ) -> TokenChunk:
+    def _emit(self, sequence: Sequence, chosen: Chosen, now: float, drafts: int = 0) -> TokenChunk:
         """Commit what was chosen, the first ``drafts`` of it accepted drafts, and count it."""
         if chosen.failure is not None:
             sequence.finish = FinishReason.ERROR
@@ -274,69 +249,52 @@ class Scheduler:
             logprobs,
         )
 
-    def _promote(self, sequence: Sequence) -> None:
-        """A prefilled row becomes the last decoding one."""
-        slot = self._rows.index(sequence)
-        target = self._decoding
-        if slot != target:
-            self._rows[slot], self._rows[target] = self._rows[target], sequence
-            self._moves.append(Move(slot, target, swap=True))
-        self._decoding += 1
+    def _end(
+        self, sequence: Sequence, finish: FinishReason, error: str | None = None
+    ) -> TokenChunk:
+        """End a sequence between two steps."""
+        sequence.finish = finish
+        self._release(sequence)
+        return self._terminal(sequence, error=error)
 
-    def _release(self, slot: int) -> None:
-        """Free a slot and keep both ranges dense: the last row of each moves into the gap."""
-        if self._rows[slot].spec is not None:
-            self._closed.append(self._rows[slot].row)
-        if slot < self._decoding:
-            self._decoding -= 1
-            slot = self._move(self._decoding, slot)
-        self._move(len(self._rows) - 1, slot)
-        self._rows.pop()
-
-    def _move(self, source: int, target: int) -> int:
-        if source != target:
-            self._rows[target] = self._rows[source]
-            self._moves.append(Move(source, target))
-        return source
+    def _release(self, sequence: Sequence) -> None:
+        """Let a row go. The runner is told of it if a plan had it."""
+        if self._rows.pop(sequence.row, None) is not None and sequence.held:
+            self._closed.append(sequence.row)
 
 
-class _Waiting:
-    """Sequences that wait for a slot. Groups take turns: no group waits for all of another."""
+def _opened(picked: list[Sequence]) -> tuple[OpenedRow, ...]:
+    """Rows that begin in a chunk of ``picked`` and have a spec."""
+    return tuple(
+        OpenedRow(row.row, spec, tuple(row.generated))
+        for row in picked
+        if not row.held and (spec := row.spec) is not None
+    )
 
-    def __init__(self) -> None:
-        self._groups: dict[str, deque[Sequence]] = {}  # none is empty; the next in turn first
 
-    def __iter__(self) -> Iterator[Sequence]:
-        for group in self._groups.values():
-            yield from group
+def _context_row(sequence: Sequence, width: int) -> ContextRow:
+    due = sequence.due[:width]
+    return ContextRow(sequence.row, due.start, sequence.tokens(due.start, due.stop))
 
-    def __len__(self) -> int:
-        return sum(map(len, self._groups.values()))
 
-    def add(self, sequence: Sequence) -> None:
-        self._groups.setdefault(sequence.group, deque()).append(sequence)
+def _prefill_row(sequence: Sequence, width: int) -> PrefillRow:
+    due = sequence.due[:width]
+    last = due.stop == sequence.known
+    (following,) = (-1,) if last else sequence.tokens(due.stop, due.stop + 1)
+    return PrefillRow(
+        sequence.row,
+        due.start,
+        sequence.tokens(due.start, due.stop),
+        last,
+        sequence.request.sampling,
+        following,
+    )
 
-    def first(self, running: Counter[str]) -> Sequence:
-        """The oldest sequence of the group that has the fewest ``running`` rows, in turn."""
-        return self._groups[min(self._groups, key=lambda group: running[group])][0]
 
-    def take(self, name: str) -> None:
-        """The oldest sequence of a group leaves; the group's next turn comes after the others'."""
-        group = self._groups.pop(name)
-        group.popleft()
-        if group:
-            self._groups[name] = group
-
-    def remove(self, request_id: str) -> Sequence | None:
-        """Take a sequence out; None if it is not waiting."""
-        for name, group in self._groups.items():
-            for sequence in group:
-                if sequence.request.id == request_id:
-                    group.remove(sequence)
-                    if not group:
-                        del self._groups[name]
-                    return sequence
-        return None
+def _padded_tokens(plan: StepPlan) -> int:
+    """Rows x padded length of the step's chunk."""
+    rows = plan.context or plan.prefill
+    return len(rows) * max((len(row.tokens) for row in rows), default=0)
 
 
 def check_request(request: EngineRequest, config: EngineConfig) -> None:

@@ -6,13 +6,18 @@ from dflash_serve.engine.plan import RowSpec
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenLogprob, Usage
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
-    """A request on its way: prompt tokens prefilled so far, tokens emitted, counters, clocks.
+    """A request on its way: the tokens known of it, how many its caches hold, counters, clocks.
+
+    Prompt and ``generated`` are the known tokens, ``held`` counts those in the caches of its row.
+    A prefill chunk closes the gap between the two, a round extends both.
 
     ``limit`` is the number of tokens it may generate: max_tokens, cut at the context's end.
-    [``missed_from``, ``missed_to``) are the tokens in the target's cache that a drafter swapped in
-    since has no context of. ``row`` is a number that no other sequence has.
+    ``row`` is a number that no other sequence has, -1 without a row. ``reserved``: bytes that its
+    caches may come to take. ``passed``: requests that were admitted in its turn because it did not
+    fit. [``missed_from``, ``missed_to``) are the tokens in the target's caches that a drafter
+    swapped in since has no context of; ``drafts``: whether it can come to have it.
     Clock readings are seconds; 0.0 means not yet.
     """
 
@@ -20,13 +25,16 @@ class Sequence:
     limit: int
     submitted_at: float
     row: int = -1
-    prefilled: int = 0
+    reserved: int = 0
+    passed: int = 0
+    held: int = 0
     generated: list[int] = field(default_factory=list)
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
     missed_from: int = 0
     missed_to: int = 0
+    drafts: bool = True
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     admitted_at: float = 0.0
     first_token_at: float = 0.0
@@ -34,22 +42,31 @@ class Sequence:
     finish: FinishReason | None = None
 
     @property
-    def prompt_remaining(self) -> int:
-        return len(self.request.prompt) - self.prefilled
+    def known(self) -> int:
+        """Tokens of prompt and completion so far."""
+        return len(self.request.prompt) + len(self.generated)
 
     @property
-    def prefilling(self) -> bool:
-        return self.prompt_remaining > 0
+    def longest(self) -> int:
+        """Tokens that prompt and completion may come to have."""
+        return len(self.request.prompt) + self.limit
+
+    @property
+    def decoding(self) -> bool:
+        """Whether its caches hold all but the last generated token, which is the next anchor."""
+        return bool(self.generated) and self.held == self.known - 1
+
+    @property
+    def due(self) -> range:
+        """Tokens to run a forward over before it drafts: missed ones first, then the gap."""
+        if self.missed:
+            return range(self.missed_from, self.missed_to)
+        return range(0) if self.decoding else range(self.held, self.known)
 
     @property
     def remaining(self) -> int:
         """Tokens that may still be generated."""
         return self.limit - len(self.generated)
-
-    @property
-    def length(self) -> int:
-        """Tokens in the caches: all but the last generated one, which is the next anchor."""
-        return self.prefilled + max(0, len(self.generated) - 1)
 
     @property
     def group(self) -> str:
@@ -60,10 +77,11 @@ class Sequence:
     def spec(self) -> RowSpec | None:
         """What the runner has to know beside sampling; None if nothing."""
         request = self.request
+        prompt_logprobs = None if self.generated else request.prompt_logprobs  # reported already
         if (
             request.rules.neutral
             and request.logprobs is None
-            and request.prompt_logprobs is None
+            and prompt_logprobs is None
             and request.grammar is None
             and (request.thinking is None or request.thinking.budget is None)
         ):
@@ -72,7 +90,7 @@ class Sequence:
             request.rules,
             request.stop_tokens,
             request.logprobs,
-            request.prompt_logprobs,
+            prompt_logprobs,
             request.grammar,
             request.thinking,
         )
@@ -82,11 +100,6 @@ class Sequence:
         """Tokens still to be shown to the drafter."""
         return self.missed_to - self.missed_from
 
-    @property
-    def reserved(self) -> int:
-        """Tokens that its caches may come to hold."""
-        return len(self.request.prompt) + self.limit
-
     def tokens(self, start: int, end: int) -> tuple[int, ...]:
         """Tokens [start, end) of prompt and completion."""
         prompt = self.request.prompt
@@ -94,6 +107,14 @@ class Sequence:
         return before + tuple(
             self.generated[max(0, start - len(prompt)) : max(0, end - len(prompt))]
         )
+
+    def restart(self, row: int) -> None:
+        """Begin again as ``row``, whose caches hold nothing: what is known is prefilled anew."""
+        self.row = row
+        self.held = self.missed_from = self.missed_to = 0
+        self.drafts = True
+        if not self.generated:
+            self.prompt_logprobs.clear()
 
     def commit(self, tokens: tuple[int, ...], now: float) -> tuple[int, ...]:
         """Take chosen tokens up to the first stop token or the limit; return those to emit.
