@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.qwen3 import Model, ModelArgs
 
+from dflash_serve.adapters import registry
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.dflash import DFlashModel
 from dflash_serve.adapters.dflash2 import DFlash2Model
@@ -28,6 +28,58 @@ TARGET: dict[str, Any] = {
     "max_position_embeddings": 512,
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
+}
+
+WINDOW = 24
+"""Tokens that a tiny Mistral's layers see."""
+
+MISTRAL: dict[str, Any] = {
+    key: value for key, value in TARGET.items() if key not in ("head_dim", "tie_word_embeddings")
+} | {
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "head_dim": None,
+    "sliding_window": WINDOW,
+}
+
+_QWEN3_5_TEXT: dict[str, Any] = {
+    key: value for key, value in TARGET.items() if key not in ("architectures", "rope_theta")
+} | {
+    "model_type": "qwen3_5_text",
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "full_attention_interval": 4,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "linear_conv_kernel_dim": 4,
+    "attn_output_gate": True,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_interleaved": True,
+        "mrope_section": [1, 1, 0],
+    },
+}
+QWEN3_5: dict[str, Any] = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "text_config": _QWEN3_5_TEXT,
+    "vision_config": {"depth": 1},
+    "tie_word_embeddings": True,
+}
+QWEN3_5_MOE: dict[str, Any] = QWEN3_5 | {
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "model_type": "qwen3_5_moe",
+    "text_config": _QWEN3_5_TEXT
+    | {
+        "model_type": "qwen3_5_moe_text",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+    },
 }
 
 DRAFTER: dict[str, Any] = {
@@ -65,13 +117,55 @@ def write_checkpoint(directory: Path, config: dict[str, Any], weights: dict[str,
     return directory
 
 
-def write_target(directory: Path, seed: int = 0, **changes: Any) -> Path:
-    """A random target; weights are scaled up so that its greedy text is not constant."""
-    config = TARGET | changes
+def write_target(
+    directory: Path, seed: int = 0, base: dict[str, Any] = TARGET, **changes: Any
+) -> Path:
+    """A random target; weights are scaled up so that its greedy text is not constant.
+
+    ``base``: the config of another family, in whose Hugging Face layout the weights are written.
+    """
+    config = base | changes
     mx.random.seed(seed)
-    model = Model(ModelArgs.from_dict(config))
+    family = registry.find(registry.TARGETS, config["model_type"], "model_type")
+    model_class, args_class = family.model_classes
+    model = model_class(args_class.from_dict(config))
     weights = {name: 3.0 * value if value.ndim > 1 else value for name, value in _flat(model)}
-    return write_checkpoint(directory, config, weights)
+    return write_checkpoint(directory, config, _as_published(config, weights))
+
+
+_SHIFTED = ("layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight")
+
+
+def _as_published(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """mlx-lm's names and layouts -> those of the published checkpoints of a family."""
+    if not config["model_type"].startswith("qwen3_5"):
+        return weights
+    inner = "model.language_model." if "text_config" in config else "model."
+    published: dict[str, mx.array] = {
+        "mtp.norm.weight": mx.ones(4),
+        "model.visual.merger.norm.weight": mx.ones(4),
+    }
+    for name, value in weights.items():
+        stored = name.removeprefix("language_model.").replace("model.", inner, 1)
+        published[stored] = value
+        if name.endswith(_SHIFTED):
+            published[stored] = value - 1.0
+        elif name.endswith("conv1d.weight"):
+            published[stored] = value.moveaxis(2, 1)
+    return _join_experts(published)
+
+
+def _join_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Gate and up projections of all experts in one tensor, as Hugging Face stores them."""
+    joined = {name: value for name, value in weights.items() if ".switch_mlp." not in name}
+    for name, value in weights.items():
+        mlp, _, kind = name.partition(".switch_mlp.")
+        if kind == "gate_proj.weight":
+            both = [value, weights[f"{mlp}.switch_mlp.up_proj.weight"]]
+            joined[f"{mlp}.experts.gate_up_proj"] = mx.concatenate(both, axis=-2)
+        elif kind == "down_proj.weight":
+            joined[f"{mlp}.experts.down_proj"] = value
+    return joined
 
 
 def write_drafter(directory: Path, seed: int = 1, **changes: Any) -> Path:

@@ -173,12 +173,11 @@ class DraftAdapter(Protocol):
         """Write context keys and values of [R, q, K * H] target features at each row's offset."""
         ...
 
-    def propose(
-        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
-    ) -> mx.array:
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
         """Draft after ``anchors`` [R] int32, which sit at each cache row's offset.
 
-        ``width`` counts the slots of a block, the anchor included; the caches know how many of them
-        exist for each row. Returns proposals [R, width - 1] int32 for the positions after the anchor.
+        ``width`` counts the slots of a block, the anchor included; the caches know how many of
+        them exist for each row. Returns proposals [R, width - 1] int32 for the positions after the
+        anchor.
         """
         ...

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.base import scaled_dot_product_attention
 
-from dflash_serve.adapters.base import CacheLayout, LayerCache, TargetAdapter
+from dflash_serve.adapters.base import AttentionCache, TargetAdapter
+from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.dflash_config import DFlashConfig
-from dflash_serve.adapters.masks import block_mask
 from dflash_serve.adapters.rotary import Rotary
 
 
@@ -23,6 +22,7 @@ class DraftAttention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = dim = config.head_dim
+        self.scale = dim**-0.5
         hidden = config.hidden_size
         self.q_proj = nn.Linear(hidden, self.heads * dim, bias=False)
         self.k_proj = nn.Linear(hidden, self.kv_heads * dim, bias=False)
@@ -46,14 +46,9 @@ class DraftAttention(nn.Module):
         v = self._split(self.v_proj(x), self.kv_heads).transpose(0, 2, 1, 3)
         return self._rotary(k, offset=offset), v
 
-    def attend(
-        self, queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array
-    ) -> mx.array:
-        """[R, heads, q, hd] over [R, kv, n, hd] -> [R, q, H]."""
-        out = scaled_dot_product_attention(
-            queries, keys, values, cache=None, scale=self.head_dim**-0.5, mask=mask
-        )
-        out = out.transpose(0, 2, 1, 3)
+    def output(self, attended: mx.array) -> mx.array:
+        """What block rows saw [R, heads, q, hd] -> [R, q, H]."""
+        out = attended.transpose(0, 2, 1, 3)
         return self.o_proj(out.reshape(*out.shape[:2], -1))
 
 
@@ -90,13 +85,13 @@ class DraftLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-def over_cache(mask: mx.array, cache: LayerCache) -> Attend:
+def over_cache(cache: AttentionCache, causal: bool) -> Attend:
     """Attention over [cached context; block]; the block's keys and values go into the cache."""
 
     def attend(attention: DraftAttention, normed: mx.array) -> mx.array:
         queries = attention.queries(normed, cache.offset)
-        keys, values = cache.update_and_fetch(*attention.keys_values(normed, cache.offset))
-        return attention.attend(queries, keys, values, mask)
+        cache.update_and_fetch(*attention.keys_values(normed, cache.offset))
+        return attention.output(cache.attend(queries, attention.scale, causal=causal))
 
     return attend
 
@@ -134,10 +129,17 @@ class DFlashDrafter:
         self._target = target
 
     @property
-    def layout(self) -> CacheLayout:
+    def dtype(self) -> mx.Dtype:
+        dtype: mx.Dtype = self.model.norm.weight.dtype
+        return dtype
+
+    @property
+    def cache_specs(self) -> tuple[AttentionSpec, ...]:
         config = self.config
-        dtype = self.model.norm.weight.dtype
-        return CacheLayout(config.num_layers, config.num_key_value_heads, config.head_dim, dtype)
+        return tuple(
+            AttentionSpec(config.num_key_value_heads, config.head_dim, self.dtype, window)
+            for window in config.layer_windows
+        )
 
     @property
     def block_size(self) -> int:
@@ -151,43 +153,36 @@ class DFlashDrafter:
     def target_layer_ids(self) -> tuple[int, ...]:
         return self.config.target_layer_ids
 
-    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
-        context = self.model.context(taps.astype(self.layout.dtype))
+    def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
+        context = self.model.context(taps.astype(self.dtype))
         for layer, cache in zip(self.model.layers, caches, strict=True):
             cache.update_and_fetch(*layer.self_attn.keys_values(context, cache.offset))
 
-    def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
-    ) -> mx.array:
-        return self.choose(self.block_rows(anchors, block_lengths, width, caches), anchors)
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
+        return self.choose(self.block_rows(anchors, width, caches), anchors)
 
     def block_logits(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
     ) -> mx.array:
         """Logits [R, width - 1, V] of the slots after the anchor."""
-        return self.logits(self.block_rows(anchors, block_lengths, width, caches))
+        return self.logits(self.block_rows(anchors, width, caches))
 
     def block_rows(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
     ) -> mx.array:
         """Rows [R, width - 1, H] of the slots after the anchor, after the final norm."""
         rows = anchors.shape[0]
         empty = mx.full((rows, width - 1), self.config.mask_token_id, dtype=mx.int32)
         x = self.embed_block(mx.concatenate([anchors[:, None], empty], axis=1))
-        offset, attended = caches[0].offset, caches[0].attended
-        masks = {
-            kind: block_mask(offset, block_lengths, width, attended, window=kind[0], causal=kind[1])
-            for kind in dict.fromkeys(self.config.layer_kinds)
-        }
-        for layer, kind, cache in zip(
-            self.model.layers, self.config.layer_kinds, caches, strict=True
+        for layer, causal, cache in zip(
+            self.model.layers, self.config.layer_causal, caches, strict=True
         ):
-            x = layer(x, over_cache(masks[kind], cache))
+            x = layer(x, over_cache(cache, causal))
         return self.model.norm(x[:, 1:])
 
     def embed_block(self, tokens: mx.array) -> mx.array:
         """Token ids of a block -> the rows that enter the first layer, in the drafter's dtype."""
-        x = self._target.embed(tokens).astype(self.layout.dtype)
+        x = self._target.embed(tokens).astype(self.dtype)
         scale = self.config.input_embedding_scale
         return x if scale == 1.0 else x * scale
 

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import load_model
 
 from dflash_serve.adapters import registry
-from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter, TargetSizes
+from dflash_serve.adapters.base import AdapterError, TargetAdapter, TargetSizes
 from dflash_serve.adapters.checkpoint import (
     check_names,
     read_config,
@@ -76,7 +76,7 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DFlashDrafter:
     }
     wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     check_names(weights, wanted, f"drafter {directory}")
-    dtype = target.layout.dtype
+    dtype = target.dtype
     model.update(tree_unflatten([(key, value.astype(dtype)) for key, value in weights.items()]))
     model.eval()
     mx.eval(model.parameters())

@@ -6,7 +6,13 @@ from typing import Any
 from dflash_serve.adapters.base import AdapterError
 
 TARGETS = {
+    "llama": "dflash_serve.adapters.mistral:MistralTarget",
+    "mistral": "dflash_serve.adapters.mistral:MistralTarget",
     "qwen3": "dflash_serve.adapters.qwen3:Qwen3Target",
+    "qwen3_5": "dflash_serve.adapters.qwen3_5:Qwen35Target",
+    "qwen3_5_text": "dflash_serve.adapters.qwen3_5:Qwen35Target",
+    "qwen3_5_moe": "dflash_serve.adapters.qwen3_5:Qwen35MoeTarget",
+    "qwen3_5_moe_text": "dflash_serve.adapters.qwen3_5:Qwen35MoeTarget",
 }
 """``model_type`` of a target's config.json -> adapter."""
 

@@ -13,27 +13,27 @@ from mlx_lm.models.rope_utils import initialize_rope
 
 
 class Rotary(nn.Module):
-    """Split-half rotation of all of ``head_dim``; one instance serves all layers of a model.
+    """Split-half rotation of the first ``dims`` of a head; one instance serves a model's layers.
 
     Same bits as ``mx.fast.rope``. Scaled variants (yarn and its like) are mlx-lm's own.
     """
 
     def __init__(
         self,
-        head_dim: int,
+        dims: int,
         base: float,
         scaling: dict[str, Any] | None = None,
         max_positions: int | None = None,
     ) -> None:
         super().__init__()
         self._rope = initialize_rope(
-            head_dim,
+            dims,
             base=base,
             traditional=False,
             scaling_config=scaling,
             max_position_embeddings=max_positions,
         )
-        self._half = head_dim // 2
+        self._half = dims // 2
         self._step = math.log(base) / self._half
         self._shared = isinstance(self._rope, nn.RoPE) and self._rope.scale == 1.0
         self._last: tuple[mx.array, int, mx.array, mx.array] | None = None
@@ -43,12 +43,15 @@ class Rotary(nn.Module):
         if not self._shared or mx.default_device() != mx.Device(mx.cpu):
             return self._rope(x, offset=offset)
         cos, sin = self._tables(offset, x.shape[2])
-        left, right = x[..., : self._half], x[..., self._half :]
+        left, right = x[..., : self._half], x[..., self._half : 2 * self._half]
         cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
-        return mx.concatenate([left * cos - right * sin, left * sin + right * cos], axis=-1)
+        parts = [left * cos - right * sin, left * sin + right * cos]
+        if x.shape[-1] > 2 * self._half:
+            parts.append(x[..., 2 * self._half :])
+        return mx.concatenate(parts, axis=-1)
 
     def _tables(self, offset: mx.array, width: int) -> tuple[mx.array, mx.array]:
-        """Cosines and sines [R, 1, q, head_dim / 2] of the last offsets, by identity.
+        """Cosines and sines [R, 1, q, dims / 2] of the last offsets, by identity.
 
         All layers of a forward pass the same array; holding it keeps its identity its own.
         """

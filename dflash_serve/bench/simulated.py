@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from dflash_serve.adapters.base import CacheLayout, DraftAdapter, LayerCache
+from dflash_serve.adapters.base import AttentionCache, DraftAdapter
+from dflash_serve.adapters.cache_spec import LayerSpec
 from dflash_serve.bench.errors import BenchError
 
 
@@ -34,8 +35,12 @@ class SimulatedDrafter:
         mx.eval(self._proposals)
 
     @property
-    def layout(self) -> CacheLayout:
-        return self._inner.layout
+    def dtype(self) -> mx.Dtype:
+        return self._inner.dtype
+
+    @property
+    def cache_specs(self) -> tuple[LayerSpec, ...]:
+        return self._inner.cache_specs
 
     @property
     def block_size(self) -> int:
@@ -49,13 +54,11 @@ class SimulatedDrafter:
     def target_layer_ids(self) -> tuple[int, ...]:
         return self._inner.target_layer_ids
 
-    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
+    def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         self._inner.append_context(taps, caches)
 
-    def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
-    ) -> mx.array:
-        drafts = self._inner.propose(anchors, block_lengths, width, caches)
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
+        drafts = self._inner.propose(anchors, width, caches)
         rows = mx.arange(anchors.shape[0], dtype=mx.int32)[:, None]
         # slot i of a block whose anchor sits at S proposes the token at position S + i
         position = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
@@ -67,12 +70,16 @@ class SimulatedDrafter:
 class VerifyOnly:
     """Proposes token 0 without any compute, so that a round costs its verification alone."""
 
-    def __init__(self, target: CacheLayout) -> None:
-        self._layout = CacheLayout(0, target.kv_heads, target.head_dim, target.dtype)
+    def __init__(self, dtype: mx.Dtype) -> None:
+        self._dtype = dtype
 
     @property
-    def layout(self) -> CacheLayout:
-        return self._layout
+    def dtype(self) -> mx.Dtype:
+        return self._dtype
+
+    @property
+    def cache_specs(self) -> tuple[LayerSpec, ...]:
+        return ()
 
     @property
     def block_size(self) -> int:
@@ -86,12 +93,10 @@ class VerifyOnly:
     def target_layer_ids(self) -> tuple[int, ...]:
         return ()
 
-    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
+    def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         """Nothing to keep: there are no layers."""
 
-    def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
-    ) -> mx.array:
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
         return mx.zeros((anchors.shape[0], width - 1), dtype=mx.int32)
 
 

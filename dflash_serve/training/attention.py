@@ -16,7 +16,7 @@ def context_keys_values(drafter: DFlashDrafter, taps: mx.array) -> list[KeysValu
 
     Context token t sits at position t.
     """
-    context = drafter.model.context(taps.astype(drafter.layout.dtype))
+    context = drafter.model.context(taps.astype(drafter.dtype))
     start = mx.zeros(taps.shape[0], dtype=mx.int32)
     return [layer.self_attn.keys_values(context, start) for layer in drafter.model.layers]
 

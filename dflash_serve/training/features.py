@@ -11,8 +11,8 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 
-from dflash_serve.adapters.base import TargetAdapter
-from dflash_serve.adapters.masks import causal_mask
+from dflash_serve.adapters.base import Advance, LayerCache, TargetAdapter
+from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.data import DataError
 from dflash_serve.training.feature_files import FeatureFiles, Row, StoreIdentity, examples_digest
@@ -86,15 +86,60 @@ def open_features(
     )
 
 
-class CleanCache:
-    """A `LayerCache` that holds nothing: every sequence starts at position 0 and is seen whole."""
+class CleanAttention:
+    """An `AttentionCache` of sequences that start at position 0 and are seen whole, then let go."""
 
-    def __init__(self, rows: int, length: int) -> None:
+    def __init__(self, spec: AttentionSpec, rows: int) -> None:
+        self._window = spec.window
+        self._own: tuple[mx.array, mx.array] | None = None
         self.offset = mx.zeros(rows, dtype=mx.int32)
-        self.attended = length
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        return keys, values
+        self._own = keys, values
+        return self._own
+
+    def attend(
+        self,
+        queries: mx.array,
+        scale: float,
+        *,
+        causal: bool = True,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        assert causal
+        assert self._own is not None
+        keys, values = self._own
+        mask: mx.array | str = "causal"
+        if self._window is not None:
+            position = mx.arange(queries.shape[2])
+            age = position[:, None] - position
+            mask = (age >= 0) & (age < self._window)
+        return mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=scale, mask=mask, sinks=sinks
+        )
+
+
+class CleanState:
+    """A `StateCache` of sequences that start with the first of ``length`` tokens."""
+
+    def __init__(self, spec: StateSpec, rows: int, length: int) -> None:
+        self.state = tuple(mx.zeros((rows, *one.shape), dtype=one.dtype) for one in spec.arrays)
+        self.lengths = mx.full((rows,), length, dtype=mx.int32)
+        self.mask = mx.ones((rows, length), dtype=mx.bool_)
+
+    def record(self, advance: Advance) -> None:
+        """Nothing follows these tokens, so their state is not needed."""
+
+
+def clean_caches(specs: Sequence[LayerSpec], rows: int, length: int) -> list[LayerCache]:
+    """Caches for one forward of [rows, length] tokens from position 0, which keep nothing."""
+    caches: list[LayerCache] = []
+    for spec in specs:
+        if isinstance(spec, StateSpec):
+            caches.append(CleanState(spec, rows, length))
+        else:
+            caches.append(CleanAttention(spec, rows))
+    return caches
 
 
 def target_features(
@@ -104,10 +149,7 @@ def target_features(
 
     Causal, so what stands in the padding after a sequence does not reach it.
     """
-    rows, length = tokens.shape
-    cache = CleanCache(rows, length)
-    mask = causal_mask(cache.offset, length, length)
-    captured = target.forward(tokens, mask, [cache] * target.num_layers, layers)
+    captured = target.forward(tokens, clean_caches(target.cache_specs, *tokens.shape), layers)
     assert captured.taps is not None
     hidden = mx.stop_gradient(captured.hidden) if final else None
     return Features(mx.stop_gradient(captured.taps), hidden)

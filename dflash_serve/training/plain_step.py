@@ -104,6 +104,9 @@ def _over(context: mx.array, anchors: mx.array, mask: mx.array) -> Attend:
                 strict=True,
             )
         )
-        return attention.attend(queries, keys, values, mask).reshape(normed.shape)
+        seen = mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=attention.scale, mask=mask
+        )
+        return attention.output(seen).reshape(normed.shape)
 
     return attend

@@ -1,47 +1,62 @@
-"""Rows of a model in real slot caches, driven by hand."""
+"""Rows of a model in the engine's caches, driven by hand."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import mlx.core as mx
 
-from dflash_serve.adapters.base import CacheLayout
-from dflash_serve.engine.cache_pool import LayerView, RowSpan, SlotCache, SpanShape, stored
+from dflash_serve.adapters.base import LayerCache
+from dflash_serve.adapters.cache_spec import LayerSpec
+from dflash_serve.engine.cache.span import Span
+from dflash_serve.engine.cache.stores import ModelStore, Row, committed
 
 T = TypeVar("T")
 
 
-class Rows:
-    """``lengths[r]`` tokens of row r are committed; a test moves them as it likes."""
+class Rows(Protocol):
+    """Rows of any cache; see `tests.adapters.dense.DenseRows`, which is the other one."""
 
-    def __init__(self, layout: CacheLayout, rows: int, room: int, first: int = 0) -> None:
-        self.cache = SlotCache(layout)
-        self.cache.reserve(first + rows, room)
-        self.lengths = [0] * rows
-        self.first = first
-        self.attended = room
+    lengths: list[int]
 
     def run(
-        self, existing: Sequence[int], width: int, forward: Callable[[list[LayerView]], T]
-    ) -> T:
-        """One forward of ``width`` padded tokens per row, ``existing[r]`` of them real."""
-        span = RowSpan(
-            self.first,
-            mx.array(self.lengths, dtype=mx.int32),
-            mx.array(list(existing), dtype=mx.int32),
-            SpanShape(width, self.attended, self.cache.trash),
-        )
-        views = span.views(self.cache.take())
-        result = forward(views)
-        self.cache.put(stored(views))
-        mx.eval(self.cache.arrays, result)
-        return result
+        self,
+        existing: Sequence[int],
+        width: int,
+        forward: Callable[[list[LayerCache]], T],
+        keep: Sequence[int] | None = None,
+    ) -> T: ...
 
-    def spoil(self, value: float) -> None:
-        """Overwrite every key and value that no committed token owns."""
-        spoiled = []
-        for array in self.cache.take():
-            at = mx.arange(array.shape[2])[None, None, :, None]
-            owned = mx.array([0] * self.first + self.lengths)[:, None, None, None]
-            spoiled.append(mx.where(at < owned, array, mx.array(value, dtype=array.dtype)))
-        self.cache.put(spoiled)
+
+class EngineRows:
+    """``lengths[r]`` tokens of row r are committed."""
+
+    def __init__(self, specs: Sequence[LayerSpec], rows: int) -> None:
+        self.lengths = [0] * rows
+        self._store = ModelStore(specs)
+        self._rows: list[Row] = [[] for _ in range(rows)]
+
+    def run(
+        self,
+        existing: Sequence[int],
+        width: int,
+        forward: Callable[[list[LayerCache]], T],
+        keep: Sequence[int] | None = None,
+    ) -> T:
+        """One forward of ``width`` padded tokens per row, ``existing[r]`` of them real.
+
+        The first ``keep[r]`` stay; all that are real where it is not given.
+        """
+        rows = zip(self._rows, self.lengths, strict=True)
+        self._rows = [self._store.fit(row, length + width) for row, length in rows]
+        offsets, lengths = (
+            mx.array(list(values), dtype=mx.int32) for values in (self.lengths, existing)
+        )
+        span = Span(offsets, lengths, width, (width,) * len(self._rows))
+        views = self._store.views(self._rows, span)
+        result = forward(list(views))
+        kept = list(existing if keep is None else keep)
+        counts = lengths if keep is None else mx.array(kept, dtype=mx.int32)
+        self._rows = committed(views, counts)
+        self.lengths = [length + more for length, more in zip(self.lengths, kept, strict=True)]
+        mx.eval(result, self._rows)
+        return result

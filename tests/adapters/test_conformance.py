@@ -1,25 +1,36 @@
-"""What every family must keep: one row of ``FAMILIES`` runs all of it."""
+"""What every family must keep: one row of ``FAMILIES`` runs all of it, over both caches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from mlx_lm.generate import generate_step
-from mlx_lm.utils import load_model
 
 from dflash_serve.adapters.base import TargetAdapter
+from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.adapters.loading import load_target
-from tests.adapters.caches import Rows
+from tests.adapters.caches import EngineRows, Rows
+from tests.adapters.dense import DenseRows
+from tests.adapters.feeding import PROMPT, feed
 from tests.adapters.quantised import write_quantised
-from tests.adapters.test_qwen3 import PROMPT, feed
-from tests.tiny import write_target
+from tests.adapters.upstream import Upstream
+from tests.tiny import MISTRAL, QWEN3_5, QWEN3_5_MOE, WINDOW, write_target
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen3": write_target,
     "qwen3, 4 bit": lambda directory: write_quantised(directory, 4),
+    "mistral": lambda directory: write_target(directory, base=MISTRAL),
+    "mistral, 4 bit": lambda directory: write_quantised(directory, 4, base=MISTRAL),
+    "llama": lambda directory: write_target(directory, base=MISTRAL, model_type="llama"),
+    "qwen3_5": lambda directory: write_target(directory, base=QWEN3_5),
+    "qwen3_5, 4 bit": lambda directory: write_quantised(directory, 4, base=QWEN3_5),
+    "qwen3_5 text": lambda directory: write_target(directory, base=QWEN3_5["text_config"]),
+    "qwen3_5_moe": lambda directory: write_target(directory, base=QWEN3_5_MOE),
 }
-HUGE = 1e30
+LONG = [*PROMPT, *reversed(PROMPT), *PROMPT]
+"""Several windows, and more than a ring of the engine's holds."""
+
+MakeRows = Callable[[Sequence[LayerSpec], int], Rows]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -32,46 +43,142 @@ def target(directory: Path) -> TargetAdapter:
     return load_target(directory)
 
 
-def best(target: TargetAdapter, hidden: mx.array) -> int:
-    return int(mx.argmax(target.logits(hidden[0, -1])).item())
+@pytest.fixture(params=[DenseRows, EngineRows])
+def make_rows(request: pytest.FixtureRequest) -> MakeRows:
+    made: MakeRows = request.param
+    return made
 
 
-def test_greedy_text_is_that_of_mlx_lm(directory: Path, target: TargetAdapter) -> None:
-    theirs, _ = load_model(directory)
-    want = [int(token) for token, _ in generate_step(mx.array(PROMPT), theirs, max_tokens=24)]
-    rows = Rows(target.layout, 1, 128)
-    got = [best(target, feed(target, rows, [PROMPT]).hidden)]
-    while len(got) < 24:
-        got.append(best(target, feed(target, rows, [got[-1:]]).hidden))
+def slides(target: TargetAdapter) -> bool:
+    return any(
+        isinstance(spec, AttentionSpec) and spec.window is not None for spec in target.cache_specs
+    )
+
+
+def test_logits_are_bit_for_bit_those_of_mlx_lm(directory: Path, target: TargetAdapter) -> None:
+    """A prompt, single tokens and a block; keys stand in mlx-lm's order."""
+    theirs, rows = Upstream(directory), DenseRows(target.cache_specs, 1)
+    for tokens in (PROMPT, [3], [94], [0], [7, 8, 9]):
+        want = theirs.logits(tokens)
+        got = target.logits(feed(target, rows, [tokens]).hidden)
+        assert got.dtype == mx.float32
+        assert mx.array_equal(got, want).item(), mx.abs(got - want).max().item()
+
+
+def test_greedy_text_is_that_of_mlx_lm(
+    directory: Path, target: TargetAdapter, make_rows: MakeRows
+) -> None:
+    theirs, rows = Upstream(directory), make_rows(target.cache_specs, 1)
+    want, got = [], []
+    tokens = LONG
+    for _ in range(24):
+        hidden = feed(target, rows, [tokens]).hidden
+        got.append(int(mx.argmax(target.logits(hidden[0, -1])).item()))
+        want.append(int(mx.argmax(theirs.logits(tokens)[0, -1]).item()))
+        tokens = got[-1:]
     assert got == want
     assert len(set(want)) > 4, "a text that says nothing proves nothing"
 
 
-def test_rollback_is_a_length(target: TargetAdapter) -> None:
-    """After rejected tokens, and with anything at all written where they were."""
-    rows = Rows(target.layout, 1, 64)
-    feed(target, rows, [PROMPT])
-    feed(target, rows, [[5, 6, 7, 8]])
-    rows.lengths = [len(PROMPT) + 1]
-    rows.spoil(HUGE)
-    again = feed(target, rows, [[9, 10]]).hidden
-    fresh = Rows(target.layout, 1, 64)
-    want = feed(target, fresh, [[*PROMPT, 5, 9, 10]]).hidden[:, -2:]
-    assert mx.array_equal(again, want).item()
+def test_taps_are_the_residual_stream_after_each_layer(
+    directory: Path, target: TargetAdapter
+) -> None:
+    """Not before the layer, not after the norm; in the order asked for."""
+    *after, normed = Upstream(directory).residuals(PROMPT)
+    captured = feed(target, DenseRows(target.cache_specs, 1), [PROMPT], (2, 0, 3))
+    want = mx.concatenate([after[index] for index in (2, 0, 3)], axis=-1)
+    assert mx.array_equal(captured.taps, want).item()
+    assert mx.array_equal(captured.hidden, normed).item()
 
 
-def test_ragged_rows_equal_rows_alone(target: TargetAdapter) -> None:
-    """Bit for bit, with padding, between spoiled neighbours."""
-    prompts = [PROMPT[:3], PROMPT, PROMPT[5:20]]
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_a_prompt_in_chunks_equals_the_whole_one(
+    target: TargetAdapter, make_rows: MakeRows, size: int
+) -> None:
+    """Bit for bit: how many tokens a forward has is nothing to any of them."""
+    whole = feed(target, make_rows(target.cache_specs, 1), [LONG], (0, 3))
+    rows = make_rows(target.cache_specs, 1)
+    hidden, taps = [], []
+    for start in range(0, len(LONG), size):
+        captured = feed(target, rows, [LONG[start : start + size]], (0, 3))
+        hidden.append(captured.hidden)
+        taps.append(captured.taps)
+    assert mx.array_equal(mx.concatenate(hidden, axis=1), whole.hidden).item()
+    assert mx.array_equal(mx.concatenate(taps, axis=1), whole.taps).item()
+
+
+def test_ragged_rows_equal_rows_alone(target: TargetAdapter, make_rows: MakeRows) -> None:
+    """Bit for bit, with padding, beside rows of other lengths."""
+    prompts = [PROMPT[:3], LONG, PROMPT[5:20]]
     steps = [[1, 2, 3, 4], [5], [6, 7]]
-    rows = Rows(target.layout, 3, 64, first=1)
-    rows.spoil(HUGE)
-    feed(target, rows, prompts, width=40)
+    rows = make_rows(target.cache_specs, 3)
+    feed(target, rows, prompts)
     together = feed(target, rows, steps, taps=(1,))
     assert together.taps is not None
     for row, (prompt, step) in enumerate(zip(prompts, steps, strict=True)):
-        alone = Rows(target.layout, 1, 64)
+        alone = make_rows(target.cache_specs, 1)
         feed(target, alone, [prompt])
         captured = feed(target, alone, [step], taps=(1,))
+        assert captured.taps is not None
         for mine, theirs in ((together.hidden, captured.hidden), (together.taps, captured.taps)):
             assert mx.array_equal(mine[row, : len(step)], theirs[0]).item()
+
+
+def test_rejected_tokens_leave_nothing(target: TargetAdapter, make_rows: MakeRows) -> None:
+    """Rows that keep 0 to all tokens of a block go on as rows that never saw the others."""
+    block, after = [5, 6, 7, 8], [9, 10]
+    counts = list(range(len(block) + 1))
+    rows = make_rows(target.cache_specs, len(counts))
+    feed(target, rows, [LONG] * len(counts))
+    feed(target, rows, [block] * len(counts), keep=counts)
+    again = feed(target, rows, [after] * len(counts)).hidden
+    for row, count in enumerate(counts):
+        fresh = make_rows(target.cache_specs, 1)
+        feed(target, fresh, [[*LONG, *block[:count]]])
+        want = feed(target, fresh, [after]).hidden
+        assert mx.array_equal(again[row], want[0]).item(), count
+
+
+def test_a_kept_state_is_that_of_a_fresh_run(target: TargetAdapter) -> None:
+    """Every array of every recurrent layer, for every number of tokens of a padded block."""
+    block, width = [5, 6, 7, 8, 9, 10], 8
+    counts = list(range(len(block) + 1))
+    rows = DenseRows(target.cache_specs, len(counts))
+    feed(target, rows, [PROMPT] * len(counts))
+    feed(target, rows, [block] * len(counts), width=width, keep=counts)
+    for row, count in enumerate(counts):
+        fresh = DenseRows(target.cache_specs, 1)
+        feed(target, fresh, [[*PROMPT, *block[:count]]])
+        for mine, theirs in zip(states(rows), states(fresh), strict=True):
+            assert mx.array_equal(mine[row], theirs[0]).item(), count
+            assert mx.abs(theirs).max().item() > 1e-3
+    has_states = any(isinstance(spec, StateSpec) for spec in target.cache_specs)
+    assert bool(states(rows)) == has_states
+
+
+def test_both_caches_compute_the_same(target: TargetAdapter) -> None:
+    """The same bits, until a ring adds up its keys in another order than that of positions."""
+    dense, engine = (make(target.cache_specs, 1) for make in (DenseRows, EngineRows))
+    for tokens, exact in ((PROMPT, True), ([3], True), (LONG, False), ([1, 2, 3], False)):
+        one, other = (feed(target, rows, [tokens]).hidden for rows in (dense, engine))
+        if exact or not slides(target):
+            assert mx.array_equal(one, other).item()
+        assert mx.allclose(one, other, atol=1e-4).item()
+
+
+def test_layers_that_slide_do_not_see_beyond_their_window(target: TargetAdapter) -> None:
+    """What was said long ago reaches the last token only where some layer remembers it.
+
+    Four layers of a window pass on what is up to four windows old.
+    """
+    beyond = 4 * WINDOW
+    texts = [[start, *LONG[:beyond]] for start in (1, 2)]
+    one, other = (
+        feed(target, DenseRows(target.cache_specs, 1), [text]).hidden[0, -1] for text in texts
+    )
+    assert mx.array_equal(one, other).item() == slides(target)
+
+
+def states(rows: DenseRows) -> list[mx.array]:
+    """The arrays [R, ...] of all recurrent layers."""
+    return [array for layer in rows.layers for array in getattr(layer, "state", ())]

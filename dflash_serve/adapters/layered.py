@@ -1,0 +1,101 @@
+"""A target over a text model of mlx-lm: what all families share. A family is a subclass.
+
+Knows nothing of drafters or of how caches are kept.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
+from dflash_serve.adapters.cache_spec import LayerSpec
+
+
+class LayeredTarget:
+    """A `TargetAdapter` over ``model.embed_tokens``, ``model.layers``, ``model.norm``.
+
+    ``text`` has these, its ``args``, and ``lm_head`` unless the embedding is its head too. A
+    family's model replaces each layer's attention by one that takes our caches (`row_attention`).
+    """
+
+    model_classes: tuple[type, type]
+    """Model and arguments classes for mlx-lm's loader."""
+
+    def __init__(self, text: Any, cache_specs: Sequence[LayerSpec]) -> None:
+        self._text = text
+        self._specs = tuple(cache_specs)
+        self._dtype = activation_dtype(text)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return self._dtype
+
+    @property
+    def cache_specs(self) -> tuple[LayerSpec, ...]:
+        return self._specs
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._specs)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self._text.args.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._text.args.vocab_size)
+
+    @property
+    def max_context(self) -> int:
+        return int(self._text.args.max_position_embeddings)
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        return self._text.model.embed_tokens(tokens)
+
+    def forward(
+        self,
+        tokens: mx.array,
+        caches: Sequence[LayerCache],
+        tap_layers: tuple[int, ...] = (),
+    ) -> Captured:
+        inner = self._text.model
+        hidden = self.embed(tokens)
+        residual: dict[int, mx.array] = {}
+        for index, (layer, cache) in enumerate(zip(inner.layers, caches, strict=True)):
+            hidden = layer(hidden, cache=cache)
+            if index in tap_layers:
+                residual[index] = hidden
+        taps = mx.concatenate([residual[i] for i in tap_layers], axis=-1) if tap_layers else None
+        return Captured(inner.norm(hidden), taps)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        if self._text.args.tie_word_embeddings:
+            return self._text.model.embed_tokens.as_linear(hidden)
+        return self._text.lm_head(hidden)
+
+
+def activation_dtype(text: Any) -> mx.Dtype:
+    """The dtype that leaves the embedding: of the weight, or of the scales when quantised."""
+    embedding = text.model.embed_tokens
+    dtype: mx.Dtype = getattr(embedding, "scales", embedding.weight).dtype
+    return dtype
+
+
+def check_layer_types(types: Sequence[str], layers: int, served: Sequence[str]) -> None:
+    """Refuse a layer kind that no cache and no code here is for.
+
+    Raises:
+        AdapterError: naming the first such layer, or both counts.
+    """
+    for index, kind in enumerate(types):
+        if kind not in served:
+            raise AdapterError(
+                f"target config: layer {index} is of type {kind!r}, which is not supported "
+                f"(supported: {', '.join(served)})"
+            )
+    if len(types) != layers:
+        raise AdapterError(
+            f"target config: layer_types has {len(types)} entries for num_hidden_layers {layers}"
+        )

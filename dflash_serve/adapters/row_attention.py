@@ -1,0 +1,50 @@
+"""mlx-lm's attention modules over caches that attend by themselves.
+
+Rows of a batch have lengths and arrays of their own, so no single call of MLX's attention can serve
+them. mlx-lm's modules call ``scaled_dot_product_attention`` with their cache as an argument: the
+subclass made here runs the module's own code, in which that one name means `_over_cache`. Model
+code is used unchanged, and neither mlx-lm's modules nor their instances are modified.
+"""
+
+from types import FunctionType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dflash_serve.adapters.base import AttentionCache
+
+_NAME = "scaled_dot_product_attention"
+
+
+def over_rows(attention: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of a mlx-lm attention class whose caches are `AttentionCache`.
+
+    Raises:
+        TypeError: the class does not call what is replaced, as after a change in mlx-lm.
+    """
+    call = attention.__call__
+    if not isinstance(call, FunctionType) or _NAME not in call.__code__.co_names:
+        raise TypeError(f"{attention.__module__}.{attention.__name__} does not call {_NAME}")
+    redirected = FunctionType(
+        call.__code__,
+        call.__globals__ | {_NAME: _over_cache},
+        call.__name__,
+        call.__defaults__,
+        call.__closure__,
+    )
+    redirected.__kwdefaults__ = call.__kwdefaults__
+    return type(f"Row{attention.__name__}", (attention,), {"__call__": redirected})
+
+
+def _over_cache(
+    queries: mx.array,
+    keys: Any,
+    values: Any,
+    cache: AttentionCache,
+    scale: float,
+    mask: None,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """Stands for mlx-lm's function; the cache knows keys, values and who sees what."""
+    return cache.attend(queries, scale, sinks=sinks)
