@@ -11,7 +11,7 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.components import measure_costs
-from dflash_serve.bench.drive import Run, grow, run_all
+from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.report import Result, middle, ratio
@@ -97,7 +97,6 @@ class _Bench:
         config = EngineConfig(
             max_batch=batch, max_context=self._work.longest + block, block_size=block
         )
-        grow(runner, batch, self._work.longest + block)
 
         def measure() -> Run:
             sink = TextSink.load(self._pair.directory)

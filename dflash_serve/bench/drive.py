@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import PrefillRow, Runner, StepPlan
+from dflash_serve.engine.plan import Runner, StepPlan
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import (
     EngineRequest,
@@ -158,12 +158,3 @@ def run_all(
     for request in requests:
         driver.add(request)
     return driver.finish()
-
-
-def grow(runner: Runner, rows: int, longest: int) -> None:
-    """Make the caches as large as ``rows`` rows of ``longest`` tokens will need.
-
-    Shapes are traced once per cache size; growing in the middle of a measurement would count it.
-    """
-    last = PrefillRow(rows - 1, longest - 1, (0,), False, SamplingParams())
-    runner.run(StepPlan(prefill=(last,)))

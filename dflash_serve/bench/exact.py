@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
-from dflash_serve.bench.drive import Answer, Driver, Run, grow, run_all
+from dflash_serve.bench.drive import Answer, Driver, Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.report import Result
@@ -54,14 +54,14 @@ class _Tally:
     cancelled_prefix: int = 0
     cancelled_different: int = 0
     late_joins: int = 0
-    leaked_slots: int = 0
+    leaked_rows: int = 0
     rounds: int = 0
     accepted: int = 0
     first_difference: dict[str, Any] | None = None
 
     @property
     def wrong(self) -> int:
-        return self.different + self.cancelled_different + self.leaked_slots
+        return self.different + self.cancelled_different + self.leaked_rows
 
 
 def run_exact(options: ExactOptions) -> Result:
@@ -73,13 +73,11 @@ def run_exact(options: ExactOptions) -> Result:
     requests = _requests(options, prompts)
     longest = max(len(request.prompt) for request in requests) + options.max_tokens
     plain = DeviceRunner(pair.target, None, 1)
-    grow(plain, 1, longest + 1)
     reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
     combinations = []
     for block in options.block_sizes:
         # one runner for all batch sizes of a block: traces and caches carry over, as in a server
         runner = DeviceRunner(pair.target, pair.drafter, block)
-        grow(runner, max(options.batches), longest + block)
         for batch in options.batches:
             config = EngineConfig(max_batch=batch, max_context=longest, block_size=block)
             combinations.append(_combination(options, runner, config, requests, reference))
@@ -117,7 +115,7 @@ def _combination(
     run = driver.finish()
     tally = _compare(run.answers, reference.answers)
     tally.late_joins = late_joins
-    tally.leaked_slots = run.stats.slots - run.stats.free_slots
+    tally.leaked_rows = runner.rows
     tally.rounds = run.stats.rounds
     tally.accepted = run.stats.accepted
     return {
@@ -129,7 +127,7 @@ def _combination(
         "cancelled_prefix": tally.cancelled_prefix,
         "cancelled_different": tally.cancelled_different,
         "late_joins": tally.late_joins,
-        "leaked_slots": tally.leaked_slots,
+        "leaked_rows": tally.leaked_rows,
         "rounds": tally.rounds,
         "accepted_drafts": tally.accepted,
         "wrong": tally.wrong,

@@ -11,7 +11,7 @@ _COLUMNS = (
     "cancelled_prefix",
     "cancelled_different",
     "late_joins",
-    "leaked_slots",
+    "leaked_rows",
     "rounds",
     "accepted_drafts",
     "seconds",

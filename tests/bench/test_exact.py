@@ -21,7 +21,7 @@ def test_a_tiny_pair_is_exact() -> None:
     assert result.measured["compared"] == 40
     for entry in result.measured["combinations"]:
         assert entry["equal"] + entry["cancelled_prefix"] == 10
-        assert entry["wrong"] == entry["leaked_slots"] == 0
+        assert entry["wrong"] == entry["leaked_rows"] == 0
     assert any(entry["cancelled_prefix"] for entry in result.measured["combinations"])
     assert any(entry["late_joins"] for entry in result.measured["combinations"])
     assert exact_report.tables(result)

@@ -2,45 +2,62 @@
 
 import mlx.core as mx
 
-from dflash_serve.engine.cache_pool import SpanShape
 from dflash_serve.engine.rounds import RoundRows, Rounds, RoundShape
+
+ENOUGH = 3
+"""Rounds of one shape by the last of which it is traced."""
 
 
 class CountingDrafter:
-    """Drafts the anchor; counts how often it is traced."""
+    """Drafts the anchor; counts how often its code runs: each time, but once for all by trace."""
 
     def __init__(self) -> None:
-        self.traced = 0
+        self.calls = 0
 
-    def propose(
-        self, anchors: mx.array, blocks: mx.array, width: int, views: list[object]
-    ) -> mx.array:
-        self.traced += 1
+    def propose(self, anchors: mx.array, width: int, views: list[object]) -> mx.array:
+        self.calls += 1
         return mx.broadcast_to(anchors[:, None], (anchors.shape[0], width - 1))
 
 
-def traces(drafter: CountingDrafter, rounds: Rounds, attended: int, rows: int = 1) -> int:
-    """How often the drafter is traced for a proposal of this shape."""
-    before = drafter.traced
-    numbers = mx.arange(rows, dtype=mx.int32)
-    shape = RoundShape(SpanShape(4, attended, 0), draft=True)
-    proposal, _ = rounds.propose(shape, RoundRows(numbers, numbers, numbers), [])
-    assert proposal.tokens.tolist() == [[row] * 3 for row in range(rows)]
-    return drafter.traced - before
+class NoLayers:
+    def views(self, rows: object, span: object) -> list[object]:
+        return []
 
 
-def test_a_graph_is_traced_once_for_each_shape_and_number_of_rows() -> None:
+def made() -> tuple[CountingDrafter, Rounds]:
     drafter = CountingDrafter()
-    rounds = Rounds(None, drafter)  # type: ignore[arg-type]
-    assert [traces(drafter, rounds, 8, rows) for rows in (1, 2, 1, 2)] == [1, 1, 0, 0]
+    return drafter, Rounds(None, drafter, {"drafter": NoLayers()})  # type: ignore[arg-type, dict-item]
+
+
+def calls(drafter: CountingDrafter, rounds: Rounds, capacities: tuple[int, ...]) -> int:
+    """How often the drafter's code runs for a proposal of this shape."""
+    before = drafter.calls
+    numbers = mx.arange(len(capacities), dtype=mx.int32)
+    shape = RoundShape(4, capacities, draft=True)
+    proposal, _ = rounds.propose(shape, RoundRows(numbers, numbers, numbers), {"drafter": []})
+    assert proposal.tokens.tolist() == [[row] * 3 for row in range(len(capacities))]
+    return drafter.calls - before
+
+
+def test_a_shape_is_traced_once_it_has_come_again() -> None:
+    drafter, rounds = made()
+    for capacities in ((64,), (64, 64), (64, 128)):
+        assert [calls(drafter, rounds, capacities) for _ in range(5)] == [1] * ENOUGH + [0, 0]
+
+
+def test_a_shape_is_never_traced_where_that_is_switched_off() -> None:
+    drafter = CountingDrafter()
+    stores = {"drafter": NoLayers()}
+    rounds = Rounds(None, drafter, stores, compiled=False)  # type: ignore[arg-type]
+    assert [calls(drafter, rounds, (64,)) for _ in range(5)] == [1] * 5
 
 
 def test_the_graphs_that_were_used_least_recently_are_let_go() -> None:
-    drafter = CountingDrafter()
-    rounds = Rounds(None, drafter)  # type: ignore[arg-type]
-    for attended in range(1000):
-        traces(drafter, rounds, attended)
-        traces(drafter, rounds, 7)
-    assert traces(drafter, rounds, 7) == 0
-    assert traces(drafter, rounds, 999) == 0
-    assert traces(drafter, rounds, 8) == 1
+    drafter, rounds = made()
+    for capacity in range(1000):
+        for _ in range(ENOUGH):
+            calls(drafter, rounds, (capacity,))
+            calls(drafter, rounds, (7,))
+    assert calls(drafter, rounds, (7,)) == 0
+    assert calls(drafter, rounds, (999,)) == 0
+    assert calls(drafter, rounds, (8,)) == 1

@@ -13,11 +13,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.adapters.base import DraftAdapter, LayerCache, TargetAdapter
+from dflash_serve.adapters.base import AttentionCache, DraftAdapter, TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.engine.async_client import AsyncEngine
-from dflash_serve.engine.cache_pool import HeldView, RowSpan, SpanShape
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineUnavailable
@@ -98,7 +97,9 @@ class Swapping:
     def swap(self, drafter: DraftAdapter | None) -> None:
         block = min(BLOCK, drafter.block_size) if drafter else 1
         self.runner.draft_with(drafter, block)
-        self.scheduler.draft_anew(block, self.runner.bytes_per_token)
+        self.scheduler.draft_anew(
+            block, self.runner.bytes_for, shows_context=self.runner.shows_context
+        )
 
     def add(self, work: Sequence[EngineRequest]) -> None:
         for each in work:
@@ -162,10 +163,10 @@ class Watched:
         return getattr(self._drafter, name)
 
     def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
+        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
     ) -> mx.array:
-        logits = self._drafter.block_logits(anchors, block_lengths, width, caches)
-        where = mx.stack([caches[0].offset, anchors, block_lengths], axis=1)
+        logits = self._drafter.block_logits(anchors, width, caches)
+        where = mx.stack([caches[0].offset, anchors, mx.full_like(anchors, width)], axis=1)
         self._seen.append((where, logits))
         return mx.argmax(logits, axis=-1).astype(mx.int32)
 
@@ -225,24 +226,13 @@ def test_rows_decode_plainly_until_the_new_drafter_has_seen_them(world: World) -
         assert sum(len(row.tokens) for row in plan.context) <= made.chunk
         assert not plan.prefill
         assert all(
-            row.block == 1 for row in plan.decode if row.slot in {r.slot for r in plan.context}
+            row.block == 1 for row in plan.decode if row.row in {shown.row for shown in plan.context}
         )
         shown += sum(len(row.tokens) for row in plan.context)
         blocks = [row.block for row in plan.decode]
     assert shown >= 62
     assert [row.block for row in plan.decode] == [BLOCK, BLOCK]
     assert blocks[-1] in (1, BLOCK)
-
-
-def test_a_view_of_what_is_held_writes_nothing() -> None:
-    store = [mx.random.normal((3, 2, 8, 4)) for _ in range(2)]
-    before = [np.array(array) for array in store]
-    span = RowSpan(1, mx.array([2, 0]), mx.array([3, 3]), SpanShape(3, 6, -1))
-    (view,) = span.views(store, HeldView)
-    keys, values = view.update_and_fetch(mx.zeros((2, 2, 3, 4)), mx.zeros((2, 2, 3, 4)))
-    assert all(np.array_equal(a, b) for a, b in zip(before, store, strict=True))
-    assert np.array_equal(np.array(keys), before[0][1:3, :, :6])
-    assert np.array_equal(np.array(values), before[1][1:3, :, :6])
 
 
 def test_the_old_drafter_is_let_go(tmp_path: Path) -> None:
@@ -259,16 +249,6 @@ def test_the_old_drafter_is_let_go(tmp_path: Path) -> None:
     assert gone() is None
     for _ in made.steps():
         pass
-
-
-def test_a_memory_limit_counts_the_new_drafters_bytes() -> None:
-    config = EngineConfig(max_batch=4, max_context=64, memory_limit=200)
-    scheduler = Scheduler(config, lambda: 0.0, bytes_per_token=1)
-    scheduler.draft_anew(1, 10)
-    for name in "ab":
-        scheduler.add(EngineRequest(name, (1, 2), 10))
-    scheduler.plan()
-    assert (scheduler.stats().running, scheduler.stats().waiting) == (1, 1)
 
 
 def test_a_swap_waits_for_the_step_and_a_failed_one_changes_nothing() -> None:
