@@ -73,10 +73,11 @@ class ChunkBudget:
         if self._token is None:
             return self._least if decoding else self._largest
         room = self._max_stall - (self._round or 0.0 if decoding else 0.0)
+        if room <= self._least * self._token:
+            return self._least
         if room >= self._largest * self._token:
             return self._largest
-        steps = int(room / self._token) // LEAST_CHUNK
-        return max(self._least, steps * LEAST_CHUNK)
+        return int(room / self._token) // LEAST_CHUNK * LEAST_CHUNK
 
     def observe(self, seconds: float, tokens: int, decoding: int) -> None:
         """A step took ``seconds``: a chunk of ``tokens``, 0 for none, and a round if any decode.

@@ -1,6 +1,5 @@
 """The scheduler against hand-made and random results: no device, no threads."""
 
-import random
 from dataclasses import replace
 
 import pytest
@@ -26,9 +25,10 @@ def config(**changes: int) -> EngineConfig:
     return EngineConfig(**defaults | changes)
 
 
-def scheduler(bytes_per_token: int = 0, **changes: int) -> Scheduler:
+def scheduler(**changes: int) -> Scheduler:
+    """One row of n tokens takes n bytes."""
     ticks = iter(range(1_000_000))
-    return Scheduler(config(**changes), lambda: float(next(ticks)), bytes_per_token)
+    return Scheduler(config(**changes), lambda: float(next(ticks)), lambda tokens: tokens)
 
 
 def request(name: str, prompt: int = 3, max_tokens: int = 10) -> EngineRequest:
@@ -39,11 +39,11 @@ def step(made: Scheduler, committed: dict[str, tuple[int, ...]]) -> list[TokenCh
     """One step: every first token is 1; decode rows commit what their request's name says."""
     plan = made.plan()
     assert plan is not None
-    names = {row.slot: name for row, name in zip(plan.decode, committed, strict=True)}
+    names = {row.row: name for row, name in zip(plan.decode, committed, strict=True)}
     return made.commit(
         plan,
         step_result(
-            tuple(1 for _ in plan.prefill), tuple(committed[names[r.slot]] for r in plan.decode)
+            tuple(1 for _ in plan.prefill), tuple(committed[names[r.row]] for r in plan.decode)
         ),
     )
 
@@ -106,6 +106,7 @@ def test_a_first_token_that_stops_never_decodes() -> None:
     assert plan is not None
     (chunk,) = made.commit(plan, step_result((STOP,), ()))
     assert (chunk.tokens, chunk.finish) == ((), FinishReason.STOP)
+    assert made.plan() == StepPlan(closed=(plan.prefill[0].row,)), "its caches are freed"
     assert made.idle
 
 
@@ -141,11 +142,11 @@ def test_short_prompts_share_a_prefill_chunk_within_its_budget() -> None:
         made.add(request(name, prompt=prompt))
     plan = made.plan()
     assert plan is not None
-    assert [(row.slot, len(row.tokens)) for row in plan.prefill] == [(0, 3), (1, 4)]
+    assert [(row.row, len(row.tokens)) for row in plan.prefill] == [(0, 3), (1, 4)]
 
 
 def test_memory_bounds_what_runs_together() -> None:
-    made = scheduler(bytes_per_token=1, memory_limit=30)
+    made = scheduler(max_context=14, memory_limit=2 * (4 + 10 + 4))
     for name in "abc":
         made.add(request(name, prompt=4, max_tokens=10))
     step(made, {})
@@ -159,70 +160,6 @@ def test_memory_bounds_what_runs_together() -> None:
 def test_what_can_never_run_is_refused(prompt: int, max_tokens: int, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         check_request(request("a", prompt, max_tokens), config())
-
-
-class SlotModel:
-    """What each slot's cache would hold. ``texts`` maps a prompt's first token to all tokens."""
-
-    def __init__(self, texts: dict[int, list[int]]) -> None:
-        self.slots: dict[int, list[int]] = {}
-        self._texts = texts
-
-    def run(self, plan: StepPlan, rng: random.Random) -> StepResult:
-        for move in plan.moves:
-            source, target = self.slots.get(move.source, []), self.slots.get(move.target, [])
-            self.slots[move.target] = source
-            if move.swap:
-                self.slots[move.source] = target
-        for row in plan.prefill:
-            if row.start == 0:
-                self.slots[row.slot] = []
-            assert len(self.slots[row.slot]) == row.start
-            self.slots[row.slot] = self.slots[row.slot] + list(row.tokens)
-        committed = []
-        for decode in plan.decode:
-            held = self.slots[decode.slot]
-            assert len(held) == decode.length, "cache length == committed length"
-            assert [*held, decode.anchor] == self._texts[held[0]], "the row's own tokens"
-            tokens = tuple(rng.randrange(12) for _ in range(rng.randint(1, decode.block)))
-            self.slots[decode.slot] = [*held, decode.anchor, *tokens[:-1]]
-            committed.append(tokens)
-        return step_result(tuple(rng.randrange(12) for _ in plan.prefill), tuple(committed))
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_a_random_walk_loses_nothing(seed: int) -> None:
-    """Random joins, aborts and results: one terminal chunk each, slots stay true and end free."""
-    rng = random.Random(seed)
-    texts: dict[int, list[int]] = {}
-    made, device = scheduler(), SlotModel(texts)
-    terminal: list[int] = []
-
-    def take(chunks: list[TokenChunk]) -> None:
-        for chunk in chunks:
-            first = int(chunk.request_id)
-            assert first not in terminal
-            texts[first].extend(chunk.tokens)
-            if chunk.finish is not None:
-                terminal.append(first)
-                assert chunk.usage is not None
-
-    for first in range(1000, 1120):
-        if first < 1060 and rng.random() < 0.6:
-            prompt = (first, *(rng.randrange(100, 200) for _ in range(rng.randint(0, 29))))
-            texts[first] = list(prompt)
-            limit = rng.randint(1, 25)
-            made.add(EngineRequest(str(first), prompt, limit, stop_tokens=frozenset({STOP})))
-        if texts and rng.random() < 0.2:
-            take(made.abort(str(rng.choice(list(texts)))))
-        plan = made.plan()
-        if plan is not None:
-            take(made.commit(plan, device.run(plan, rng)))
-    while (plan := made.plan()) is not None:
-        take(made.commit(plan, device.run(plan, rng)))
-    assert sorted(terminal) == sorted(texts)
-    assert made.idle
-    assert made.stats().free_slots == 4
 
 
 def test_choices_of_one_request_share_its_turn() -> None:
