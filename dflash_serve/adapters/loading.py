@@ -1,6 +1,7 @@
 """Paths to adapters: loads a target, loads a drafter, checks that they fit each other.
 
-Runs on the thread that will own MLX. Every failure is an `AdapterError` of one line.
+Runs on any thread: all arrays are evaluated before they are handed over. Every failure is an
+`AdapterError` of one line.
 """
 
 from pathlib import Path
@@ -21,6 +22,7 @@ from dflash_serve.adapters.checkpoint import (
 )
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
+from dflash_serve.adapters.layered import LayeredTarget
 
 _NOT_STORED = ("embed_tokens.", "lm_head.", "d2t", "t2d")
 _MISFITS = (
@@ -50,12 +52,30 @@ def load_target(directory: Path) -> TargetAdapter:
             directory, strict=True, get_model_classes=lambda config: adapter.model_classes
         )
     except _MISFITS as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise AdapterError(f"target {directory} does not match its config: {reason}") from error
+        raise AdapterError(
+            f"target {directory} does not match its config: {_reason(error)}"
+        ) from error
     if on_cpu():
         model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
+    mx.eval(model)  # rotary tables too, which are no parameters: another thread will use them
     target: TargetAdapter = adapter(model)
+    return target
+
+
+def make_target(config: dict[str, Any]) -> LayeredTarget:
+    """A target with the random weights of its class, not computed yet, from a config.json.
+
+    Raises:
+        AdapterError: no such family is served, or the config makes no sense.
+    """
+    adapter = registry.find(registry.TARGETS, str(config.get("model_type")), "target model_type")
+    model_class, args_class = adapter.model_classes
+    try:
+        model = model_class(args_class.from_dict(config))
+    except _MISFITS as error:
+        raise AdapterError(f"target config: {_reason(error)}") from error
+    model.eval()
+    target: LayeredTarget = adapter(model)
     return target
 
 
@@ -79,7 +99,7 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DFlashDrafter:
     dtype = target.dtype
     model.update(tree_unflatten([(key, value.astype(dtype)) for key, value in weights.items()]))
     model.eval()
-    mx.eval(model.parameters())
+    mx.eval(model)
     return drafter
 
 
@@ -126,6 +146,10 @@ def check_pair(config: DFlashConfig, target: TargetSizes) -> None:
             f"drafter and target do not fit: drafter mask_token_id is {config.mask_token_id}, "
             f"target vocab_size is {target.vocab_size}"
         )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def on_cpu() -> bool:

@@ -1,23 +1,45 @@
-"""The asyncio side of the engine loop: one queue per request, chunks handed over per step."""
+"""The asyncio side of the engine loop: one queue per request, chunks handed over per step.
+
+Weights are loaded on a thread of their own, so that neither event loop nor engine loop waits.
+"""
 
 import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 
 from dflash_serve.engine.client import EngineState
+from dflash_serve.engine.commands import (
+    Abort,
+    Add,
+    Changed,
+    Emitted,
+    Event,
+    LaneRunner,
+    Loaded,
+    NewDrafter,
+    Open,
+    Stop,
+    Swap,
+    Swapped,
+)
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull
-from dflash_serve.engine.loop import Drafting, EngineLoop, Loaded, StepTimes
-from dflash_serve.engine.plan import Runner
+from dflash_serve.engine.loop import EngineLoop, StepTimes
 from dflash_serve.engine.scheduler import check_request
 from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, TokenChunk, Usage
 
 _RETRY_AFTER = 2
 _PATIENCE = 0.5
 """Seconds that a loaded engine gets to end after its last command: a step may be under way."""
-_ENDED = {EngineState.FAILED: FinishReason.ERROR, EngineState.STOPPED: FinishReason.ABORTED}
+_ENDS = {
+    EngineState.FAILED: (FinishReason.ERROR, "The engine has failed. Please try again later."),
+    EngineState.STOPPED: (FinishReason.ABORTED, "The engine has stopped."),
+}
+"""How requests end that the loop did not get to, and what they are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +51,10 @@ class _Live:
 
 
 class AsyncEngine:
-    """An `EngineClient` over an `EngineLoop`. Lives on the event loop that calls ``start``."""
+    """An `EngineClient` over an `EngineLoop`. Lives on the event loop that calls ``start``.
+
+    ``load`` runs on the thread for loading and leaves no array that is not evaluated.
+    """
 
     def __init__(self, load: Callable[[], Loaded]) -> None:
         self._load = load
@@ -43,13 +68,19 @@ class AsyncEngine:
         self._ended = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._swaps: set[asyncio.Future[Drafting]] = set()
-        self._engine = EngineLoop(self._load_and_keep, self._emit, self._changed)
+        self._swaps: dict[int, asyncio.Future[None]] = {}
+        self._numbers = count()
+        self._engine = EngineLoop(self._tell)
+        # one thread for all loads: MLX keeps a worker for each thread that ever computed
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="mlx-loader")
+        self._loading: Future[Loaded] | None = None
 
     def start(self) -> None:
         """Start loading; returns at once."""
         self._event_loop = asyncio.get_running_loop()
         self._engine.start()
+        self._loading = self._loader.submit(self._load)
+        self._loading.add_done_callback(self._open)
 
     async def loaded(self) -> None:
         """Wait until loading has ended.
@@ -60,6 +91,11 @@ class AsyncEngine:
         await self._settled.wait()
         if self._failure is not None:
             raise self._failure
+
+    async def over(self) -> BaseException | None:
+        """Wait until the engine has ended: why it failed, None if it was stopped."""
+        await self._ended.wait()
+        return self._failure
 
     @property
     def state(self) -> EngineState:
@@ -77,9 +113,18 @@ class AsyncEngine:
     def stats(self) -> EngineStats:
         return self._engine.stats
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
+    def require_ready(self) -> Loaded:
+        """What runs.
+
+        Raises:
+            EngineUnavailable: nothing does, or not for long.
+        """
         if self._loaded is None or self._state is not EngineState.READY:
             raise self._unavailable()
+        return self._loaded
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
+        self.require_ready()
         check_request(request, self._config)
         if request.id in self._live:
             raise ValueError(f"request id {request.id!r} is in use")
@@ -95,39 +140,46 @@ class AsyncEngine:
         self._live[request.id] = _Live(chunks, group)
         self._groups[group] += 1
         self._idle.clear()
-        self._engine.add(request)
+        self._engine.put(Add(request))
         return _Chunks(request.id, chunks, self.abort)
 
     def abort(self, request_id: str) -> None:
         if request_id in self._live:
-            self._engine.abort(request_id)
+            self._engine.put(Abort(request_id))
 
-    async def swap(self, change: Callable[[Runner], Drafting]) -> Drafting:
+    async def swap(self, load: Callable[[LaneRunner], NewDrafter]) -> None:
         """Put another drafter into the running engine, between two steps; streams go on.
 
-        ``change`` runs on the engine's thread. If it raises, the old drafter stays.
+        ``load`` runs on the thread for loading, and leaves no array that is not evaluated. Of the
+        runner it may read what it says of itself. Whatever is raised, the old drafter goes on.
 
         Raises:
             EngineUnavailable: the engine is not running, or ends before the swap.
-            Exception: what ``change`` raised.
+            Exception: what ``load`` or the new drafter's first steps raised.
         """
-        if self._loaded is None or self._state is not EngineState.READY:
-            raise self._unavailable()
-        runner = self._loaded.runner
-        swapped: asyncio.Future[Drafting] = asyncio.get_running_loop().create_future()
-        self._swaps.add(swapped)
-        self._engine.swap(
-            lambda: change(runner), lambda how: self._call_soon(lambda: _resolve(swapped, how))
-        )
+        loaded = self.require_ready()
+        number = next(self._numbers)
+        swapped = asyncio.get_running_loop().create_future()
+        self._swaps[number] = swapped
+
+        def put(loading: Future[NewDrafter]) -> None:
+            if loading.cancelled():
+                return
+            if (failure := loading.exception()) is None:
+                self._engine.put(Swap(number, loading.result()))
+            else:
+                self._tell(Swapped(number, failure))
+
+        self._loader.submit(load, loaded.runner).add_done_callback(put)
         try:
-            return await swapped
+            await swapped
         finally:
-            self._swaps.discard(swapped)
+            del self._swaps[number]
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it runs any more."""
-        return self._ended.is_set()
+        """Whether nothing of it runs any more, a load included."""
+        return self._ended.is_set() and (self._loading is None or self._loading.done())
 
     async def close(self, grace: float) -> None:
         """As `EngineClient.close`. Does not wait for a load, nor long for a step: see ``ended``."""
@@ -136,12 +188,13 @@ class AsyncEngine:
             self._state = EngineState.DRAINING
             await _wait(self._idle, grace)
             for request_id in list(self._live):
-                self._engine.abort(request_id)
-        self._engine.stop()
+                self._engine.put(Abort(request_id))
+        self._engine.put(Stop())
+        self._loader.shutdown(wait=False, cancel_futures=True)
         if await _wait(self._ended, patience):
             self._engine.join(_PATIENCE)  # it has said its last word
         else:
-            self._end_all(FinishReason.ABORTED, "the engine is shutting down")
+            self._end_all(FinishReason.ABORTED, "The engine is shutting down.")
 
     @property
     def _config(self) -> EngineConfig:
@@ -156,23 +209,30 @@ class AsyncEngine:
             f"The engine {state} and takes no requests now. Please try again later."
         )
 
-    def _load_and_keep(self) -> Loaded:
-        self._loaded = self._load()
-        return self._loaded
+    def _open(self, loading: Future[Loaded]) -> None:
+        if loading.cancelled():
+            return
+        if (failure := loading.exception()) is None:
+            self._loaded = loading.result()
+            self._engine.put(Open(self._loaded))
+        else:
+            self._engine.put(Stop(failure))
 
-    def _emit(self, chunks: list[TokenChunk]) -> None:
-        if chunks:
-            self._call_soon(lambda: self._deliver(chunks))
-
-    def _changed(self, state: EngineState, failure: BaseException | None) -> None:
-        self._call_soon(lambda: self._settle(state, failure))
-
-    def _call_soon(self, call: Callable[[], None]) -> None:
-        """Run ``call`` on the event loop; once that is closed nobody is left to tell."""
+    def _tell(self, event: Event) -> None:
+        """Take ``event`` on the event loop; once that is closed nobody is left to tell."""
         if self._event_loop is None or self._event_loop.is_closed():
             return
         with contextlib.suppress(RuntimeError):  # closed between the check and the call
-            self._event_loop.call_soon_threadsafe(call)
+            self._event_loop.call_soon_threadsafe(self._take, event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Emitted(chunks):
+                self._deliver(chunks)
+            case Swapped(number, failure):
+                _resolve(self._swaps.get(number), failure)
+            case Changed(state, failure):
+                self._settle(state, failure)
 
     def _deliver(self, chunks: list[TokenChunk]) -> None:
         for chunk in chunks:
@@ -193,20 +253,19 @@ class AsyncEngine:
             del self._groups[group]
 
     def _end_all(self, finish: FinishReason, error: str) -> None:
-        """Tell every client that still waits; nobody waits forever."""
+        """Tell everybody who still waits; nobody waits forever."""
         self._deliver([TokenChunk(name, (), finish, Usage(), error) for name in self._live])
+        for swapped in self._swaps.values():
+            _resolve(swapped, EngineUnavailable(error))
 
     def _settle(self, state: EngineState, failure: BaseException | None) -> None:
         if not (self._state is EngineState.DRAINING and state is EngineState.READY):
             self._state = state
-        self._failure = failure or self._failure
+        self._failure = failure
         self._settled.set()
-        if state in _ENDED:
-            error = f"the engine {state.value}"
-            self._end_all(_ENDED[state], error)  # those whose command the loop no longer read
+        if state in _ENDS:
+            self._end_all(*_ENDS[state])
             self._ended.set()
-            for swapped in self._swaps:
-                _resolve(swapped, EngineUnavailable(error))
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:
@@ -216,14 +275,14 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-def _resolve(swapped: asyncio.Future[Drafting], how: Drafting | Exception) -> None:
+def _resolve(swapped: asyncio.Future[None] | None, failure: BaseException | None) -> None:
     """Tell whoever waits, if anybody still does."""
-    if swapped.done():
+    if swapped is None or swapped.done():
         return
-    if isinstance(how, Exception):
-        swapped.set_exception(how)
+    if failure is None:
+        swapped.set_result(None)
     else:
-        swapped.set_result(how)
+        swapped.set_exception(failure)
 
 
 class _Chunks:

@@ -3,7 +3,8 @@
 EngineError
  ├─ RequestError            the request can never be served as it stands
  ├─ QueueFull               try again later
- └─ EngineUnavailable       the engine is loading, draining, stopped or has failed
+ ├─ EngineUnavailable       the engine is loading, draining, stopped or has failed
+ └─ EngineFailed            the engine has ended by itself, and the process has to
 """
 
 
@@ -29,3 +30,7 @@ class QueueFull(EngineError):
 
 class EngineUnavailable(EngineError):
     """The engine takes no requests now."""
+
+
+class EngineFailed(EngineError):
+    """What happened on the device cannot be recovered from; the log has the tracebacks."""

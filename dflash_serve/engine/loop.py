@@ -1,41 +1,49 @@
-"""The thread that owns MLX: it loads, runs and frees. Commands in, chunks out, both plain values.
+"""The thread that runs models: it warms up, steps, swaps drafters, recovers and frees.
 
-Between two steps it applies every waiting command, so a cancel takes effect within a round.
+Commands in, events out, both data. Between two steps it applies every waiting command, so a cancel
+takes effect within a round. Weights come to it loaded and evaluated.
 """
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 
 import mlx.core as mx
 
+from dflash_serve.engine.admission import check_limit
 from dflash_serve.engine.client import EngineState
+from dflash_serve.engine.commands import (
+    Abort,
+    Add,
+    Changed,
+    Command,
+    Emitted,
+    Event,
+    LaneRunner,
+    Loaded,
+    NewDrafter,
+    Open,
+    Reset,
+    Stop,
+    Swap,
+    Swapped,
+)
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import Runner
+from dflash_serve.engine.errors import EngineFailed
+from dflash_serve.engine.faults import Faults
+from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.scheduler import Scheduler
-from dflash_serve.engine.types import EngineRequest, EngineStats, TokenChunk
+from dflash_serve.engine.types import EngineStats, TokenChunk
+from dflash_serve.engine.warm_up import first_steps
 
 _log = logging.getLogger("dflash_serve.engine")
 
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a loader hands over, made on the loop's own thread."""
-
-    runner: Runner
-    config: EngineConfig
-    bytes_per_token: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Drafting:
-    """How a runner drafts after a swap: what the scheduler has to know of it."""
-
-    block_size: int
-    bytes_per_token: int
+_STEP_FAILED = "The server failed while it computed this answer. Please send the request again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +54,47 @@ class StepTimes:
     total: float = 0.0
 
 
-Command = Callable[[Scheduler], list[TokenChunk]]
-"""Runs on the loop's thread between two steps; its chunks are emitted."""
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """One served target."""
+
+    scheduler: Scheduler
+    runner: LaneRunner
+    config: EngineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _WarmUp:
+    """The rest of a runner's first steps; then ``command`` takes effect."""
+
+    command: Open | Swap
+    runner: LaneRunner
+    steps: Iterator[StepPlan]
 
 
 class EngineLoop:
-    """Runs ``load`` and then steps on one thread until stopped.
+    """Applies commands and steps its lanes in turn, on one thread, until stopped.
 
-    ``emit`` receives the chunks of each step, ``changed`` every change of state; both are called
-    on the loop's thread and must not block. Owner of the scheduler and the runner.
+    ``tell`` receives the events on the loop's thread and must not block. Owner of the lanes: of
+    every scheduler and runner. ``clock`` gives seconds.
     """
 
     def __init__(
-        self,
-        load: Callable[[], Loaded],
-        emit: Callable[[list[TokenChunk]], None],
-        changed: Callable[[EngineState, BaseException | None], None],
+        self, tell: Callable[[Event], None], clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._load = load
-        self._emit = emit
-        self._changed = changed
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._tell = tell
+        self._clock = clock
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="mlx-engine", daemon=True)
+        self._lanes: list[_Lane] = []
+        self._warming: deque[_WarmUp] = deque()
+        self._faults = Faults(clock)
         self._stats = EngineStats()
         self._times = StepTimes()
 
     @property
     def stats(self) -> EngineStats:
-        """As of the last step."""
+        """Of all lanes, as of the last step."""
         return self._stats
 
     @property
@@ -83,39 +104,9 @@ class EngineLoop:
     def start(self) -> None:
         self._thread.start()
 
-    def add(self, request: EngineRequest) -> None:
-        def command(scheduler: Scheduler) -> list[TokenChunk]:
-            scheduler.add(request)
-            return []
-
+    def put(self, command: Command) -> None:
+        """Apply ``command`` after those before it; does not wait."""
         self._commands.put(command)
-
-    def abort(self, request_id: str) -> None:
-        self._commands.put(lambda scheduler: scheduler.abort(request_id))
-
-    def swap(
-        self, change: Callable[[], Drafting], done: Callable[[Drafting | Exception], None]
-    ) -> None:
-        """Run ``change`` on the loop's thread between two steps and tell ``done`` how it went.
-
-        ``change`` puts another drafter into the runner, or raises and leaves the runner alone.
-        """
-
-        def command(scheduler: Scheduler) -> list[TokenChunk]:
-            try:
-                drafting = change()
-            except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
-                done(error)
-                return []
-            scheduler.draft_anew(drafting.block_size, drafting.bytes_per_token)
-            done(drafting)
-            return []
-
-        self._commands.put(command)
-
-    def stop(self) -> None:
-        """Leave the loop after the commands already queued; does not wait."""
-        self._commands.put(None)
 
     def join(self, timeout: float) -> bool:
         """Whether the thread has ended within ``timeout`` seconds."""
@@ -123,62 +114,171 @@ class EngineLoop:
         return not self._thread.is_alive()
 
     def _main(self) -> None:
-        state, failure = self._live()
+        end = self._live()
         # Clears MLX's cache of traced graphs too. What is left of that is freed when the thread
         # ends, which takes the interpreter's lock: if the interpreter is gone by then, it aborts.
         mx.clear_streams()
-        self._changed(state, failure)
+        self._tell(end)
 
-    def _live(self) -> tuple[EngineState, BaseException | None]:
-        """Load and run until told to stop; how it ended. Nothing is left on the device."""
+    def _live(self) -> Changed:
+        """Serve until stopped; how it ended. Nothing of it is left on the device."""
         try:
-            loaded = self._load()
-        except BaseException as error:  # noqa: BLE001 - the border: every failure is reported
-            return EngineState.FAILED, error
-        scheduler = Scheduler(loaded.config, time.perf_counter, loaded.bytes_per_token)
-        self._stats = scheduler.stats()
-        self._changed(EngineState.READY, None)
-        try:
-            while self._apply_commands(scheduler):
-                self._step(scheduler, loaded.runner)
-        except Exception as error:  # noqa: BLE001 - the border: every live request is told
+            return self._serve()
+        except EngineFailed as failure:
+            reason = str(failure)
+        except BaseException as error:  # noqa: BLE001 - the border: whoever waits is told
             _log.exception("the engine failed")
-            self._emit(scheduler.fail_all(f"The engine failed: {error}"))
-            return EngineState.FAILED, error
+            reason = f"{type(error).__name__}: {error}"
         finally:
-            _close(loaded.runner)
-        return EngineState.STOPPED, None
+            for runner in self._runners():
+                _close(runner)
+        # a new error: the old one's traceback holds arrays and graphs, which have to go here
+        return Changed(EngineState.FAILED, EngineFailed(reason))
 
-    def _apply_commands(self, scheduler: Scheduler) -> bool:
-        """Apply what is queued, waiting only when there is nothing to run; False to stop."""
+    def _serve(self) -> Changed:
+        while (stop := self._apply_commands()) is None:
+            for number in range(len(self._lanes)):
+                self._step(number)
+            if self._warming:
+                self._warm_up(self._warming[0])
+        state = EngineState.STOPPED if stop.failure is None else EngineState.FAILED
+        return Changed(state, stop.failure)
+
+    def _apply_commands(self) -> Stop | None:
+        """Apply what is queued, waiting only when there is nothing to run."""
         while True:
+            busy = self._warming or not all(lane.scheduler.idle for lane in self._lanes)
             try:
-                command = self._commands.get(block=scheduler.idle)
+                command = self._commands.get(block=not busy)
             except queue.Empty:
-                return True
-            if command is None:
-                return False
-            chunks = command(scheduler)
-            self._stats = scheduler.stats()
-            if chunks:
-                self._emit(chunks)
+                return None
+            if isinstance(command, Stop):
+                return command
+            self._publish(self._apply(command))
 
-    def _step(self, scheduler: Scheduler, runner: Runner) -> None:
-        started = time.perf_counter()
-        plan = scheduler.plan()
+    def _apply(self, command: Open | Add | Abort | Swap | Reset) -> list[TokenChunk]:
+        match command:
+            case Open(loaded):
+                self._warming.append(_WarmUp(command, loaded.runner, first_steps(loaded.config)))
+            case Add(request, lane):
+                self._lanes[lane].scheduler.add(request)
+            case Abort(request_id):
+                return [c for lane in self._lanes for c in lane.scheduler.abort(request_id)]
+            case Swap(new=new, lane=lane):
+                self._begin_swap(command, new, self._lanes[lane])
+            case Reset(plan, lane):
+                self._lanes[lane].runner.reset()
+                return self._lanes[lane].scheduler.recover(plan, _STEP_FAILED)
+        return []
+
+    def _step(self, number: int) -> None:
+        """Make a lane's next step, if it has one."""
+        started = self._clock()
+        lane = self._lanes[number]
+        plan = lane.scheduler.plan()
         if plan is None:
             return
-        result = runner.run(plan)
-        chunks = scheduler.commit(plan, result)
-        self._stats = scheduler.stats()
-        self._emit(chunks)
-        elapsed = time.perf_counter() - started
+        result = self._run(lane.runner, plan)
+        if result is None:
+            self._publish(self._apply(Reset(plan, number)))
+            return
+        self._publish(lane.scheduler.commit(plan, result))
+        elapsed = self._clock() - started
         self._times = StepTimes(
             self._times.device + result.device_time, self._times.total + elapsed
         )
 
+    def _run(self, runner: LaneRunner, plan: StepPlan) -> StepResult | None:
+        """None if the step failed and the lane can be reset.
 
-def _close(runner: Runner) -> None:
+        Raises:
+            EngineFailed: it cannot.
+        """
+        try:
+            return runner.run(plan)
+        except Exception as error:  # noqa: BLE001 - the border: the rows of the step are told
+            _log.exception("a step failed")
+            reason = self._faults.fatal(error)
+        if reason is not None:
+            raise EngineFailed(reason)
+        return None  # the error is gone by now, and with it the arrays that its traceback held
+
+    def _begin_swap(self, swap: Swap, new: NewDrafter, lane: _Lane) -> None:
+        """Put the new drafter into a runner of its own, to be tried."""
+        config = replace(lane.config, block_size=new.block_size)
+        try:
+            runner = lane.runner.beside(new.drafter, new.block_size)
+            check_limit(config, runner.bytes_for)
+        except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
+            self._tell(Swapped(swap.number, _bare(error)))
+            return
+        self._warming.append(_WarmUp(swap, runner, first_steps(config)))
+
+    def _warm_up(self, warm_up: _WarmUp) -> None:
+        """Make the next of a runner's first steps; after the last one its command takes effect."""
+        failure = None
+        try:
+            plan = next(warm_up.steps, None)
+            if plan is not None:
+                warm_up.runner.run(plan)
+                return
+            self._take_over(warm_up.command)
+        except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
+            failure = _bare(error)
+        if isinstance(warm_up.command, Swap):
+            self._warming.popleft()
+            _close(warm_up.runner)
+            self._tell(Swapped(warm_up.command.number, failure))
+        elif failure is not None:
+            raise EngineFailed(str(failure))
+        else:
+            self._warming.popleft()
+            self._publish([])
+            self._tell(Changed(EngineState.READY))
+
+    def _take_over(self, command: Open | Swap) -> None:
+        match command:
+            case Open(Loaded(runner, config)):
+                runner.reset()
+                elsewhere = partial(self._reserved_beside, len(self._lanes))
+                scheduler = Scheduler(config, self._clock, runner.bytes_for, elsewhere)
+                self._lanes.append(_Lane(scheduler, runner, config))
+            case Swap(_, new, lane):
+                runner, scheduler = self._lanes[lane].runner, self._lanes[lane].scheduler
+                runner.draft_with(new.drafter, new.block_size)
+                scheduler.draft_anew(
+                    new.block_size, runner.bytes_for, shows_context=runner.shows_context
+                )
+
+    def _reserved_beside(self, number: int) -> int:
+        """Cache bytes of all lanes but one: they share the memory limit."""
+        others = (lane for index, lane in enumerate(self._lanes) if index != number)
+        return sum(lane.scheduler.reserved for lane in others)
+
+    def _publish(self, chunks: list[TokenChunk]) -> None:
+        """Show what the engine does now, and hand chunks out."""
+        self._stats = _total([lane.scheduler.stats() for lane in self._lanes])
+        if chunks:
+            self._tell(Emitted(chunks))
+
+    def _runners(self) -> list[LaneRunner]:
+        """All that have something on the device."""
+        return [*(lane.runner for lane in self._lanes), *(one.runner for one in self._warming)]
+
+
+def _total(lanes: list[EngineStats]) -> EngineStats:
+    if len(lanes) == 1:
+        return lanes[0]
+    return EngineStats(*map(sum, zip(*map(astuple, lanes), strict=True)))
+
+
+def _bare(error: Exception) -> Exception:
+    """An error without its traceback, whose frames hold arrays of the loop's thread."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _close(runner: LaneRunner) -> None:
     try:
         runner.close()
     except Exception:  # noqa: BLE001 - the border: a device that failed may fail here again

@@ -131,6 +131,14 @@ class DeviceRunner:
         """The most that a row takes while it grows to ``tokens`` tokens: a `RowBytes`."""
         return self._pool.bytes_for(tokens)
 
+    def beside(self, drafter: DraftAdapter | None, block_size: int) -> "DeviceRunner":
+        """A second runner of the same target, with another drafter and no rows yet.
+
+        Raises:
+            AdapterError: as at construction.
+        """
+        return DeviceRunner(self._target, drafter, block_size, compiled=self._compiled)
+
     def draft_with(self, drafter: DraftAdapter | None, block_size: int) -> None:
         """Draft with another drafter, or not at all, from the next step on.
 

@@ -1,7 +1,6 @@
 """Composition root: the only module that sees all rooms. Settings in, a running server out."""
 
 import asyncio
-import contextlib
 import logging
 import sys
 import time
@@ -20,12 +19,12 @@ from dflash_serve.adapters.checkpoint import (
 )
 from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu, read_drafter_config
 from dflash_serve.adapters.pairs import Pair, find_pair
+from dflash_serve.engine.admission import context_under
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
+from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.grammar import GrammarCompiler
-from dflash_serve.engine.loop import Drafting, Loaded
-from dflash_serve.engine.plan import DecodeRow, PrefillRow, Runner, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.kernels import cpu_blas
@@ -33,7 +32,7 @@ from dflash_serve.server.app import create_app
 from dflash_serve.server.context import ModelCard, ServerContext
 from dflash_serve.server.drafting import Change, DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.server.grammars import Grammars
-from dflash_serve.server.lifecycle import bind, leave, run
+from dflash_serve.server.lifecycle import NOT_STARTED, Failure, bind, leave, run
 from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings, SettingsError
 from dflash_serve.text.parsers import table
@@ -49,7 +48,10 @@ _REFUSALS = (AdapterError, SettingsError, ValueError, OSError)
 
 
 def serve(settings: Settings) -> int:
-    """Run the server until it is told to stop. Exit code: 0 drained, 2 could not start."""
+    """Run the server until it is told to stop.
+
+    Exit code: 0 drained, 2 could not start, 3 the engine failed.
+    """
     _start_logging(settings.log_level)
     try:
         target, drafter = checkpoints(settings)
@@ -60,7 +62,7 @@ def serve(settings: Settings) -> int:
         listener = bind(settings)
         recorder = _recorder(settings, target, model)
     except _REFUSALS as error:
-        return _refuse(str(error))
+        return end(Failure.of(error, NOT_STARTED))
     engine = AsyncEngine(lambda: load(settings, target, drafter))
     switch = DrafterSwitch(drafting, drafter_change(settings, engine))
     grammars = Grammars(grammar_compiler(tokenizer, model))
@@ -81,15 +83,20 @@ def serve(settings: Settings) -> int:
     finally:
         if recorder is not None:
             recorder.close()
+    return end(failure)
+
+
+def end(failure: Failure | None) -> int:
+    """Say on one line why the server ends by itself, if it does; the exit code.
+
+    A server that has served does not return: threads of it may still run.
+    """
     if failure is None:
         leave(0)
-    return _refuse(failure)
-
-
-def _refuse(reason: str) -> int:
-    """Say on one line why the server could not start; the exit code."""
-    print(f"dflash-serve: error: {' '.join(reason.split())}", file=sys.stderr)  # noqa: T201
-    return 2
+    print(f"dflash-serve: error: {failure.reason}", file=sys.stderr)  # noqa: T201
+    if failure.code != NOT_STARTED:
+        leave(failure.code)
+    return failure.code
 
 
 def checkpoints(settings: Settings) -> tuple[Path, Path | None]:
@@ -143,7 +150,9 @@ def model_card(settings: Settings, target: Path) -> ModelCard:
         vocab_size=vocab_size,
         sampling=_default_sampling(generation),
         # an id that the model has no logit for never comes
-        stop_tokens=frozenset(id_ for id_ in stop_token_ids(target) if id_ < vocab_size or not vocab_size),
+        stop_tokens=frozenset(
+            id_ for id_ in stop_token_ids(target) if id_ < vocab_size or not vocab_size
+        ),
     )
 
 
@@ -193,16 +202,10 @@ def drafter_change(settings: Settings, engine: AsyncEngine) -> Change:
     async def change(name: str) -> DrafterCard:
         if settings.speculation == "off":
             raise DrafterRefused("the server runs with --speculation off: it has no use for one")
+        engine.require_ready()
         try:
-            max_context = engine.max_context  # raises while the engine is loading
             path, card = await asyncio.to_thread(_find_drafter, settings, name)
-            config = EngineConfig(
-                max_batch=settings.max_batch,
-                max_context=max_context,
-                block_size=card.block_size,
-                memory_limit=settings.memory_limit,
-            )
-            await engine.swap(lambda runner: swap_in(runner, path, config))
+            await engine.swap(lambda runner: new_drafter(runner, path, card.block_size))
         except (*_REFUSALS, RuntimeError) as error:  # what MLX raises where memory does not suffice
             raise DrafterRefused(" ".join(str(error).split())) from error
         return card
@@ -216,24 +219,11 @@ def _find_drafter(settings: Settings, name: str) -> tuple[Path | None, DrafterCa
     return path, drafter_card(wanted, path)
 
 
-def swap_in(runner: Runner, path: Path | None, config: EngineConfig) -> Drafting:
-    """Load the drafter at ``path``, try it on caches of its own, and let it take over.
-
-    Runs on the engine's thread between two rounds. Whatever is raised, the old drafter goes on.
-    """
+def new_drafter(runner: LaneRunner, path: Path | None, block_size: int) -> NewDrafter:
+    """The evaluated weights of the drafter at ``path``, for the target that ``runner`` runs."""
     assert isinstance(runner, DeviceRunner)
     drafter = None if path is None else load_drafter(path, runner.target)
-    # closed: its traced rounds refer back to it, and must be freed on this thread
-    with contextlib.closing(DeviceRunner(runner.target, drafter, config.block_size)) as scratch:
-        needed = scratch.bytes_per_token * config.max_context
-        if config.memory_limit and needed > config.memory_limit:
-            raise SettingsError(
-                f"--memory-limit is {config.memory_limit} bytes, but with this drafter a row of "
-                f"{config.max_context} tokens takes {needed}"
-            )
-        warm_up(scratch, config)
-    runner.draft_with(drafter, config.block_size)
-    return Drafting(config.block_size, runner.bytes_per_token)
+    return NewDrafter(drafter, block_size)
 
 
 def block_size(settings: Settings, drafter: Path | None) -> int:
@@ -250,52 +240,23 @@ def block_size(settings: Settings, drafter: Path | None) -> int:
 
 
 def load(settings: Settings, target_path: Path, drafter_path: Path | None) -> Loaded:
-    """Weights onto the device, and a first round so that its graph is compiled.
-
-    Runs on the thread that will own MLX.
-    """
+    """Weights onto the device, and what the engine may take of it."""
     target = load_target(target_path)
     drafter = None if drafter_path is None else load_drafter(drafter_path, target)
     block = block_size(settings, drafter_path)
     runner = DeviceRunner(target, drafter, block)
+    wanted = settings.max_context or target.max_context
     config = EngineConfig(
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
-        max_context=_context(settings, target.max_context, runner.bytes_per_token),
+        max_context=context_under(settings.memory_limit, runner.bytes_for, wanted, block),
         prefill_chunk=settings.prefill_chunk,
         block_size=block,
         verify_tokens=CPU_VERIFY_TOKENS if on_cpu() else 0,
         memory_limit=settings.memory_limit,
     )
     _report_matmul()
-    warm_up(runner, config)
-    return Loaded(runner, config, runner.bytes_per_token)
-
-
-def _context(settings: Settings, own: int, bytes_per_token: int) -> int:
-    """The context that the options, the model and one row under the memory limit allow."""
-    wanted = settings.max_context or own
-    if not settings.memory_limit:
-        return wanted
-    fits = settings.memory_limit // bytes_per_token
-    if fits < 2:
-        raise SettingsError(
-            f"--memory-limit is {settings.memory_limit} bytes, but one token of cache "
-            f"takes {bytes_per_token}"
-        )
-    return min(wanted, fits)
-
-
-def warm_up(runner: DeviceRunner, config: EngineConfig) -> None:
-    """Compile the rounds of one and of two rows."""
-    greedy = SamplingParams()
-    room = config.max_context > config.block_size
-    for rows in range(1, min(config.max_batch, 2) + 1 if room else 1):
-        slots = range(rows)
-        prefill = tuple(PrefillRow(slot, 0, (0,), True, greedy) for slot in slots)
-        decode = tuple(DecodeRow(slot, 1, 0, config.block_size, greedy) for slot in slots)
-        runner.run(StepPlan(prefill=prefill))
-        runner.run(StepPlan(decode=decode))
+    return Loaded(runner, config)
 
 
 def _recorder(settings: Settings, target: Path, model: ModelCard) -> Recorder | None:

@@ -1,4 +1,4 @@
-"""Running the HTTP server: bind, load beside it, drain on a signal, exit code.
+"""Running the HTTP server: bind, load beside it, drain on a signal or a failure, exit code.
 
 Knows the engine only as something that loads, fails and closes.
 """
@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -25,7 +26,24 @@ _LINGER = 0.3
 _POLL = 0.02
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+NOT_STARTED = 2
+"""Exit code of a server that could not start."""
+ENGINE_FAILED = 3
+"""Exit code of a server that served, until its engine failed."""
+
 Reload = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the server ends by itself, in one line, and the exit code."""
+
+    reason: str
+    code: int
+
+    @classmethod
+    def of(cls, error: BaseException, code: int) -> "Failure":
+        return cls(" ".join(str(error).split()) or type(error).__name__, code)
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -168,16 +186,16 @@ def run(
     *,
     banner: str,
     reload: Reload,
-) -> str | None:
-    """Serve until a signal (None) or until loading has failed (why, in one line).
+) -> Failure | None:
+    """Serve until a signal (None), or until the engine could not be loaded or has failed.
 
-    After a signal a step, a load or a worker thread may still run: the process is to `leave`.
-    ``reload`` answers SIGHUP.
+    Unless it never served, a step, a load or a worker thread may still run: the process is to
+    `leave`. ``reload`` answers SIGHUP.
     """
     server = _Server(http_config(app), engine, settings.drain_timeout, reload)
 
-    async def main() -> str | None:
-        failures: list[str] = []
+    async def main() -> Failure | None:
+        failures: list[Failure] = []
         engine.start()
         watcher = asyncio.create_task(_watch(engine, banner, failures.append, server))
         await server.serve(sockets=[listener])
@@ -186,19 +204,23 @@ def run(
 
     runner = asyncio.Runner()
     failure = runner.run(main())
-    if failure is not None:
-        runner.close()  # after a signal it would wait for worker threads
+    if failure is not None and failure.code == NOT_STARTED:
+        runner.close()  # otherwise it would wait for worker threads
     return failure
 
 
 async def _watch(
-    engine: AsyncEngine, banner: str, fail: Callable[[str], None], server: uvicorn.Server
+    engine: AsyncEngine, banner: str, fail: Callable[[Failure], None], server: uvicorn.Server
 ) -> None:
-    """Announce readiness; on a failed load stop the server."""
+    """Announce readiness; stop the server when loading or the engine has failed."""
     try:
         await engine.loaded()
     except Exception as error:  # noqa: BLE001 - whatever the loader raised ends the server
-        fail(" ".join(str(error).split()) or type(error).__name__)
-        server.should_exit = True
-        return
-    _log.info("%s", banner)
+        fail(Failure.of(error, NOT_STARTED))
+    else:
+        _log.info("%s", banner)
+        failure = await engine.over()
+        if failure is None:
+            return
+        fail(Failure.of(failure, ENGINE_FAILED))
+    server.should_exit = True

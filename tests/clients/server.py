@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.commands import Loaded
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.loop import Loaded
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.server.app import create_app
 from dflash_serve.server.build import choose_markup, grammar_compiler
@@ -78,7 +78,7 @@ def load(tokenizer: ChatTokenizer) -> Loaded:
     pair = forced_pair(tokenizer.backend, SIZE, CONTEXT, BLOCK)
     runner = DeviceRunner(pair.target, pair.drafter, BLOCK, compiled=False)
     config = EngineConfig(max_batch=SLOTS, max_context=CONTEXT, block_size=BLOCK)
-    return Loaded(runner, config, runner.bytes_per_token)
+    return Loaded(runner, config)
 
 
 async def no_other_drafter(name: str) -> DrafterCard:

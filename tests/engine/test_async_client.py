@@ -1,6 +1,7 @@
 """The engine's asyncio side over a scripted runner: delivery, cancels, bounds, ends."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -11,46 +12,21 @@ import pytest
 
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.client import EngineState
+from dflash_serve.engine.commands import (
+    Changed,
+    Event,
+    LaneRunner,
+    Loaded,
+    NewDrafter,
+    Open,
+    Stop,
+)
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
-from dflash_serve.engine.loop import EngineLoop, Loaded
+from dflash_serve.engine.loop import EngineLoop
 from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
-from tests.engine.results import step_result
-
-
-class CountingRunner:
-    """Row by row the numbers after the anchor; ``gate`` holds every step until it is set.
-
-    Step ``hold_at`` closes the gate behind itself.
-    """
-
-    def __init__(self, fail_at: int = -1, hold_at: int = -1) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.steps = 0
-        self.waiting = False
-        self.closed_on: list[str] = []
-        self._fail_at = fail_at
-        self._hold_at = hold_at
-
-    def run(self, plan: StepPlan) -> StepResult:
-        assert not self.closed_on
-        self.waiting = True
-        assert self.gate.wait(10)
-        self.steps += 1
-        if self.steps == self._fail_at:
-            raise RuntimeError("the device is gone")
-        if self.steps == self._hold_at:
-            self.gate.clear()
-        return step_result(
-            tuple(0 for _ in plan.prefill),
-            tuple(tuple(r.anchor + 1 + i for i in range(r.block)) for r in plan.decode),
-        )
-
-    def close(self) -> None:
-        self.closed_on.append(threading.current_thread().name)
-
+from tests.engine.runners import CountingRunner, Drafter
 
 CONFIG = EngineConfig(max_batch=2, max_queue=2, max_context=1000, block_size=4)
 
@@ -88,7 +64,7 @@ def test_chunks_arrive_in_order_and_end_once() -> None:
         many = await asyncio.gather(*(drain(made.submit(request(n, 25))) for n in "abcd"))
         for chunks in many:
             tokens = [token for chunk in chunks for token in chunk.tokens]
-            assert tokens == list(range(25))
+            assert tokens == list(range(4, 29))
             assert [chunk.finish for chunk in chunks if chunk.finish] == [FinishReason.LENGTH]
         await made.close(1)
         assert made.state is EngineState.STOPPED
@@ -238,18 +214,45 @@ def test_close_aborts_what_outlasts_the_grace() -> None:
     run(test)
 
 
-def test_a_failing_device_tells_every_client_and_takes_no_more() -> None:
+def gone() -> RuntimeError:
+    return RuntimeError("the device at 0x7f is gone")
+
+
+def test_a_failing_step_is_told_in_plain_words_and_others_are_served() -> None:
     async def test() -> None:
-        made = await ready(CountingRunner(fail_at=3))
+        made = await ready(CountingRunner({3: gone()}))
+        streams = [made.submit(request(name, 50)) for name in "abc"]
+        failed, other, waiting = await asyncio.gather(*(drain(stream) for stream in streams))
+        for chunks in (failed, other):
+            assert chunks[-1].finish is FinishReason.ERROR
+            assert chunks[-1].usage is not None
+            assert re.fullmatch(r"The server failed .*\. Please .* again\.", chunks[-1].error or "")
+        assert waiting[-1].finish is FinishReason.LENGTH
+        assert made.state is EngineState.READY
+        assert made.stats().running == made.stats().waiting == 0
+        await made.close(1)
+        assert await made.over() is None
+
+    run(test)
+
+
+def test_a_device_that_keeps_failing_ends_the_engine_and_nobody_waits() -> None:
+    async def test() -> None:
+        made = await ready(CountingRunner({step: gone() for step in range(1, 9)}))
         streams = [made.submit(request(name, 500)) for name in "abc"]
+        streams += [made.submit(request(name)) for name in "d"]
         for chunks in await asyncio.gather(*(drain(stream) for stream in streams)):
             assert chunks[-1].finish is FinishReason.ERROR
-            assert "the device is gone" in (chunks[-1].error or "")
-        while made.state is not EngineState.FAILED:
-            await asyncio.sleep(0.001)
+            assert "0x7f" not in (chunks[-1].error or "")
+        for _ in range(2):
+            if made.state is EngineState.READY:
+                assert (await drain(made.submit(request("e"))))[-1].finish is FinishReason.ERROR
+        assert str(await asyncio.wait_for(made.over(), 5)) == "3 steps failed within 60 seconds"
+        assert made.state is EngineState.FAILED
         with pytest.raises(EngineUnavailable, match=r"^The engine has failed and .*\.$"):
-            made.submit(request("d"))
+            made.submit(request("f"))
         await made.close(1)
+        assert made.ended
 
     run(test)
 
@@ -258,16 +261,21 @@ def test_a_request_that_arrives_as_the_device_fails_is_told_too() -> None:
     """Its command is still unread when the loop ends: it must not wait forever."""
 
     async def test() -> None:
-        runner = CountingRunner(fail_at=1)
+        runner = CountingRunner({1: gone()}, reset_failure=gone())
         made = await ready(runner)
         runner.gate.clear()
         first = made.submit(request("a"))
         while not runner.waiting:
             await asyncio.sleep(0.001)
         late = made.submit(request("b"))
+        swap = asyncio.create_task(made.swap(lambda _: NewDrafter(None, 1)))
+        await asyncio.sleep(0)
         runner.gate.set()
         for stream in (first, late):
             assert (await drain(stream))[-1].finish is FinishReason.ERROR
+        with pytest.raises(EngineUnavailable, match="failed"):
+            await asyncio.wait_for(swap, 5)
+        assert made.state is EngineState.FAILED
         await made.close(1)
 
     run(test)
@@ -288,14 +296,15 @@ def test_a_failing_load_is_raised_to_whoever_waits() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("fail_at", [-1, 1])
-def test_the_device_is_let_go_on_the_engines_thread(fail_at: int) -> None:
+@pytest.mark.parametrize("reset_failure", [None, gone()])
+def test_the_device_is_let_go_on_the_engines_thread(reset_failure: Exception | None) -> None:
     async def test() -> None:
-        runner = CountingRunner(fail_at)
+        runner = CountingRunner({1: gone()}, reset_failure=reset_failure)
         made = await ready(runner)
         await drain(made.submit(request("a")))
         await made.close(1)
         assert runner.closed_on == ["mlx-engine"]
+        assert runner.threads == {"mlx-engine"}
         assert made.ended
 
     run(test)
@@ -343,29 +352,80 @@ def test_a_step_that_hangs_holds_up_neither_close_nor_the_clients() -> None:
     run(test)
 
 
+def test_weights_load_beside_the_steps_and_a_swap_waits_for_one() -> None:
+    async def test() -> None:
+        runner, threads, hold = CountingRunner(), [], threading.Event()
+        made = AsyncEngine(lambda: threads.append(on_thread()) or Loaded(runner, CONFIG))
+        with pytest.raises(EngineUnavailable, match="loading"):
+            await made.swap(lambda _: NewDrafter(None, 1))
+        made.start()
+        await asyncio.wait_for(made.loaded(), 5)
+
+        def load(given: LaneRunner) -> NewDrafter:
+            assert given is runner
+            threads.append(on_thread())
+            assert hold.wait(10)
+            return NewDrafter(Drafter("new"), 2)
+
+        def fail(_: LaneRunner) -> NewDrafter:
+            raise OSError("no such drafter")
+
+        swap = asyncio.create_task(made.swap(load))
+        while len(threads) < 2:
+            await asyncio.sleep(0.001)
+        before = await drain(made.submit(request("a", 41)))  # while the weights load
+        assert not swap.done()
+        hold.set()
+        await swap
+        assert runner.drafter == Drafter("new")
+        with pytest.raises(OSError, match="no such drafter"):
+            await made.swap(fail)
+        after = await drain(made.submit(request("b", 41)))
+        assert [len(chunk.tokens) for chunk in before[:3]] == [1, 4, 4]
+        assert [len(chunk.tokens) for chunk in after[:3]] == [1, 2, 2]
+        assert set(threads) == {"mlx-loader_0"}
+        assert runner.threads == {"mlx-engine"}
+        await made.close(1)
+        with pytest.raises(EngineUnavailable, match="stopped"):
+            await made.swap(load)
+
+    run(test)
+
+
+def on_thread() -> str:
+    return threading.current_thread().name
+
+
 def test_no_traced_graph_is_left_when_the_engine_has_stopped() -> None:
     """What is freed only as the thread ends needs the interpreter, which may be gone by then."""
     size, held, kept = 1 << 20, [], []
     ready, stopped = threading.Event(), threading.Event()
 
-    def load() -> Loaded:
+    def trace() -> None:
         held.append(mx.get_active_memory())
         kept.append(mx.compile(lambda x: x + mx.array(np.arange(size, dtype=np.float32))))
         mx.eval(kept[0](mx.ones((1,))))
         mx.clear_cache()
         held.append(mx.get_active_memory())
-        return Loaded(CountingRunner(), CONFIG)
 
-    def changed(state: EngineState, failure: BaseException | None) -> None:
-        if state is EngineState.STOPPED:
+    def tell(event: Event) -> None:
+        assert isinstance(event, Changed)
+        if event.state is EngineState.STOPPED:
             held.append(mx.get_active_memory())
             stopped.set()
         ready.set()
 
-    loop = EngineLoop(load, lambda chunks: None, changed)
+    class Tracing(CountingRunner):
+        def run(self, plan: StepPlan) -> StepResult:
+            if not kept:
+                trace()
+            return super().run(plan)
+
+    loop = EngineLoop(tell)
     loop.start()
+    loop.put(Open(Loaded(Tracing(), CONFIG)))
     assert ready.wait(60)
-    loop.stop()
+    loop.put(Stop())
     assert stopped.wait(60)
     assert loop.join(60)
     before, traced, after = held

@@ -1,9 +1,7 @@
 """Another drafter takes over in mid-stream: no token changes, and its context is complete."""
 
-import asyncio
 import gc
 import random
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +14,10 @@ import pytest
 from dflash_serve.adapters.base import AttentionCache, DraftAdapter, TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter
-from dflash_serve.engine.async_client import AsyncEngine
-from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.errors import EngineUnavailable
-from dflash_serve.engine.loop import Drafting, Loaded
-from dflash_serve.engine.plan import Runner
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, SamplingParams
-from tests.engine.test_async_client import CONFIG, CountingRunner, drain, request, run
 from tests.tiny import tiny_pair, write_drafter
 
 BLOCK = 8
@@ -162,9 +154,7 @@ class Watched:
     def __getattr__(self, name: str) -> object:
         return getattr(self._drafter, name)
 
-    def propose(
-        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
-    ) -> mx.array:
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
         logits = self._drafter.block_logits(anchors, width, caches)
         where = mx.stack([caches[0].offset, anchors, mx.full_like(anchors, width)], axis=1)
         self._seen.append((where, logits))
@@ -226,7 +216,9 @@ def test_rows_decode_plainly_until_the_new_drafter_has_seen_them(world: World) -
         assert sum(len(row.tokens) for row in plan.context) <= made.chunk
         assert not plan.prefill
         assert all(
-            row.block == 1 for row in plan.decode if row.row in {shown.row for shown in plan.context}
+            row.block == 1
+            for row in plan.decode
+            if row.row in {shown.row for shown in plan.context}
         )
         shown += sum(len(row.tokens) for row in plan.context)
         blocks = [row.block for row in plan.decode]
@@ -249,63 +241,3 @@ def test_the_old_drafter_is_let_go(tmp_path: Path) -> None:
     assert gone() is None
     for _ in made.steps():
         pass
-
-
-def test_a_swap_waits_for_the_step_and_a_failed_one_changes_nothing() -> None:
-    async def test() -> None:
-        runner = CountingRunner()
-        made = AsyncEngine(lambda: Loaded(runner, CONFIG))
-        with pytest.raises(EngineUnavailable, match="loading"):
-            await made.swap(lambda _: Drafting(1, 0))
-        made.start()
-        await asyncio.wait_for(made.loaded(), 5)
-        threads: list[str] = []
-
-        def change(given: Runner) -> Drafting:
-            assert given is runner
-            threads.append(threading.current_thread().name)
-            return Drafting(2, 0)
-
-        def fail(_: Runner) -> Drafting:
-            raise OSError("no such drafter")
-
-        runner.gate.clear()
-        stream = made.submit(request("a", 41))
-        while not runner.waiting:
-            await asyncio.sleep(0.001)
-        swap = asyncio.create_task(made.swap(change))
-        await asyncio.sleep(0)
-        runner.gate.set()
-        assert await swap == Drafting(2, 0)
-        with pytest.raises(OSError, match="no such drafter"):
-            await made.swap(fail)
-        chunks = await drain(stream)
-        assert threads == ["mlx-engine"]
-        assert [len(chunk.tokens) for chunk in chunks[-4:-1]] == [2, 2, 2]
-        await made.close(1)
-        with pytest.raises(EngineUnavailable, match="stopped"):
-            await made.swap(change)
-
-    run(test)
-
-
-def test_whoever_waits_for_a_swap_is_told_that_the_engine_failed() -> None:
-    async def test() -> None:
-        runner = CountingRunner(fail_at=1)
-        made = AsyncEngine(lambda: Loaded(runner, CONFIG))
-        made.start()
-        await asyncio.wait_for(made.loaded(), 5)
-        runner.gate.clear()
-        stream = made.submit(request("a"))
-        while not runner.waiting:
-            await asyncio.sleep(0.001)
-        swap = asyncio.create_task(made.swap(lambda _: Drafting(1, 0)))
-        await asyncio.sleep(0)
-        runner.gate.set()
-        with pytest.raises(EngineUnavailable, match="failed"):
-            await swap
-        await drain(stream)
-        assert made.state is EngineState.FAILED
-        await made.close(1)
-
-    run(test)

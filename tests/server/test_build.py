@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
 from dflash_serve.engine.grammar import from_regex
-from dflash_serve.engine.loop import Drafting, Loaded
-from dflash_serve.engine.plan import Runner
 from dflash_serve.server.build import (
     checkpoints,
     choose_markup,
@@ -30,11 +29,10 @@ def _no_load() -> Loaded:
 class Full(AsyncEngine):
     """An engine whose device has no room for a second drafter."""
 
-    @property
-    def max_context(self) -> int:
-        return 64
+    def require_ready(self) -> Loaded:
+        return Loaded(None, None)  # type: ignore[arg-type]
 
-    async def swap(self, change: Callable[[Runner], Drafting]) -> Drafting:
+    async def swap(self, load: Callable[[LaneRunner], NewDrafter]) -> None:
         raise RuntimeError("[malloc] Unable to allocate\n64 bytes")
 
 

@@ -1,4 +1,7 @@
-"""``GET /health``: 200 when requests are taken, 503 with the state's name when not."""
+"""``GET /health``: 200 when requests are taken, 503 with the state's name when not.
+
+Only an engine that runs has numbers.
+"""
 
 from dataclasses import asdict
 
@@ -15,12 +18,13 @@ def router(context: ServerContext) -> APIRouter:
     @routes.get("/health")
     async def health() -> JSONResponse:
         state = context.client.state
+        runs = state in (EngineState.READY, EngineState.DRAINING)
         body = {
             "status": state.value,
             "model": context.model.id,
             "drafter": context.drafting.now.name,
             "recording": context.recorder is not None and context.recorder.active,
-            **asdict(context.client.stats()),
+            **(asdict(context.client.stats()) if runs else {}),
         }
         return JSONResponse(body, status_code=200 if state is EngineState.READY else 503)
 
