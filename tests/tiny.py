@@ -117,6 +117,12 @@ def write_checkpoint(directory: Path, config: dict[str, Any], weights: dict[str,
     return directory
 
 
+def reconfigure(directory: Path, **changes: Any) -> None:
+    """Change entries of a checkpoint's config.json."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def write_target(
     directory: Path, seed: int = 0, base: dict[str, Any] = TARGET, **changes: Any
 ) -> Path:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import LayerSpec
+from dflash_serve.adapters.rotary import Rotary
 
 
 class LayeredTarget:
@@ -26,6 +28,10 @@ class LayeredTarget:
         self._text = text
         self._specs = tuple(cache_specs)
         self._dtype = activation_dtype(text)
+
+    def parameters(self) -> Any:
+        """The tree of all weights."""
+        return self._text.parameters()
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -74,6 +80,13 @@ class LayeredTarget:
         if self._text.args.tie_word_embeddings:
             return self._text.model.embed_tokens.as_linear(hidden)
         return self._text.lm_head(hidden)
+
+
+def replace_attention(layer: nn.Module, attention: nn.Module, rotary: Rotary) -> None:
+    """Put ``attention`` in place of a new layer's own, with its weights and a shared rotation."""
+    attention.update(layer.self_attn.parameters())
+    attention.rope = rotary
+    layer.self_attn = attention
 
 
 def activation_dtype(text: Any) -> mx.Dtype:

@@ -11,7 +11,12 @@ from mlx_lm.models.llama import Attention, Model, ModelArgs
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
-from dflash_serve.adapters.layered import LayeredTarget, activation_dtype, check_layer_types
+from dflash_serve.adapters.layered import (
+    LayeredTarget,
+    activation_dtype,
+    check_layer_types,
+    replace_attention,
+)
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import over_rows
 
@@ -80,8 +85,7 @@ class RowModel(Model):
         dims = self.layers[0].self_attn.head_dim
         rotary = Rotary(dims, args.rope_theta, args.rope_scaling, args.max_position_embeddings)
         for layer in self.model.layers:
-            layer.self_attn = RowAttention(args)
-            layer.self_attn.rope = rotary
+            replace_attention(layer, RowAttention(args), rotary)
 
 
 class MistralTarget(LayeredTarget):

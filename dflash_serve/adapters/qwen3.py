@@ -1,32 +1,56 @@
 """Qwen3 dense targets on mlx-lm's model code."""
 
+from dataclasses import dataclass
+
 from mlx_lm.models.qwen3 import Attention, Model, ModelArgs
 
+from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
-from dflash_serve.adapters.layered import LayeredTarget, activation_dtype
+from dflash_serve.adapters.layered import (
+    LayeredTarget,
+    activation_dtype,
+    check_layer_types,
+    replace_attention,
+)
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import over_rows
 
 RowAttention = over_rows(Attention)
 
 
+@dataclass
+class Args(ModelArgs):
+    """config.json, in which only full attention is served: mlx-lm's model has nothing else."""
+
+    layer_types: list[str] | None = None
+    use_sliding_window: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.use_sliding_window:
+            raise AdapterError(
+                "target config: use_sliding_window is true, which is not supported for Qwen3"
+            )
+        if self.layer_types is not None:
+            check_layer_types(self.layer_types, self.num_hidden_layers, ("full_attention",))
+
+
 class RowModel(Model):
     """mlx-lm's model with our caches and one rotary table for all layers."""
 
-    def __init__(self, args: ModelArgs) -> None:
+    def __init__(self, args: Args) -> None:
         super().__init__(args)
         rotary = Rotary(
             args.head_dim, args.rope_theta, args.rope_scaling, args.max_position_embeddings
         )
         for layer in self.model.layers:
-            layer.self_attn = RowAttention(args)
-            layer.self_attn.rope = rotary
+            replace_attention(layer, RowAttention(args), rotary)
 
 
 class Qwen3Target(LayeredTarget):
     """A `TargetAdapter` whose layers all attend to all tokens."""
 
-    model_classes = (RowModel, ModelArgs)
+    model_classes = (RowModel, Args)
 
     def __init__(self, model: RowModel) -> None:
         args = model.args

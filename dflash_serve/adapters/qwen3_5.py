@@ -13,7 +13,12 @@ from mlx_lm.models.gated_delta import gated_delta_update, normalize_qk
 
 from dflash_serve.adapters.base import AdapterError, StateCache
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateArray, StateSpec
-from dflash_serve.adapters.layered import LayeredTarget, activation_dtype, check_layer_types
+from dflash_serve.adapters.layered import (
+    LayeredTarget,
+    activation_dtype,
+    check_layer_types,
+    replace_attention,
+)
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import over_rows
 
@@ -115,10 +120,11 @@ def _over_caches(model: qwen3_5.Model) -> None:
     )
     for layer in model.model.layers:
         if layer.is_linear:
-            layer.linear_attn = RowDeltaNet(args)
+            recurrent = RowDeltaNet(args)
+            recurrent.update(layer.linear_attn.parameters())
+            layer.linear_attn = recurrent
         else:
-            layer.self_attn = RowAttention(args)
-            layer.self_attn.rope = rotary
+            replace_attention(layer, RowAttention(args), rotary)
 
 
 class RowModel(qwen3_5.Model):

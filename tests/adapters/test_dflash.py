@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.base import AdapterError, LayerCache
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import read_drafter_config
-from dflash_serve.engine.cache_pool import LayerView
-from tests.adapters.caches import Rows
+from tests.adapters.caches import EngineRows, Rows
+from tests.adapters.dense import DenseRows
 from tests.adapters.reference import Array, LayerKind, Reference
 from tests.tiny import DRAFTER, TARGET, tiny_pair
 
@@ -47,13 +47,13 @@ def reference_of(drafter: DFlashDrafter, *kinds: LayerKind, **scalings: float) -
 def block_logits(
     drafter: DFlashDrafter, rows: Rows, anchors: list[int], blocks: list[int], width: int = BLOCK
 ) -> Array:
-    lengths = mx.array(blocks, dtype=mx.int32)
     tokens = mx.array(anchors, dtype=mx.int32)
 
-    def forward(views: list[LayerView]) -> mx.array:
-        return drafter.block_logits(tokens, lengths, width, views)
+    def forward(views: list[LayerCache]) -> mx.array:
+        return drafter.block_logits(tokens, width, views)
 
-    return np.array(rows.run(blocks, width, forward), dtype=np.float64)
+    logits = rows.run(blocks, width, forward, keep=[0] * len(blocks))
+    return np.array(logits, dtype=np.float64)
 
 
 def append(drafter: DFlashDrafter, rows: Rows, features: list[Array], committed: list[int]) -> None:
@@ -63,12 +63,10 @@ def append(drafter: DFlashDrafter, rows: Rows, features: list[Array], committed:
     for row, given in enumerate(features):
         padded[row, : len(given)] = given
 
-    def forward(views: list[LayerView]) -> mx.array:
+    def forward(views: list[LayerCache]) -> None:
         drafter.append_context(mx.array(padded), views)
-        return views[0].keys
 
-    rows.run([len(given) for given in features], width, forward)
-    rows.lengths = [length + more for length, more in zip(rows.lengths, committed, strict=True)]
+    rows.run([len(given) for given in features], width, forward, committed)
 
 
 KINDS: dict[str, tuple[dict[str, Any], tuple[LayerKind, LayerKind]]] = {
@@ -97,17 +95,20 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[LayerKind, LayerKind]]] = {
 }
 
 
+@pytest.mark.parametrize("make_rows", [EngineRows, DenseRows])
 @pytest.mark.parametrize("name", KINDS)
-def test_rounds_equal_a_dense_reference(tmp_path: Path, name: str) -> None:
-    """Context grows by one token to a whole block, below, at and beyond the window."""
+def test_rounds_equal_a_dense_reference(
+    tmp_path: Path, name: str, make_rows: type[EngineRows] | type[DenseRows]
+) -> None:
+    """Context grows by one token to several rings, below, at and beyond the window."""
     changes, kinds = KINDS[name]
     drafter = drafter_of(tmp_path, **changes)
     reference = reference_of(drafter, *kinds)
     rng = np.random.default_rng(3)
-    rows = Rows(drafter.layout, 1, 64)
+    rows = make_rows(drafter.cache_specs, 1)
     context = np.zeros((0, FEATURES))
     sizes = []
-    for committed in (4, 1, 3, 1, 6, 2):  # context of 4, 5, 8, 9, 15, 17 tokens
+    for committed in (4, 1, 3, 1, 6, 2, 110, 4, 6, 150, 1):
         verified = rng.normal(size=(max(committed, BLOCK), FEATURES))
         append(drafter, rows, [verified], [committed])
         context = np.concatenate([context, verified[:committed]])
@@ -117,7 +118,7 @@ def test_rounds_equal_a_dense_reference(tmp_path: Path, name: str) -> None:
         want = reference.logits(context, anchor, BLOCK)
         np.testing.assert_allclose(got[0], want, atol=2e-3)
         assert np.abs(want).max() > 1
-    assert sizes == [4, 5, 8, 9, 15, 17]
+    assert sizes == [4, 5, 8, 9, 15, 17, 127, 131, 137, 287, 288]
 
 
 @pytest.mark.parametrize("name", ["full", "full causal", "sliding", "sliding, not causal", "mixed"])
@@ -127,8 +128,7 @@ def test_ragged_rows_equal_a_dense_reference(tmp_path: Path, name: str) -> None:
     drafter = drafter_of(tmp_path, **changes)
     reference = reference_of(drafter, *kinds)
     rng, draw = np.random.default_rng(5), random.Random(5)
-    rows = Rows(drafter.layout, 3, 64, first=1)
-    rows.spoil(1e4)
+    rows = EngineRows(drafter.cache_specs, 3)
     contexts = [np.zeros((0, FEATURES))] * 3
     committed = [9, 1, 5]
     features = [rng.normal(size=(n, FEATURES)) for n in committed]
@@ -159,7 +159,7 @@ def test_scaled_embedding_multiplied_and_capped_logits(tmp_path: Path) -> None:
         drafter, LayerKind(), LayerKind(), embed_scale=3.0, multiplier=0.25, cap=2.0
     )
     features = np.random.default_rng(1).normal(size=(5, FEATURES))
-    rows = Rows(drafter.layout, 1, 64)
+    rows = EngineRows(drafter.cache_specs, 1)
     append(drafter, rows, [features], [5])
     got = block_logits(drafter, rows, [7], [BLOCK])
     np.testing.assert_allclose(got[0], reference.logits(features, 7, BLOCK), atol=2e-3)
@@ -171,7 +171,7 @@ def test_only_bidirectional_layers_let_slot_1_see_later_slots(
     tmp_path: Path, name: str, changes_slot_1: bool
 ) -> None:
     drafter = drafter_of(tmp_path, **KINDS[name][0])
-    rows = Rows(drafter.layout, 1, 64)
+    rows = EngineRows(drafter.cache_specs, 1)
     append(drafter, rows, [np.random.default_rng(2).normal(size=(5, FEATURES))], [5])
     whole = block_logits(drafter, rows, [7], [BLOCK])[0, 0]
     short = block_logits(drafter, rows, [7], [2])[0, 0]
@@ -184,7 +184,7 @@ def test_features_at_and_after_the_anchor_do_not_reach_the_block(tmp_path: Path)
     seen = rng.normal(size=(5, FEATURES))
     outputs = []
     for unseen in (rng.normal(size=(4, FEATURES)), rng.normal(size=(4, FEATURES))):
-        rows = Rows(drafter.layout, 1, 64)
+        rows = EngineRows(drafter.cache_specs, 1)
         append(drafter, rows, [np.concatenate([seen, unseen])], [5])
         outputs.append(block_logits(drafter, rows, [7], [BLOCK]))
     np.testing.assert_array_equal(*outputs)
@@ -192,15 +192,14 @@ def test_features_at_and_after_the_anchor_do_not_reach_the_block(tmp_path: Path)
 
 def test_proposals_are_the_best_tokens_of_the_block(tmp_path: Path) -> None:
     drafter = drafter_of(tmp_path)
-    rows = Rows(drafter.layout, 2, 64)
+    rows = EngineRows(drafter.cache_specs, 2)
     rng = np.random.default_rng(8)
     append(drafter, rows, [rng.normal(size=(n, FEATURES)) for n in (5, 2)], [5, 2])
     logits = block_logits(drafter, rows, [7, 8], [BLOCK, BLOCK])
-    blocks = mx.array([BLOCK, BLOCK], dtype=mx.int32)
     drafts = rows.run(
         [BLOCK] * 2,
         BLOCK,
-        lambda views: drafter.propose(mx.array([7, 8], dtype=mx.int32), blocks, BLOCK, views),
+        lambda views: drafter.propose(mx.array([7, 8], dtype=mx.int32), BLOCK, views),
     )
     assert drafts.dtype == mx.int32
     np.testing.assert_array_equal(np.array(drafts), logits.argmax(-1))
@@ -212,7 +211,7 @@ def test_yarn_scales_the_rotation(tmp_path: Path) -> None:
     for number, factor in enumerate((None, 1.0, 8.0)):
         yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 64}
         drafter = drafter_of(tmp_path / str(number), rope_scaling=yarn if factor else None)
-        rows = Rows(drafter.layout, 1, 64)
+        rows = EngineRows(drafter.cache_specs, 1)
         append(drafter, rows, [np.random.default_rng(1).normal(size=(40, FEATURES))], [40])
         outputs.append(block_logits(drafter, rows, [7], [BLOCK]))
     np.testing.assert_allclose(outputs[0], outputs[1], atol=2e-3)

@@ -12,10 +12,10 @@ from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
-from tests.adapters.caches import Rows
+from tests.adapters.dense import DenseRows
+from tests.adapters.feeding import PROMPT, feed
 from tests.adapters.quantised import write_quantised
-from tests.adapters.test_qwen3 import PROMPT, feed
-from tests.tiny import DRAFTER, write_drafter, write_target
+from tests.tiny import DRAFTER, reconfigure, write_drafter, write_target
 
 Weights = dict[str, mx.array]
 Damage = Callable[[Path], object]
@@ -38,11 +38,6 @@ def rewrite(directory: Path, change: Callable[[Weights], object]) -> None:
     mx.save_safetensors(str(path), weights)
 
 
-def reconfigure(directory: Path, **changes: Any) -> None:
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def shard(directory: Path) -> None:
     """Split model.safetensors in two, with an index, as large checkpoints are."""
     whole = directory / "model.safetensors"
@@ -63,7 +58,7 @@ def shard(directory: Path) -> None:
 
 def hidden(directory: Path) -> mx.array:
     target = load_target(directory)
-    return feed(target, Rows(target.layout, 1, 64), [PROMPT]).hidden
+    return feed(target, DenseRows(target.cache_specs, 1), [PROMPT]).hidden
 
 
 def test_shards_with_an_index_equal_one_file(tmp_path: Path) -> None:
@@ -88,7 +83,7 @@ def test_half_precision_computes_in_float32_on_a_cpu(tmp_path: Path, dtype: mx.D
         rewrite(path, halve)
     target = load_target(target_path)
     drafter = load_drafter(drafter_path, target)
-    assert target.layout.dtype == drafter.layout.dtype == mx.float32
+    assert target.dtype == drafter.dtype == mx.float32
     half = hidden(target_path)
     rewrite(target_path, widen)
     assert mx.array_equal(half, hidden(target_path)).item()
@@ -103,7 +98,7 @@ def test_a_quantised_target_lends_its_drafter_its_own_embedding_and_head(
     target = load_target(directory)
     drafter = load_drafter(write_drafter(tmp_path / "drafter"), target)
     assert isinstance(drafter, DFlashDrafter)
-    assert target.layout.dtype == mx.float32
+    assert target.dtype == mx.float32
     tokens = mx.array([[3, 95, 95]])
     rows = drafter.embed_block(tokens)
     assert mx.array_equal(rows, target.embed(tokens)).item()
@@ -256,7 +251,7 @@ def test_tensors_that_do_not_match_the_config_are_named(tmp_path: Path, name: st
 
 
 TARGET_CONFIGS: list[tuple[dict[str, Any], str]] = [
-    ({"model_type": "llama"}, "'llama'"),
+    ({"model_type": "gpt_unknown"}, "'gpt_unknown'"),
     ({"model_type": None}, "'None'"),
     ({"model_type": ["qwen3"]}, "qwen3"),
     ({"hidden_size": None}, "config"),

@@ -47,11 +47,14 @@ class Upstream:
 def load_upstream(directory: Path) -> tuple[Any, dict[str, Any]]:
     """The model and its config, where mlx-lm's reading of a config is not that of transformers.
 
-    A Mistral ties its embeddings only where its config says so, and a text model may stand alone.
+    A Mistral ties its embeddings only where its config says so, its rotation may be described by
+    ``rope_parameters``, and a text model may stand alone.
     """
     config = json.loads((directory / "config.json").read_text())
-    changes = {}
+    changes: dict[str, Any] = {}
     if config["model_type"] in ("mistral", "llama"):
+        rope = config.get("rope_parameters") or config
+        changes["rope_theta"] = rope["rope_theta"]
         changes["tie_word_embeddings"] = config.get("tie_word_embeddings", False)
     if config["model_type"] == "qwen3_5_text":
         changes["model_type"] = "qwen3_5"

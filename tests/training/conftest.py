@@ -6,9 +6,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models.qwen3 import Model, ModelArgs
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.loading import make_target
 from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.initialise import DrafterShape, drafter_config, new_drafter
@@ -42,9 +42,10 @@ def op_by_op() -> Iterator[None]:
 @pytest.fixture
 def target() -> Qwen3Target:
     mx.random.seed(1)
-    model = Model(ModelArgs.from_dict(TARGET_CONFIG))
-    mx.eval(model.parameters())
-    return Qwen3Target(model)
+    made = make_target(TARGET_CONFIG)
+    assert isinstance(made, Qwen3Target)
+    mx.eval(made.parameters())
+    return made
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.adapters.base import LayerCache
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
@@ -22,34 +21,10 @@ from dflash_serve.training.initialise import (
     start_from_target,
 )
 from dflash_serve.training.measure import pooled, walk_answers
+from tests.adapters.dense import DenseRows
 from tests.training.files import export_drafter
 
 MakeDrafter = Callable[..., DFlashDrafter]
-
-
-class GrowingCache:
-    """Rows of one length; what a forward appends stays only if ``commit`` is called."""
-
-    def __init__(self) -> None:
-        self.offset = mx.array([0])
-        self.attended = 0
-        self._kept: tuple[mx.array, mx.array] | None = None
-        self._last: tuple[mx.array, mx.array] | None = None
-
-    def expect(self, rows: int) -> None:
-        self.attended = int(self.offset.item()) + rows
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        if self._kept is not None:
-            keys = mx.concatenate([self._kept[0], keys], axis=2)
-            values = mx.concatenate([self._kept[1], values], axis=2)
-        self._last = keys, values
-        return keys, values
-
-    def commit(self) -> None:
-        assert self._last is not None
-        self._kept = self._last
-        self.offset = mx.array([self._kept[0].shape[2]])
 
 
 @pytest.mark.parametrize(
@@ -65,15 +40,27 @@ def test_a_trained_block_is_the_drafted_block(
     tokens = mx.array(np.random.default_rng(0).integers(0, 50, (1, 24)))
     taps = target_taps(target, tokens, drafter.target_layer_ids)
     context = context_keys_values(drafter, taps)
-    caches = [GrowingCache() for _ in range(drafter.config.num_layers)]
-    views: list[LayerCache] = list(caches)
+    held = DenseRows(drafter.cache_specs, 1)
+
+    def append(start: int, end: int) -> None:
+        held.run(
+            [end - start],
+            end - start,
+            lambda views: drafter.append_context(taps[:, start:end], views),
+        )
+
+    def draft(anchor: int, width: int) -> mx.array:
+        return held.run(
+            [width],
+            width,
+            lambda views: drafter.block_logits(tokens[:, anchor], width, views),
+            keep=[0],
+        )
+
     start = 0
     for anchor, width in ((5, 6), (6, 4), (11, 6), (18, 2)):
-        drafter.append_context(taps[:, start:anchor], views)
-        for cache in caches:
-            cache.commit()
-            cache.expect(width)
-        drafted = drafter.block_logits(tokens[:, anchor], mx.array([width]), width, views)
+        append(start, anchor)
+        drafted = draft(anchor, width)
         block = [[[tokens[0, anchor].item(), *[drafter.config.mask_token_id] * (width - 1)]]]
         rows = block_rows(drafter, context, mx.array([[anchor]]), mx.array(block))
         trained = drafter.logits(rows[:, 0, 1:])

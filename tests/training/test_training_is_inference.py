@@ -1,17 +1,19 @@
 """What a block is in training, it is in the engine: same rows, same proposals, over many rounds."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.engine.cache_pool import LayerView
+from dflash_serve.adapters.base import LayerCache
 from dflash_serve.training.attention import (
     block_rows,
     block_tokens,
     context_keys_values,
     proposals,
 )
-from tests.adapters.caches import Rows
+from tests.adapters.caches import EngineRows
 from tests.training.dense_reference import Clean
 from tests.training.worlds import BLOCK, DRAFTERS, MASK_ID, World, make_world, sequences
 
@@ -24,12 +26,11 @@ pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 class Serving:
-    """Two rows in the engine's slot caches, driven through rounds of append, commit and draft."""
+    """Two rows in the engine's caches, driven through rounds of append, commit and draft."""
 
     def __init__(self, world: World, cleans: list[Clean]) -> None:
         self._drafter, self._cleans = world.drafter, cleans
-        self._rows = Rows(world.drafter.layout, len(cleans), 64, first=1)
-        self._rows.spoil(1e4)
+        self._rows = EngineRows(world.drafter.cache_specs, len(cleans))
 
     @property
     def anchors(self) -> list[int]:
@@ -43,30 +44,24 @@ class Serving:
             start = self._rows.lengths[row]
             features[row, :count] = np.array(clean.taps[start : start + count])
 
-        def forward(views: list[LayerView]) -> mx.array:
+        def forward(views: list[LayerCache]) -> None:
             self._drafter.append_context(mx.array(features), views)
-            return views[0].keys
 
-        self._rows.run([width] * len(counts), width, forward)
-        self._rows.lengths = [a + b for a, b in zip(self._rows.lengths, counts, strict=True)]
+        self._rows.run([width] * len(counts), width, forward, counts)
 
     def draft(self, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Logits and proposals of one round: [R, width - 1, V], [R, width - 1]."""
         anchors = mx.array(
             [clean.tokens[at] for clean, at in zip(self._cleans, self.anchors, strict=True)]
         )
-        lengths = mx.full((len(self._cleans),), width, dtype=mx.int32)
+        existing, none = [width] * len(self._cleans), [0] * len(self._cleans)
 
-        def logits(views: list[LayerView]) -> mx.array:
-            return self._drafter.block_logits(anchors, lengths, width, views)
+        def run(forward: Callable[[list[LayerCache]], mx.array]) -> np.ndarray:
+            return np.array(self._rows.run(existing, width, forward, none))
 
-        def chosen(views: list[LayerView]) -> mx.array:
-            return self._drafter.propose(anchors, lengths, width, views)
-
-        existing = [width] * len(self._cleans)
         return (
-            np.array(self._rows.run(existing, width, logits)),
-            np.array(self._rows.run(existing, width, chosen)),
+            run(lambda views: self._drafter.block_logits(anchors, width, views)),
+            run(lambda views: self._drafter.propose(anchors, width, views)),
         )
 
 

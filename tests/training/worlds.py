@@ -7,14 +7,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models.qwen3 import Model, ModelArgs
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.adapters.loading import make_drafter
-from dflash_serve.adapters.masks import causal_mask
-from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.adapters.layered import LayeredTarget
+from dflash_serve.adapters.loading import make_drafter, make_target
 from dflash_serve.training.blocks import Blocks, Example
-from dflash_serve.training.features import CleanCache
+from dflash_serve.training.features import clean_caches
 from dflash_serve.training.step import StepBatch
 from tests.training.dense_reference import F64, Clean, DenseStep, Drawn, Weights
 
@@ -63,7 +61,7 @@ DRAFTERS: dict[str, dict[str, Any]] = {
 class World:
     """A target, a drafter for it and the reference that knows both of their tensors."""
 
-    target: Qwen3Target
+    target: LayeredTarget
     drafter: DFlashDrafter
     dense: DenseStep
 
@@ -75,13 +73,9 @@ class World:
 
     def clean(self, example: Example) -> Clean:
         """The sequence with the target's features of it."""
-        tokens, cache = mx.array(example.tokens)[None], CleanCache(1, example.length)
-        captured = self.target.forward(
-            tokens,
-            causal_mask(cache.offset, example.length, example.length),
-            [cache] * self.target.num_layers,
-            self.drafter.target_layer_ids,
-        )
+        tokens = mx.array(example.tokens)[None]
+        caches = clean_caches(self.target.cache_specs, *tokens.shape)
+        captured = self.target.forward(tokens, caches, self.drafter.target_layer_ids)
         assert captured.taps is not None
         mask = [bool(x) for x in example.loss_mask]
         return Clean(example.tokens.tolist(), mask, captured.taps[0], captured.hidden[0])
@@ -90,9 +84,8 @@ class World:
 def make_world(name: str = "v1", seed: int = 2) -> World:
     """Deterministic; computed on the CPU, where the reference has float64."""
     mx.random.seed(1)
-    model = Model(ModelArgs.from_dict(TARGET))
-    mx.eval(model.parameters())
-    target = Qwen3Target(model)
+    target = make_target(TARGET)
+    mx.eval(target.parameters())
     mx.random.seed(seed)
     drafter = make_drafter(drafter_config(name), target)
     loud = [(key, _loud(value)) for key, value in tree_flatten(drafter.model.parameters())]

@@ -10,12 +10,12 @@ from mlx.utils import tree_map
 from mlx_lm.models.qwen3 import Model, ModelArgs
 from numpy.typing import NDArray
 
+from dflash_serve.adapters.base import LayerCache
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, make_drafter
-from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.engine.cache_pool import LayerView
+from dflash_serve.adapters.qwen3 import Args, Qwen3Target, RowModel
 from dflash_serve.training.initialise import DrafterShape, drafter_config
-from tests.adapters.caches import Rows
+from tests.adapters.caches import EngineRows
 from tests.tiny import TARGET
 from tests.training.files import export_drafter
 
@@ -68,7 +68,9 @@ def tiny_target() -> tuple[Model, Qwen3Target]:
     model = Model(ModelArgs.from_dict(TARGET))
     model.update(grown(model.parameters()))
     mx.eval(model.parameters())
-    return model, Qwen3Target(model)
+    ours = RowModel(Args.from_dict(TARGET))
+    ours.update(model.parameters())
+    return model, Qwen3Target(ours)
 
 
 def exported(kind: str, target: Qwen3Target, directory: Path) -> DFlashDrafter:
@@ -104,22 +106,20 @@ class Ours:
 
     def __init__(self, drafter: DFlashDrafter) -> None:
         self._drafter = drafter
-        self._rows = Rows(drafter.layout, 1, 64)
+        self._rows = EngineRows(drafter.cache_specs, 1)
 
     def round(self, taps: Array, anchor: int) -> tuple[Array, list[int]]:
-        tokens, width = mx.array([anchor]), mx.array([BLOCK])
+        tokens = mx.array([anchor])
 
-        def append(views: list[LayerView]) -> mx.array:
+        def append(views: list[LayerCache]) -> None:
             self._drafter.append_context(mx.array(taps)[None], views)
-            return views[0].keys
 
-        def draft(views: list[LayerView]) -> tuple[mx.array, mx.array]:
-            rows = self._drafter.block_rows(tokens, width, BLOCK, views)
+        def draft(views: list[LayerCache]) -> tuple[mx.array, mx.array]:
+            rows = self._drafter.block_rows(tokens, BLOCK, views)
             return self._drafter.logits(rows), self._drafter.choose(rows, tokens)
 
         self._rows.run([len(taps)], len(taps), append)
-        self._rows.lengths[0] += len(taps)
-        logits, chosen = self._rows.run([BLOCK], BLOCK, draft)
+        logits, chosen = self._rows.run([BLOCK], BLOCK, draft, keep=[0])
         return np.array(logits[0]), chosen[0].tolist()
 
 

@@ -18,12 +18,11 @@ import mlx.core as mx
 import numpy as np
 import psutil
 from mlx import optimizers
-from mlx_lm.models.qwen3 import Model, ModelArgs
 from rich.console import Console
 from rich.table import Table
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.adapters.loading import make_target
 from dflash_serve.server import provenance
 from dflash_serve.training.blocks import BlockRecipe, Example, make_blocks
 from dflash_serve.training.data import DataError
@@ -201,7 +200,7 @@ def _drafter(shape: Shape) -> DFlashDrafter:
         "tie_word_embeddings": True,
     }
     mx.random.seed(0)
-    target = Qwen3Target(Model(ModelArgs.from_dict(config)))
+    target = make_target(config)
     mx.eval(target.embed(mx.array([0])))
     free = DrafterShape(
         shape.vocab - 1, shape.layers, shape.block, target_layer_ids=tuple(range(shape.taps))
