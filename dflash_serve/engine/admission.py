@@ -4,8 +4,9 @@ A request is admitted when the memory that it may come to take fits beside what 
 may come to take. So no row that runs is ever short of memory.
 """
 
+import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import RowBytes
@@ -23,12 +24,19 @@ class Admission:
     Groups take turns: the next request is the oldest of the group with the fewest running rows,
     among equals of the group whose turn is longest ago. If it does not fit, later ones that fit
     may pass it, ``_PASSES`` of them; then the rows that run drain until it fits.
+    ``elsewhere`` gives the bytes that others under the same limit have reserved.
     """
 
-    def __init__(self, config: EngineConfig, row_bytes: RowBytes) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        row_bytes: RowBytes,
+        elsewhere: Callable[[], int] = lambda: 0,
+    ) -> None:
         check_limit(config, row_bytes)
         self._config = config
         self._row_bytes = row_bytes
+        self._elsewhere = elsewhere
         self._groups: dict[str, deque[Sequence]] = {}  # none is empty; the next in turn first
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -46,10 +54,10 @@ class Admission:
         """Take out the next request that fits beside ``running``; None if there is none."""
         if not self._groups or len(running) == self._config.max_batch:
             return None
-        room = self._config.memory_limit - sum(sequence.reserved for sequence in running)
+        room = self._room(running)
         passed: list[Sequence] = []
         for sequence in self._in_turn(Counter(row.group for row in running)):
-            if not self._config.memory_limit or sequence.reserved <= room:
+            if sequence.reserved <= room:
                 for other in passed:
                     other.passed += 1
                 return self._leave(sequence)
@@ -88,6 +96,11 @@ class Admission:
         self._row_bytes = row_bytes
         for sequence in (*running, *self):
             sequence.reserved = self._reservation(sequence)
+
+    def _room(self, running: Collection[Sequence]) -> float:
+        """Bytes that may still be reserved."""
+        limit = self._config.memory_limit or math.inf
+        return limit - self._elsewhere() - sum(sequence.reserved for sequence in running)
 
     def _reservation(self, sequence: Sequence) -> int:
         return self._row_bytes(sequence.longest + self._config.block_size)

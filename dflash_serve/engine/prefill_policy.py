@@ -9,7 +9,9 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.sequence import Sequence
 
 LEAST_CHUNK = 64
-"""Tokens of the smallest chunk, and the step between sizes: smaller ones are mostly overhead."""
+"""Tokens of the smallest chunk: smaller ones are mostly overhead."""
+_STEP = 16
+"""Between sizes of chunks."""
 _NEWEST = 0.5
 """Weight of the newest observation in an estimate."""
 
@@ -77,7 +79,7 @@ class ChunkBudget:
             return self._least
         if room >= self._largest * self._token:
             return self._largest
-        return int(room / self._token) // LEAST_CHUNK * LEAST_CHUNK
+        return int(room / self._token) // _STEP * _STEP
 
     def observe(self, seconds: float, tokens: int, decoding: int) -> None:
         """A step took ``seconds``: a chunk of ``tokens``, 0 for none, and a round if any decode.

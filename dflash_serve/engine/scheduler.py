@@ -40,7 +40,8 @@ class Scheduler:
     """Continuous batching: rows join and leave between any two steps.
 
     ``_rows`` has every admitted sequence by its row's number, in the order of admission.
-    ``row_bytes`` is what a row's caches take, for admission under ``config.memory_limit``.
+    ``row_bytes`` is what a row's caches take, for admission under ``config.memory_limit``, which it
+    may share: ``elsewhere`` gives what other schedulers have ``reserved`` of it.
 
     Raises:
         ValueError: one row of ``config.max_context`` tokens does not fit the memory limit.
@@ -51,10 +52,11 @@ class Scheduler:
         config: EngineConfig,
         clock: Callable[[], float],
         row_bytes: RowBytes = _no_bytes,
+        elsewhere: Callable[[], int] = lambda: 0,
     ) -> None:
         self._config = config
         self._clock = clock
-        self._waiting = Admission(config, row_bytes)
+        self._waiting = Admission(config, row_bytes, elsewhere)
         self._turns = PrefillTurns()
         self._chunks = ChunkBudget(config)
         self._rows: dict[int, Sequence] = {}
@@ -68,6 +70,11 @@ class Scheduler:
     def idle(self) -> bool:
         """Whether there is nothing to plan: no request, and no caches to free."""
         return not self._rows and not self._waiting and not self._closed
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that the caches of all rows may come to take."""
+        return sum(sequence.reserved for sequence in self._rows.values())
 
     def stats(self) -> EngineStats:
         generated, rounds, drafted, accepted = self._totals

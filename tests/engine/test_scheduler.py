@@ -223,6 +223,115 @@ def test_a_row_that_fails_ends_alone() -> None:
     assert made.stats().running == 1
 
 
+def test_closed_rows_are_those_that_a_plan_had() -> None:
+    made = scheduler(max_batch=3)
+    for name in ("long", "short", "other", "waits"):
+        made.add(request(name, prompt=8 if name == "long" else 2))
+    plan = made.plan()  # the short ones first: the long row is admitted, and not planned yet
+    assert plan is not None
+    short, other = (row.row for row in plan.prefill)
+    made.commit(plan, step_result((1, STOP)))
+    for name in ("long", "short", "waits"):
+        (chunk,) = made.abort(name)
+        assert chunk.finish is FinishReason.ABORTED
+    assert made.plan() == StepPlan(closed=(other, short))
+    assert made.plan() is None
+
+
+def test_a_failed_step_ends_its_rows_and_the_others_begin_again() -> None:
+    made = scheduler()
+    for name, prompt in (("a", 2), ("b", 2), ("c", 20)):
+        made.add(replace(request(name, prompt=prompt), logprobs=0))
+    step(made, {})
+    plan = made.plan()
+    assert plan is not None
+    before = [row.row for row in plan.prefill]
+    assert len(before) == 1
+    made.commit(plan, step_result((1,), ((5, 6), (7,))))
+    plan = made.plan()
+    assert plan is not None
+    a, b = plan.decode
+    ended = made.recover(replace(plan, decode=(a,), prefill=()), "it broke")
+    assert [(c.request_id, c.finish, c.error) for c in ended] == [
+        ("a", FinishReason.ERROR, "it broke")
+    ]
+    after = made.plan()
+    assert after is not None
+    assert (after.closed, after.decode) == ((), ()), "a runner that was reset knows no row"
+    (opened,) = after.opened
+    assert opened.generated == (1, 7)
+    (again,) = after.prefill
+    assert again.row not in (a.row, b.row, *before)
+    assert (again.start, again.tokens, again.last) == (0, (0, 1, 1, 7), True)
+    (chunk,) = made.commit(after, step_result((8,)))
+    assert (chunk.request_id, chunk.tokens) == ("b", (8,))
+    plan = made.plan()
+    assert plan is not None
+    assert [(row.row, row.length, row.anchor) for row in plan.decode] == [(again.row, 4, 8)]
+    assert [(row.start, len(row.tokens)) for row in plan.prefill] == [(0, 8)], "c from its start"
+
+
+def test_log_probabilities_of_a_prompt_come_once_though_it_is_read_twice() -> None:
+    made = scheduler()
+    made.add(replace(request("a", prompt=12), prompt_logprobs=0))
+    entries = tuple(TokenLogprob(token, -1.0) for token in range(1, 12))
+    for fails in (True, False):
+        first = made.plan()
+        assert first is not None
+        made.commit(first, StepResult(prefill=(Chosen((1,), prompt_logprobs=entries[:8]),)))
+        second = made.plan()
+        assert second is not None
+        if fails:
+            assert made.recover(StepPlan(), "it broke") == []
+    (chunk,) = made.commit(second, StepResult(prefill=(Chosen((1,), prompt_logprobs=entries[8:]),)))
+    assert chunk.prompt_logprobs == (None, *entries)
+    made.recover(StepPlan(), "it broke again")
+    plan = made.plan()
+    assert plan is not None
+    assert plan.opened == (), "nothing else was asked for"
+
+
+def test_everything_can_be_ended_with_a_message() -> None:
+    made = scheduler(max_batch=1)
+    for name in "ab":
+        made.add(request(name))
+    step(made, {})
+    chunks = made.fail_all("the device is gone")
+    assert {(c.request_id, c.finish, c.error) for c in chunks} == {
+        (name, FinishReason.ERROR, "the device is gone") for name in "ab"
+    }
+    assert (made.stats().running, made.stats().waiting) == (0, 0)
+
+
+def test_rows_that_a_new_drafter_can_never_know_decode_plainly_to_the_end() -> None:
+    made = scheduler()
+    made.add(request("old", max_tokens=50))
+    step(made, {})
+    made.draft_anew(4, lambda tokens: tokens, shows_context=False)
+    made.add(request("new", max_tokens=50))
+    plan = made.plan()
+    assert plan is not None
+    made.commit(plan, step_result((1,), ((5,),)))
+    plan = made.plan()
+    assert plan is not None
+    assert plan.context == ()
+    assert [row.block for row in plan.decode] == [1, 4]
+
+
+def test_a_limit_below_one_row_of_the_longest_context_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"limit is 67 bytes.* of 64 tokens take 68"):
+        scheduler(memory_limit=67)
+
+
+def test_bytes_reserved_are_those_of_running_rows() -> None:
+    made = scheduler(max_batch=1)
+    made.add(request("a", prompt=3, max_tokens=10))
+    made.add(request("b", prompt=3, max_tokens=10))
+    assert made.reserved == 0
+    step(made, {})
+    assert made.reserved == 3 + 10 + 4
+
+
 def test_logprobs_end_where_the_tokens_do() -> None:
     made = scheduler()
     made.add(replace(request("a"), logprobs=0))
