@@ -13,7 +13,7 @@ from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, EngineStats, SamplingParams
 from tests.engine.scripted import ScriptedDrafter
-from tests.tiny import DFLASH2, tiny_pair
+from tests.tiny import DFLASH2, MISTRAL, QWEN3_5, tiny_pair
 
 Pair = tuple[TargetAdapter, DraftAdapter]
 CONTEXT = 192
@@ -159,6 +159,36 @@ def test_every_kind_of_drafter_is_exact(
 ) -> None:
     texts, _, _ = generate(tiny_pair(tmp_path, None, drafter), requests(16, 3), block=8, batch=3)
     assert texts == oracle
+
+
+FAMILIES: dict[str, dict[str, object]] = {
+    "sliding window": {"base": MISTRAL, "sliding_window": 40},
+    "recurrent": {"base": QWEN3_5},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Pair, dict[str, list[int]]]:
+    """A pair whose caches cannot simply be cut, and its plain texts."""
+    pair = tiny_pair(tmp_path_factory.mktemp("family"), FAMILIES[request.param])
+    work = requests(16, 3)
+    return pair, generate((pair[0], None), work, block=1, batch=1, compiled=False)[0]
+
+
+@pytest.mark.parametrize(("block", "batch"), [(1, 5), (2, 3), (8, 1), (8, 8), (16, 3)])
+def test_every_kind_of_cache_is_exact(
+    family: tuple[Pair, dict[str, list[int]]], block: int, batch: int
+) -> None:
+    """Across the window's wrap, with rejected drafts, cancels and late joins."""
+    pair, plain = family
+    texts, aborted, stats = generate(
+        pair, requests(16, 3), block=block, batch=batch, late=8, cancel=0.02
+    )
+    assert stats.accepted > 0 or block == 1
+    for name, tokens in texts.items():
+        assert tokens == (plain[name][: len(tokens)] if name in aborted else plain[name])
 
 
 def test_the_chunk_size_of_prefill_changes_nothing(
