@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from dflash_serve.compose.cards import ModelCard
+from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.engine.grammar import GrammarCompiler
@@ -27,8 +29,7 @@ from dflash_serve.engine.types import (
 from dflash_serve.server.answer import Answer
 from dflash_serve.server.app import create_app
 from dflash_serve.server.choice import Choice
-from dflash_serve.server.context import ModelCard, ServerContext
-from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.server.context import ServerContext
 from dflash_serve.server.grammars import Grammars
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from dflash_serve import provenance
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures, report
 from dflash_serve.bench.components import measure_costs
@@ -16,7 +17,6 @@ from dflash_serve.bench.work import DecodeOptions, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.kernels.dispatch import default_backend
-from dflash_serve.server import provenance
 
 _MATMUL = (8, 1024, 3584)
 """Rows, inner and columns: a block of eight tokens through a wide layer."""

@@ -7,9 +7,10 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from dflash_serve.compose.cards import ModelCard
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server import errors
-from dflash_serve.server.context import ModelCard, ServerContext
+from dflash_serve.server.context import ServerContext
 from dflash_serve.server.errors import ApiError, shown
 
 _GREEDY_BELOW = 1e-3

@@ -12,8 +12,8 @@ from rich.console import Console
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, resolve, stop_token_ids
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.atomic_files import replace_json
 from dflash_serve.engine.types import SamplingParams
-from dflash_serve.server.provenance import replace_text
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import (
@@ -84,9 +84,7 @@ def make_data(job: DataJob) -> None:
             faults.add(source.place(row), RowError("too few loss tokens", str(tokens)))
     summary = Summary(faults, totals, costs, bool(job.drafter))
     console.print(summary.table())
-    replace_text(
-        job.out.with_name(job.out.name + ".summary.json"), json.dumps(summary.as_json(), indent=1)
-    )
+    replace_json(job.out.with_name(job.out.name + ".summary.json"), summary.as_json())
     _check(job, summary.usable, faults)
 
 
