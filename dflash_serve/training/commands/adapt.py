@@ -16,6 +16,7 @@ from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.atomic_files import replace_json
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.card import Measured, model_card
 from dflash_serve.training.commands.measures import RoundsMeasure
@@ -78,7 +79,7 @@ def adapt(job: AdaptJob) -> int:
     console = Console()
     if job.out.exists() and not job.out.is_dir():
         raise DataError(f"--out {job.out} is no folder")
-    directory, old = resolve(job.target), resolve(job.drafter)
+    directory, old = target_directory(job.target), resolve(job.drafter)
     records = read_records(job.records, fingerprint(directory))
     parts = _parts(job.records, records, console)
     replay = split(_usable(read_answers(job.replay))) if job.replay else Split([], [], [])

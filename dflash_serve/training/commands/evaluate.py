@@ -15,6 +15,7 @@ from dflash_serve.adapters.checkpoint import resolve
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.atomic_files import replace_json
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.training.commands.show import progress_bar
@@ -122,7 +123,7 @@ class _LocalRun:
     def __init__(
         self, job: LocalJob, decoding: Decoding, asked: Mapping[str, Sequence[Conversation]]
     ) -> None:
-        directory, drafted = resolve(job.target), resolve(job.drafter)
+        directory, drafted = target_directory(job.target), resolve(job.drafter)
         target = load_target(directory)
         drafter = load_drafter(drafted, target)
         self.block: int | None = job.block or drafter.block_size
