@@ -1,4 +1,4 @@
-"""What every route needs, made once by ``build``: collaborators and facts about the model."""
+"""What requests are answered with, made once: collaborators and facts about the model."""
 
 from dataclasses import dataclass
 
@@ -15,21 +15,23 @@ from dflash_serve.text.parsers.table import ThinkingSwitch
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class ServerContext:
-    """``recorder`` is None unless the operator asked to record.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelContext:
+    """What it takes to begin a request and to read its answer. Knows nothing of HTTP.
 
-    ``thinking``: how the chat template switches reasoning, None if it cannot.
+    ``thinking``: how the chat template switches reasoning, None if it cannot. ``seed``: for
+    requests without one; None draws a fresh one. ``recorder`` is None unless the operator asked
+    to record.
     """
 
     client: EngineClient
     tokenizer: ChatTokenizer
-    settings: Settings
     model: ModelCard
     drafting: DrafterSwitch
     markup: Markup
     thinking: ThinkingSwitch | None
     grammars: Grammars
+    seed: int | None = None
     recorder: Recorder | None = None
 
     @property
@@ -39,6 +41,13 @@ class ServerContext:
             return self.client.max_context
         except EngineUnavailable:
             return self.model.max_context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext(ModelContext):
+    """What every route needs."""
+
+    settings: Settings
 
 
 def server_context(
@@ -53,11 +62,12 @@ def server_context(
     return ServerContext(
         client=client,
         tokenizer=text.tokenizer,
-        settings=settings,
         model=model,
         drafting=drafting,
         markup=text.markup,
         thinking=text.thinking,
         grammars=Grammars(text.compiler),
+        seed=settings.seed,
         recorder=recorder,
+        settings=settings,
     )
