@@ -11,8 +11,11 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from starlette.types import ASGIApp
 from transformers import PreTrainedTokenizerFast
 
+from dflash_serve.compose.cards import ModelCard
+from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.engine.grammar import GrammarCompiler
@@ -27,9 +30,10 @@ from dflash_serve.engine.types import (
 from dflash_serve.server.answer import Answer
 from dflash_serve.server.app import create_app
 from dflash_serve.server.choice import Choice
-from dflash_serve.server.context import ModelCard, ServerContext
-from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.server.connection import ConnectionLimits
+from dflash_serve.server.context import ServerContext
 from dflash_serve.server.grammars import Grammars
+from dflash_serve.server.lifecycle import bind, http_config
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
 from dflash_serve.text.parsers import table
@@ -100,6 +104,7 @@ class FakeEngine:
     max_context: int = 512
     refuse: EngineError | None = None
     refuse_after: int = 0
+    full: EngineError | None = None
     requests: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     played: list[str] = field(default_factory=list)
@@ -109,12 +114,16 @@ class FakeEngine:
         """Another test's turn."""
         assert not self._live, "the last test left requests running"
         self.script, self.state = script, EngineState.READY
-        self.refuse, self.refuse_after = None, 0
+        self.refuse, self.refuse_after, self.full = None, 0, None
         self.requests, self.aborted, self.played = [], [], []
 
     @property
     def live(self) -> int:
         return len(self._live)
+
+    def check_room(self) -> None:
+        if self.full is not None:
+            raise self.full
 
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
         if self.refuse is not None and len(self.requests) >= self.refuse_after:
@@ -271,30 +280,31 @@ def make_context(
     compiler = GrammarCompiler(
         tokenizer.backend.to_str(), model.vocab_size, sorted(model.stop_tokens)
     )
+    settings = settings or Settings()
     return ServerContext(
-        engine,
-        tokenizer,
-        settings or Settings(),
-        model,
-        drafting or DrafterSwitch(DrafterCard(), refuse),
-        markup or table.detect(tokenizer.template, tokenizer.added_tokens),
-        table.thinking_switch(tokenizer.template),
-        Grammars(compiler),
-        recorder,
+        client=engine,
+        tokenizer=tokenizer,
+        model=model,
+        drafting=drafting or DrafterSwitch(DrafterCard(), refuse),
+        markup=markup or table.detect(tokenizer.template, tokenizer.added_tokens),
+        thinking=table.thinking_switch(tokenizer.template),
+        grammars=Grammars(compiler),
+        seed=settings.seed,
+        recorder=recorder,
+        settings=settings,
     )
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: ASGIApp, limits: ConnectionLimits | None = None) -> Iterator[str]:
     """``app`` behind a real socket; gives its base URL."""
-    config = uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    server = uvicorn.Server(http_config(app, limits))
+    listener = bind(Settings(port=0))
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
         eventually(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=60)

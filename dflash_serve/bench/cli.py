@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dflash_serve import console
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.server import console
 
 app = typer.Typer(
     add_completion=False,

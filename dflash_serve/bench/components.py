@@ -14,7 +14,7 @@ from dflash_serve.bench.report import middle
 from dflash_serve.bench.simulated import VerifyOnly
 from dflash_serve.engine.cache.pool import DRAFTER, CachePool
 from dflash_serve.engine.cache.span import Span
-from dflash_serve.engine.cache.stores import Row, committed
+from dflash_serve.engine.cache.stores import Row, attending, committed
 from dflash_serve.engine.plan import DecodeRow, Runner, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
@@ -115,9 +115,9 @@ def _draft_call(drafter: DraftAdapter, hidden: int, size: SpanSize) -> Callable[
         span = Span(offsets, blocks, block, (block,) * rows)
         store = pool.models[DRAFTER]
         views = store.views(held, span)
-        drafts = drafter.propose(anchors, block, views)
+        drafts = drafter.propose(anchors, block, attending(views))
         context = store.views(committed(views, blocks), span)
-        drafter.append_context(taps, context)
+        drafter.append_context(taps, attending(context))
         return drafts, committed(context, blocks)
 
     compiled = mx.compile(traced)

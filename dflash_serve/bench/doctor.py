@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dflash_serve import console
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.server import console
 
 _STOCK_GFLOPS = 2.5
 """What the matmul in MLX's Linux wheel reaches (one thread, float32), on any size."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from dflash_serve import provenance
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures, report
 from dflash_serve.bench.components import measure_costs
@@ -16,7 +17,6 @@ from dflash_serve.bench.work import DecodeOptions, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.kernels.dispatch import default_backend
-from dflash_serve.server import provenance
 
 _MATMUL = (8, 1024, 3584)
 """Rows, inner and columns: a block of eight tokens through a wide layer."""
@@ -59,8 +59,8 @@ def examine_pair(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]
         "max_context": pair.target.max_context,
         "vocab_size": pair.target.vocab_size,
         "hidden_size": pair.target.hidden_size,
-        "cache_bytes_per_token": DeviceRunner(pair.target, drafter, 1).bytes_per_token,
-        "target_bytes": pair.target_parameters * pair.target.layout.dtype.size,
+        "cache_bytes_at_4096": DeviceRunner(pair.target, drafter, 1).bytes_for(4096),
+        "target_bytes": pair.target_parameters * pair.target.dtype.size,
     }
     if drafter is None:
         return found

@@ -18,16 +18,18 @@ from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.inprocess import Served, server_context, serving
+from dflash_serve.bench.inprocess import Served, context_for, serving
 from dflash_serve.bench.pace import PacedEngine
-from dflash_serve.bench.pair import DEMO, target_directory
+from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.report import Result, middle, percentile
 from dflash_serve.bench.workloads import GENERIC, Chat, pick, read_chats
+from dflash_serve.compose.directories import DEMO, checkpoints
+from dflash_serve.compose.loading import load
+from dflash_serve.compose.options import OptionsError
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk
-from dflash_serve.server.build import checkpoints, load
 from dflash_serve.server.context import ServerContext
-from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.server.settings import Settings
 from dflash_serve.text.stream import Detokenizer
 from dflash_serve.text.tokenizer import ChatTokenizer
 
@@ -75,7 +77,7 @@ def _first_text(options: HttpOptions) -> dict[str, Any]:
         engine.start()
         await engine.loaded()
         engines.append(engine)
-        return server_context(engine, target, names)
+        return context_for(engine, target, names)
 
     with (
         serving(make) as served,
@@ -90,7 +92,7 @@ def _first_text(options: HttpOptions) -> dict[str, Any]:
 def _checkpoints(names: Settings) -> tuple[Path, Path | None]:
     try:
         return checkpoints(names)
-    except (AdapterError, SettingsError) as error:
+    except (AdapterError, OptionsError) as error:
         raise BenchError(str(error)) from error
 
 
@@ -213,7 +215,7 @@ def _per_chunk(options: HttpOptions) -> dict[str, Any]:
 
         async def make(engine: PacedEngine = engine) -> ServerContext:
             names = Settings(target=options.target, served_model_name=_MODEL)
-            context = server_context(engine, target, names)
+            context = context_for(engine, target, names)
             engine.say(context.tokenizer.encode_raw(text))
             return context
 

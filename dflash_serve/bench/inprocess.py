@@ -15,34 +15,25 @@ from typing import Any, TypeVar
 import uvicorn
 
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.compose.cards import model_card
+from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.compose.text import load_text
 from dflash_serve.engine.client import EngineClient
 from dflash_serve.server.app import create_app
-from dflash_serve.server.build import choose_markup, grammar_compiler, model_card
-from dflash_serve.server.context import ServerContext
-from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
-from dflash_serve.server.grammars import Grammars
+from dflash_serve.server.context import ServerContext, server_context
 from dflash_serve.server.lifecycle import bind, http_config
 from dflash_serve.server.settings import Settings
-from dflash_serve.text.parsers import table
-from dflash_serve.text.tokenizer import ChatTokenizer
 
 _T = TypeVar("_T")
 _START = 180.0
 
 
-def server_context(client: EngineClient, target: Path, settings: Settings) -> ServerContext:
+def context_for(client: EngineClient, target: Path, settings: Settings) -> ServerContext:
     """What routes need to serve ``target`` through ``client``, as the real server has it."""
-    model, tokenizer = model_card(settings, target), ChatTokenizer.load(target)
-    return ServerContext(
-        client=client,
-        tokenizer=tokenizer,
-        settings=settings,
-        model=model,
-        drafting=DrafterSwitch(DrafterCard(), _no_drafter),
-        markup=choose_markup(settings, tokenizer),
-        thinking=table.thinking_switch(tokenizer.template),
-        grammars=Grammars(grammar_compiler(tokenizer, model)),
-    )
+    model = model_card(settings, target, settings.served_model_name)
+    text = load_text(settings, target, model)
+    drafting = DrafterSwitch(DrafterCard(), _no_drafter)
+    return server_context(client, settings, model, text, drafting)
 
 
 async def _no_drafter(name: str) -> DrafterCard:

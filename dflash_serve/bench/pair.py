@@ -13,19 +13,17 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.qwen3 import Model, ModelArgs
 
-import dflash_serve
 from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
 from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
-from dflash_serve.adapters.loading import check_pair, load_drafter, load_target
+from dflash_serve.adapters.loading import check_pair
 from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.server.build import checkpoints
-from dflash_serve.server.settings import Settings, SettingsError
-
-DEMO = Path(dflash_serve.__file__).parent / "demo"
-"""The embedded pair: ``target``, ``drafter`` and ``heldout.jsonl``."""
+from dflash_serve.compose import directories
+from dflash_serve.compose.directories import DEMO_NAME, checkpoints
+from dflash_serve.compose.loading import load_pair as load_stored
+from dflash_serve.compose.options import EngineOptions, OptionsError
 
 RANDOM = "random"
 """As a drafter's name: random weights in the published shape, for any stored target."""
@@ -104,9 +102,9 @@ class Pair:
             "name": self.name,
             "target_parameters": self.target_parameters,
             "target_layers": self.target.num_layers,
-            "dtype": str(self.target.layout.dtype).removeprefix("mlx.core."),
+            "dtype": str(self.target.dtype).removeprefix("mlx.core."),
             "drafter_parameters": self.drafter_parameters,
-            "drafter_layers": drafter.layout.layers if drafter else 0,
+            "drafter_layers": len(drafter.cache_specs) if drafter else 0,
             "drafter_block_size": drafter.block_size if drafter else None,
         }
 
@@ -121,35 +119,33 @@ def load_pair(choice: PairChoice) -> Pair:
         if choice.random_target is not None:
             return _random_pair(choice)
         return _stored_pair(choice)
-    except (AdapterError, SettingsError) as error:
+    except (AdapterError, OptionsError) as error:
         raise BenchError(str(error)) from error
 
 
 def target_directory(target: str | None) -> Path:
     """Where a target's files are; the demo's without a name."""
     try:
-        directory, _ = checkpoints(Settings(target=target, drafter="none"))
+        directory = directories.target_directory(target)
         read_config(directory)
-    except (AdapterError, SettingsError) as error:
+    except (AdapterError, OptionsError) as error:
         raise BenchError(str(error)) from error
     return directory
 
 
 def _stored_pair(choice: PairChoice) -> Pair:
-    names = Settings(
+    names = EngineOptions(
         target=choice.target, drafter="none" if choice.drafter == RANDOM else choice.drafter
     )
     directory, drafter_directory = checkpoints(names)
-    target = load_target(directory)
-    drafter: DraftAdapter | None = None
+    target, drafter = load_stored(directory, drafter_directory)
     parameters = 0
     if drafter_directory is not None:
-        drafter = load_drafter(drafter_directory, target)
         parameters = stored_parameters(drafter_directory)
     elif choice.drafter == RANDOM:
         drafter, model = _random_drafter(read_config(directory), choice, target)
         parameters = _parameters(model)
-    name = "dflash-demo" if choice.target is None else directory.name
+    name = DEMO_NAME if choice.target is None else directory.name
     return Pair(name, target, drafter, directory, stored_parameters(directory), parameters)
 
 

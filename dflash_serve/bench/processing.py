@@ -13,9 +13,10 @@ import numpy as np
 
 from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import DEMO, RANDOM_TARGETS, Pair, PairChoice, load_pair
+from dflash_serve.bench.pair import RANDOM_TARGETS, Pair, PairChoice, load_pair
 from dflash_serve.bench.report import Result, middle, ratio
 from dflash_serve.bench.workloads import Chat, encode, pick, read_chats
+from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_json_schema
 from dflash_serve.engine.plan import DecodeRow, OpenedRow, PrefillRow, RowSpec, StepPlan

@@ -3,7 +3,6 @@
 Knows what every result carries (machine, versions, commit, settings), nothing of what is measured.
 """
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from dflash_serve.atomic_files import replace_json
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.kernels import cpu_blas
-from dflash_serve.server.provenance import origin, replace_text
+from dflash_serve.provenance import origin
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.figure import Figure
@@ -87,7 +87,7 @@ def write(
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(document(result), indent=1) + "\n")
+        replace_json(path, document(result))
         if plot is not None:
             plot().savefig(path.with_suffix(".png"), dpi=110)
     except OSError as error:

@@ -9,7 +9,7 @@ from dflash_serve.adapters.base import DraftAdapter
 from dflash_serve.bench.baseline import VARIANTS
 from dflash_serve.bench.drive import run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import DEMO, Pair, PairChoice
+from dflash_serve.bench.pair import Pair, PairChoice
 from dflash_serve.bench.simulated import (
     SimulatedDrafter,
     expected_tokens,
@@ -17,6 +17,7 @@ from dflash_serve.bench.simulated import (
     solve_probability,
 )
 from dflash_serve.bench.workloads import Prompt, encode, pick, read_chats, synthetic
+from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams

@@ -15,7 +15,7 @@ import mlx.core as mx
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.engine.cache.pool import DRAFTER, TARGET, Caches
 from dflash_serve.engine.cache.span import Span
-from dflash_serve.engine.cache.stores import ModelStore, View, committed
+from dflash_serve.engine.cache.stores import ModelStore, View, attending, committed
 from dflash_serve.engine.choice import Arrays, GroupKind, RowGroup, choose
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
 
@@ -178,7 +178,7 @@ class Rounds:
             return Forward(captured.hidden, views, None)
         context = self._stores[DRAFTER].views(caches[DRAFTER], span)
         if captured.taps is not None:
-            self._drafter.append_context(captured.taps, context)
+            self._drafter.append_context(captured.taps, attending(context))
         return Forward(captured.hidden, views, context)
 
     def show(self, tokens: mx.array, span: Span, caches: Caches) -> Caches:
@@ -192,7 +192,7 @@ class Rounds:
         taps = self._target.forward(tokens, held, self._drafter.target_layer_ids).taps
         assert taps is not None  # a drafter taps at least one layer
         context = self._stores[DRAFTER].views(caches[DRAFTER], span)
-        self._drafter.append_context(taps, context)
+        self._drafter.append_context(taps, attending(context))
         return {**caches, DRAFTER: committed(context, span.lengths)}
 
     def _propose(
@@ -202,7 +202,7 @@ class Rounds:
         if not shape.draft or self._drafter is None:
             return Proposal(mx.zeros((count, shape.width - 1), dtype=mx.int32)), caches
         views = self._stores[DRAFTER].views(caches[DRAFTER], _span(shape, rows))
-        drafts = self._drafter.propose(rows.anchors, shape.width, views)
+        drafts = self._drafter.propose(rows.anchors, shape.width, attending(views))
         return Proposal(drafts), {**caches, DRAFTER: committed(views, rows.blocks)}
 
     def _judge(

@@ -12,14 +12,14 @@ from dflash_serve.server import grammars, thinking
 from dflash_serve.server.answer import Answer
 from dflash_serve.server.ask import Ask, ChatPrompt, RawPrompt, ToolMode
 from dflash_serve.server.choice import Choice, Extras
-from dflash_serve.server.context import ServerContext
+from dflash_serve.server.context import ModelContext
 from dflash_serve.server.errors import ApiError, invalid
 from dflash_serve.server.generation import Generation
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.stream import Detokenizer, StopFinder, TextStream
 
 
-async def begin(ask: Ask, context: ServerContext, name: str, group: str = "") -> Generation:
+async def begin(ask: Ask, context: ModelContext, name: str, group: str = "") -> Generation:
     """Submit ``ask`` to the engine; its answer is read from the generation's deltas.
 
     ``name`` identifies the request in the log and to the engine. Generations of one ``group``
@@ -48,7 +48,7 @@ async def begin(ask: Ask, context: ServerContext, name: str, group: str = "") ->
     return generation
 
 
-def prompt_tokens(ask: Ask, context: ServerContext) -> tuple[int, ...]:
+def prompt_tokens(ask: Ask, context: ModelContext) -> tuple[int, ...]:
     """The prompt as the model reads it. Blocking: call it on a worker thread.
 
     Raises:
@@ -64,7 +64,7 @@ def prompt_tokens(ask: Ask, context: ServerContext) -> tuple[int, ...]:
     return tokens
 
 
-def _encoded(ask: Ask, context: ServerContext) -> tuple[int, ...]:
+def _encoded(ask: Ask, context: ModelContext) -> tuple[int, ...]:
     tokenizer, prompt = context.tokenizer, ask.prompt
     if isinstance(prompt, ChatPrompt):
         known = ask.tools.tools if ask.tools.mode is not ToolMode.NONE else ()
@@ -109,13 +109,13 @@ class _Room:
         return room if wanted is None else max(1, min(wanted, room))
 
 
-async def _grammar(ask: Ask, context: ServerContext) -> TokenGrammar | None:
+async def _grammar(ask: Ask, context: ModelContext) -> TokenGrammar | None:
     needed = grammars.needed(ask.format, ask.tools, context.markup)
     return None if needed is None else await context.grammars.compile(*needed)
 
 
 def _rule(
-    ask: Ask, context: ServerContext, begun: bool, grammar: TokenGrammar | None
+    ask: Ask, context: ModelContext, begun: bool, grammar: TokenGrammar | None
 ) -> ThinkingRule | None:
     """Finding the reasoning costs the engine something: only where it matters."""
     if not isinstance(ask.prompt, ChatPrompt):
@@ -131,7 +131,7 @@ def _rule(
 
 
 def _request(
-    ask: Ask, context: ServerContext, name: str, prompt: tuple[int, ...], room: _Room
+    ask: Ask, context: ModelContext, name: str, prompt: tuple[int, ...], room: _Room
 ) -> EngineRequest:
     own = frozenset() if ask.ignore_end else context.model.stop_tokens
     return EngineRequest(
@@ -147,7 +147,7 @@ def _request(
 
 
 def _choice(
-    index: int, first: EngineRequest, ask: Ask, context: ServerContext, begun: bool
+    index: int, first: EngineRequest, ask: Ask, context: ModelContext, begun: bool
 ) -> Choice:
     sampling = replace(first.sampling, seed=_wrap(first.sampling.seed + index))
     request = replace(first, id=f"{first.id}-{index}", sampling=sampling)
@@ -169,7 +169,7 @@ def _choice(
     return Choice(index, request, stream, answer, table, extras)
 
 
-def _echoed(ask: Ask, prompt: tuple[int, ...], context: ServerContext) -> str:
+def _echoed(ask: Ask, prompt: tuple[int, ...], context: ModelContext) -> str:
     text = ask.prompt.text if isinstance(ask.prompt, RawPrompt) else None
     return context.tokenizer.decode(prompt) if text is None else text
 

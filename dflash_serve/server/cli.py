@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dflash_serve.server import console, settings
-from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve import console
+from dflash_serve.compose.options import OptionsError, parse_block_size, parse_bytes
+from dflash_serve.server import settings
+from dflash_serve.server.settings import Settings
 from dflash_serve.version import __version__
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -15,7 +17,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptio
 
 def main() -> None:
     """Console entry point. A bad option is one line on stderr and exit code 2."""
-    console.run(app, "dflash-serve", (SettingsError,))
+    console.run(app, "dflash-serve", (OptionsError,))
 
 
 def _version(wanted: bool) -> None:
@@ -59,6 +61,9 @@ def serve(
     prefill_chunk: Annotated[
         int, typer.Option(help="Prompt tokens processed between two rounds.")
     ] = _D.prefill_chunk,
+    max_stall_ms: Annotated[
+        int, typer.Option(help="Milliseconds that prompts may hold up running answers at a time.")
+    ] = _D.max_stall_ms,
     memory_limit: Annotated[
         str, typer.Option(help="Bytes of cache, like 8GB or 512MB; 0 is no limit.")
     ] = "0",
@@ -105,10 +110,10 @@ def serve(
         **options
         | {
             "api_key": settings.api_key(api_key),
-            "block_size": settings.parse_block_size(block_size),
-            "memory_limit": settings.parse_bytes("memory_limit", memory_limit),
-            "max_body_bytes": settings.parse_bytes("max_body_bytes", max_body_bytes),
-            "record_limit": settings.parse_bytes("record_limit", record_limit),
+            "block_size": parse_block_size(block_size),
+            "memory_limit": parse_bytes("memory_limit", memory_limit),
+            "max_body_bytes": parse_bytes("max_body_bytes", max_body_bytes),
+            "record_limit": parse_bytes("record_limit", record_limit),
             "cors_origin": tuple(cors_origin or ()),
         }
     )

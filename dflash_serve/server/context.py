@@ -1,11 +1,12 @@
-"""What every route needs, made once by ``build``: collaborators and facts about the model."""
+"""What requests are answered with, made once: collaborators and facts about the model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from dflash_serve.compose.cards import ModelCard
+from dflash_serve.compose.drafting import DrafterSwitch
+from dflash_serve.compose.text import ModelText
 from dflash_serve.engine.client import EngineClient
 from dflash_serve.engine.errors import EngineUnavailable
-from dflash_serve.engine.types import SamplingParams
-from dflash_serve.server.drafting import DrafterSwitch
 from dflash_serve.server.grammars import Grammars
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
@@ -14,38 +15,23 @@ from dflash_serve.text.parsers.table import ThinkingSwitch
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """The one model served, as the HTTP side sees it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelContext:
+    """What it takes to begin a request and to read its answer. Knows nothing of HTTP.
 
-    ``sampling`` holds the defaults for requests that leave a parameter out.
-    ``created`` is a Unix time in seconds. ``max_context`` is what was asked for; the engine may
-    hold less. ``vocab_size`` is the number of logits.
-    """
-
-    id: str
-    created: int
-    max_context: int
-    vocab_size: int
-    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=1.0))
-    stop_tokens: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class ServerContext:
-    """``recorder`` is None unless the operator asked to record.
-
-    ``thinking``: how the chat template switches reasoning, None if it cannot.
+    ``thinking``: how the chat template switches reasoning, None if it cannot. ``seed``: for
+    requests without one; None draws a fresh one. ``recorder`` is None unless the operator asked
+    to record.
     """
 
     client: EngineClient
     tokenizer: ChatTokenizer
-    settings: Settings
     model: ModelCard
     drafting: DrafterSwitch
     markup: Markup
     thinking: ThinkingSwitch | None
     grammars: Grammars
+    seed: int | None = None
     recorder: Recorder | None = None
 
     @property
@@ -55,3 +41,33 @@ class ServerContext:
             return self.client.max_context
         except EngineUnavailable:
             return self.model.max_context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext(ModelContext):
+    """What every route needs."""
+
+    settings: Settings
+
+
+def server_context(
+    client: EngineClient,
+    settings: Settings,
+    model: ModelCard,
+    text: ModelText,
+    drafting: DrafterSwitch,
+    recorder: Recorder | None = None,
+) -> ServerContext:
+    """The context of a server for ``model``, whose text is read and written as ``text`` says."""
+    return ServerContext(
+        client=client,
+        tokenizer=text.tokenizer,
+        model=model,
+        drafting=drafting,
+        markup=text.markup,
+        thinking=text.thinking,
+        grammars=Grammars(text.compiler),
+        seed=settings.seed,
+        recorder=recorder,
+        settings=settings,
+    )

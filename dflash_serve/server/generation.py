@@ -13,7 +13,7 @@ from dflash_serve.engine.types import Usage
 from dflash_serve.server import usage
 from dflash_serve.server.choice import Choice, Outbox
 from dflash_serve.server.deltas import Delta
-from dflash_serve.server.drafting import DrafterSwitch
+from dflash_serve.compose.drafting import DrafterSwitch
 from dflash_serve.server.protocol.common import MetaInfo
 from dflash_serve.server.recording import Finished, Recorder
 

@@ -7,9 +7,10 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from dflash_serve.compose.cards import ModelCard
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server import errors
-from dflash_serve.server.context import ModelCard, ServerContext
+from dflash_serve.server.context import ModelContext
 from dflash_serve.server.errors import ApiError, shown
 
 _GREEDY_BELOW = 1e-3
@@ -41,7 +42,7 @@ def check_model(name: str, model: ModelCard) -> None:
 
 
 def sampling(
-    context: ServerContext,
+    context: ModelContext,
     *,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -67,6 +68,6 @@ def sampling(
     )
 
 
-def _seed(given: int | None, context: ServerContext) -> int:
-    default = context.settings.seed if given is None else given
+def _seed(given: int | None, context: ModelContext) -> int:
+    default = context.seed if given is None else given
     return secrets.randbits(63) if default is None else default

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 import uvicorn
 
+from dflash_serve.compose.options import OptionsError
 from dflash_serve.engine.async_client import AsyncEngine
-from dflash_serve.server.settings import Settings, SettingsError
+from dflash_serve.server.settings import Settings
 
 _log = logging.getLogger("dflash_serve")
 _LINGER = 0.3
@@ -50,7 +51,7 @@ def bind(settings: Settings) -> socket.socket:
     """A bound socket, taken before anything slow starts.
 
     Raises:
-        SettingsError: the address is in use or not ours.
+        OptionsError: the address is in use or not ours.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio sets TCP_NODELAY only on sockets that say that they are TCP
@@ -61,9 +62,7 @@ def bind(settings: Settings) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {reason}"
-        ) from error
+        raise OptionsError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from error
     return listener
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dflash_serve.compose.options import OptionsError
 from dflash_serve.engine.types import EngineRequest, Usage
-from dflash_serve.server.settings import SettingsError
 
 _log = logging.getLogger("dflash_serve.record")
 _WAITING = 4096
@@ -145,14 +145,14 @@ class Segments:
         """Make the directory and take it.
 
         Raises:
-            SettingsError: it cannot be made, is open to others, or another server writes to it.
+            OptionsError: it cannot be made, is open to others, or another server writes to it.
         """
         directory = self._directory
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             mode = stat.S_IMODE(directory.stat().st_mode)
             if mode & 0o077:
-                raise SettingsError(
+                raise OptionsError(
                     f"--record {directory} is open to others (mode {mode:o}): chmod 700 it first"
                 )
             self._lock = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -160,9 +160,9 @@ class Segments:
             found = sorted(directory.glob(_PATTERN))
             self._old = deque((path, path.stat().st_size) for path in found)
         except BlockingIOError as error:
-            raise SettingsError(f"--record {directory}: another server writes there") from error
+            raise OptionsError(f"--record {directory}: another server writes there") from error
         except OSError as error:
-            raise SettingsError(f"--record {directory}: {error.strerror}") from error
+            raise OptionsError(f"--record {directory}: {error.strerror}") from error
 
     def write(self, line: bytes) -> None:
         """Append one line, in one piece.

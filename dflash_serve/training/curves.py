@@ -1,10 +1,11 @@
 """The course of a run in bounded memory, and its picture. Knows no files but the one it draws."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from dflash_serve.atomic_files import replacing
 
 _POINTS = 1024  # per curve: beyond it neighbours are merged
 
@@ -90,10 +91,9 @@ def draw(curves: Curves, path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture beside and rename it, so that a viewer never meets half of one."""
-    scratch = path.with_name(f".{path.name}.part")
-    figure.savefig(scratch, dpi=110, format=path.suffix.removeprefix("."))
-    os.replace(scratch, path)
+    """Write a picture whole, so that a viewer never meets half of one."""
+    with replacing(path) as scratch:
+        figure.savefig(scratch, dpi=110, format=path.suffix.removeprefix("."))
 
 
 def _smooth(values: list[float], keep: float = 0.95) -> list[float]:

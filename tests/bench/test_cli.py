@@ -96,7 +96,7 @@ def test_doctor_examines_a_pair(
     assert code == 0
     found = json.loads(out)
     assert found["blas"]["matmul_gflops"] > 0
-    assert found["pair"]["cache_bytes_per_token"] > 0
+    assert found["pair"]["cache_bytes_at_4096"] > 0
     assert found["pair"]["divergence"]["different_tokens"] == 0
     assert {cost["rows"] for cost in found["pair"]["round_costs"]} == {1, 4, 8}
 

@@ -9,18 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+from dflash_serve.compose.cards import ModelCard
+from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.compose.text import load_text
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.commands import Loaded
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.server.app import create_app
-from dflash_serve.server.build import choose_markup, grammar_compiler
-from dflash_serve.server.context import ModelCard, ServerContext
-from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
-from dflash_serve.server.grammars import Grammars
+from dflash_serve.server.context import ServerContext, server_context
 from dflash_serve.server.lifecycle import bind, run
 from dflash_serve.server.settings import Settings
-from dflash_serve.text.parsers.table import thinking_switch
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.clients.forced import forced_pair
 from tests.clients.vocabulary import SIZE, save_vocabulary
@@ -42,7 +41,7 @@ def main(directory: Path, port: int) -> None:
     engine = AsyncEngine(lambda: load(tokenizer))
     listener = bind(settings)
     run(
-        create_app(context(engine, tokenizer, settings)),
+        create_app(context(engine, directory, tokenizer, settings)),
         engine,
         settings,
         listener,
@@ -51,7 +50,9 @@ def main(directory: Path, port: int) -> None:
     )
 
 
-def context(engine: AsyncEngine, tokenizer: ChatTokenizer, settings: Settings) -> ServerContext:
+def context(
+    engine: AsyncEngine, directory: Path, tokenizer: ChatTokenizer, settings: Settings
+) -> ServerContext:
     """What ``build`` makes for a pair on disk."""
     ends = (tokenizer.backend.token_to_id(name) for name in ("<|im_end|>", "<|endoftext|>"))
     model = ModelCard(
@@ -61,16 +62,9 @@ def context(engine: AsyncEngine, tokenizer: ChatTokenizer, settings: Settings) -
         vocab_size=SIZE,
         stop_tokens=frozenset(ends),
     )
-    return ServerContext(
-        client=engine,
-        tokenizer=tokenizer,
-        settings=settings,
-        model=model,
-        drafting=DrafterSwitch(DrafterCard("scripted", BLOCK), no_other_drafter),
-        markup=choose_markup(settings, tokenizer),
-        thinking=thinking_switch(tokenizer.template),
-        grammars=Grammars(grammar_compiler(tokenizer, model)),
-    )
+    text = load_text(settings, directory, model)
+    drafting = DrafterSwitch(DrafterCard("scripted", BLOCK), no_other_drafter)
+    return server_context(engine, settings, model, text, drafting)
 
 
 def load(tokenizer: ChatTokenizer) -> Loaded:

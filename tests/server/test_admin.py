@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from dflash_serve.engine.errors import EngineUnavailable
-from dflash_serve.server.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, eventually, make_app, saying, serving
 

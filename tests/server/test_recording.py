@@ -17,10 +17,10 @@ import pytest
 
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, SamplingParams, Usage
-from dflash_serve.server.drafting import DrafterCard, DrafterSwitch
+from dflash_serve.compose.options import OptionsError
+from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.recording import Finished, Recorder, Segments
-from dflash_serve.server.settings import SettingsError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import read_answers, read_origin
 from tests.fakes import FakeEngine, Script, choice, eventually, saying
@@ -136,17 +136,17 @@ def test_a_disk_that_refuses_stops_recording_once_and_nothing_else(
 
 def test_a_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
-    with pytest.raises(SettingsError, match="open to others"):
+    with pytest.raises(OptionsError, match="open to others"):
         Segments(tmp_path, LARGE, HEADER).open()
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="--record"):
+    with pytest.raises(OptionsError, match="--record"):
         Segments(tmp_path / "file", LARGE, HEADER).open()
 
 
 def test_two_servers_do_not_share_a_directory(tmp_path: Path) -> None:
     first = Segments(tmp_path / "kept", LARGE, HEADER)
     first.open()
-    with pytest.raises(SettingsError, match="another server"):
+    with pytest.raises(OptionsError, match="another server"):
         Segments(tmp_path / "kept", LARGE, HEADER).open()
     first.close()
     second = Segments(tmp_path / "kept", LARGE, HEADER)

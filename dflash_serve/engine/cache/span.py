@@ -75,4 +75,4 @@ class Span:
 def each(rows: mx.array) -> list[mx.array]:
     """[R, ...] -> R arrays [1, ...]."""
     count = rows.shape[0]
-    return [rows] if count == 1 else mx.split(rows, count)
+    return [rows] if count == 1 else list(mx.split(rows, count))

@@ -78,6 +78,13 @@ class ModelStore:
         ]
 
 
+def attending(views: Sequence[View]) -> list[AttentionView]:
+    """The views of a drafter: all its layers attend."""
+    found = [view for view in views if isinstance(view, AttentionView)]
+    assert len(found) == len(views), "a drafter has a layer that does not attend"
+    return found
+
+
 def committed(views: Sequence[View], counts: mx.array) -> list[Row]:
     """The rows behind a forward of which each keeps the first ``counts`` [R] tokens."""
     layers = [view.commit(counts) for view in views]

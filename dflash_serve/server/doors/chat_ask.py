@@ -14,7 +14,7 @@ from dflash_serve.server.ask import (
     ToolMode,
     ToolUse,
 )
-from dflash_serve.server.context import ServerContext
+from dflash_serve.server.context import ModelContext
 from dflash_serve.server.doors import options
 from dflash_serve.server.doors.arguments import parse_arguments
 from dflash_serve.server.doors.tool_choice import (
@@ -30,7 +30,7 @@ from dflash_serve.server.protocol.tools import AllowedToolsChoice, NamedTool, To
 from dflash_serve.text.parsers.base import ToolSpec
 
 
-def chat_ask(body: ChatRequest, context: ServerContext) -> Ask:
+def chat_ask(body: ChatRequest, context: ModelContext) -> Ask:
     """What the request asks of the model.
 
     Raises:

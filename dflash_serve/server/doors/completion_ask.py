@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dflash_serve.server import intake
 from dflash_serve.server.ask import Ask, RawPrompt
-from dflash_serve.server.context import ServerContext
+from dflash_serve.server.context import ModelContext
 from dflash_serve.server.doors import options
 from dflash_serve.server.errors import ApiError, invalid
 from dflash_serve.server.protocol.completions import CompletionRequest
@@ -17,7 +17,7 @@ _MAX_TOKENS = 16
 """OpenAI's default in this door."""
 
 
-def completion_asks(body: CompletionRequest, context: ServerContext) -> list[Ask]:
+def completion_asks(body: CompletionRequest, context: ModelContext) -> list[Ask]:
     """What the request asks of the model. Choices of later prompts draw with later seeds.
 
     Raises:

@@ -3,13 +3,13 @@
 from dflash_serve.engine.types import LogitRules, SamplingParams
 from dflash_serve.server import intake
 from dflash_serve.server.ask import FormatKind, OutputFormat
-from dflash_serve.server.context import ServerContext
+from dflash_serve.server.context import ModelContext
 from dflash_serve.server.errors import ApiError, invalid
 from dflash_serve.server.protocol.options import AnswerOptions
 from dflash_serve.server.protocol.tools import ResponseFormat
 
 
-def sampling(body: AnswerOptions, context: ServerContext) -> SamplingParams:
+def sampling(body: AnswerOptions, context: ModelContext) -> SamplingParams:
     return intake.sampling(
         context,
         temperature=body.temperature,
@@ -29,7 +29,7 @@ def check_stream(body: AnswerOptions) -> None:
         raise invalid("stream_options", "stream_options needs stream to be true")
 
 
-def rules(body: AnswerOptions, context: ServerContext, max_tokens: int | None) -> LogitRules:
+def rules(body: AnswerOptions, context: ModelContext, max_tokens: int | None) -> LogitRules:
     """
     Raises:
         ApiError: a token id is not in the vocabulary, or ``min_tokens`` is over ``max_tokens``.
@@ -50,7 +50,7 @@ def rules(body: AnswerOptions, context: ServerContext, max_tokens: int | None) -
     )
 
 
-def stop_tokens(body: AnswerOptions, context: ServerContext) -> frozenset[int]:
+def stop_tokens(body: AnswerOptions, context: ModelContext) -> frozenset[int]:
     """
     Raises:
         ApiError: a token id is not in the vocabulary.
@@ -97,7 +97,7 @@ def _json_format(wanted: ResponseFormat) -> OutputFormat:
     return OutputFormat(FormatKind.JSON_SCHEMA, schema, f"{where}.schema", strict)
 
 
-def _check_token(token: int, param: str, context: ServerContext) -> None:
+def _check_token(token: int, param: str, context: ModelContext) -> None:
     size = context.model.vocab_size
     if token >= size:
         text = f"Invalid '{param}': token ids must be 0 to {size - 1}, but one is {token}"

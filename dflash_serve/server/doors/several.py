@@ -7,7 +7,7 @@ from dataclasses import replace
 from dflash_serve.engine.types import Usage
 from dflash_serve.server.ask import Ask
 from dflash_serve.server.begin import begin
-from dflash_serve.server.context import ServerContext
+from dflash_serve.server.context import ModelContext
 from dflash_serve.server.deltas import Delta
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.protocol.common import MetaInfo
@@ -17,7 +17,7 @@ _Queue = asyncio.Queue[_Batch | BaseException | None]
 """Batches of all, what one failed with, or None where one has ended."""
 
 
-async def begin_all(asks: Sequence[Ask], context: ServerContext, name: str) -> "Several":
+async def begin_all(asks: Sequence[Ask], context: ModelContext, name: str) -> "Several":
     """Begin every one, or none. They share one turn in the engine's queue.
 
     Raises:

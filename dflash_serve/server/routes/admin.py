@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from dflash_serve.server import errors
 from dflash_serve.server.context import ServerContext
-from dflash_serve.server.drafting import DrafterCard, DrafterRefused, SwapRunning
+from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, SwapRunning
 from dflash_serve.server.errors import ApiError
 from dflash_serve.server.protocol.admin import DrafterChange, DrafterState
 

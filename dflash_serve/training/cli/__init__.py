@@ -6,7 +6,7 @@ when it runs, so that ``--help`` needs no MLX.
 
 import typer
 
-from dflash_serve.server import console
+from dflash_serve import console
 from dflash_serve.training.cli.adapt import adapt
 from dflash_serve.training.cli.convert import convert
 from dflash_serve.training.cli.data import data

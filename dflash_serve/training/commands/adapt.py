@@ -1,6 +1,5 @@
 """dflash-train adapt: a drafter for one's own traffic, kept only if it is better there."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,11 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from dflash_serve import provenance
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.server import provenance
+from dflash_serve.atomic_files import replace_json
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.card import Measured, model_card
 from dflash_serve.training.commands.measures import RoundsMeasure
@@ -78,7 +79,7 @@ def adapt(job: AdaptJob) -> int:
     console = Console()
     if job.out.exists() and not job.out.is_dir():
         raise DataError(f"--out {job.out} is no folder")
-    directory, old = resolve(job.target), resolve(job.drafter)
+    directory, old = target_directory(job.target), resolve(job.drafter)
     records = read_records(job.records, fingerprint(directory))
     parts = _parts(job.records, records, console)
     replay = split(_usable(read_answers(job.replay))) if job.replay else Split([], [], [])
@@ -126,7 +127,7 @@ def _report(job: AdaptJob, parts: Split, domains: Sequence[_Domain]) -> None:
             domain.name: {"answers": len(domain.examples), **domain.results} for domain in domains
         },
     }
-    provenance.replace_text(job.out / REPORT, json.dumps(document, indent=1) + "\n")
+    replace_json(job.out / REPORT, document)
 
 
 def _parts(directory: Path, records: Records, console: Console) -> Split:

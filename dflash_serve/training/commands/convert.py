@@ -11,6 +11,7 @@ from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, read_object, resolve
 from dflash_serve.adapters.dflash_config import parse_dflash_config
 from dflash_serve.adapters.loading import check_pair
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.card import model_card
 from dflash_serve.training.convert import (
     KINDS,
@@ -62,7 +63,7 @@ def convert(job: ConvertJob) -> None:
     stored = read_source(source)
     weights, dropped = published_names(stored)
     kind = job.kind or detect(raw, stored)
-    target = read_config(resolve(job.target))
+    target = read_config(target_directory(job.target))
     config = full_config(published_config(kind, raw, weights, target, job.given))
     check_pair(parse_dflash_config(config), _sizes(job.target, target))
     dtype = job.dtype or _stored_dtype(weights)

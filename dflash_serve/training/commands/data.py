@@ -11,9 +11,10 @@ from rich.console import Console
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, resolve, stop_token_ids
-from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.atomic_files import replace_json
+from dflash_serve.compose.directories import target_directory
+from dflash_serve.compose.loading import load_pair
 from dflash_serve.engine.types import SamplingParams
-from dflash_serve.server.provenance import replace_text
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import (
@@ -60,7 +61,7 @@ def make_data(job: DataJob) -> None:
     Raises:
         DataError: nothing is usable, the file has another origin, or with ``strict`` any bad row.
     """
-    console, directory = Console(), resolve(job.target)
+    console, directory = Console(), target_directory(job.target)
     source = open_source(job.prompts, job.split, job.config_name)
     rules = _rules(job, directory)
     faults = Faults()
@@ -84,9 +85,7 @@ def make_data(job: DataJob) -> None:
             faults.add(source.place(row), RowError("too few loss tokens", str(tokens)))
     summary = Summary(faults, totals, costs, bool(job.drafter))
     console.print(summary.table())
-    replace_text(
-        job.out.with_name(job.out.name + ".summary.json"), json.dumps(summary.as_json(), indent=1)
-    )
+    replace_json(job.out.with_name(job.out.name + ".summary.json"), summary.as_json())
     _check(job, summary.usable, faults)
 
 
@@ -124,8 +123,7 @@ def _finished(
 ) -> Iterator[Finished[Dialogue]]:
     if rules.keep:
         return (Finished(dialogue, ()) for dialogue in todo)
-    target = load_target(directory)
-    drafter = load_drafter(resolve(job.drafter), target) if job.drafter else None
+    target, drafter = load_pair(directory, resolve(job.drafter) if job.drafter else None)
     settings = GenerateSettings(
         rules.stop_tokens, job.max_new, rules.max_length, job.batch, job.sampling
     )

@@ -1,7 +1,6 @@
 """dflash-train eval: what a drafter is worth, on a loaded pair or on a running server."""
 
 import asyncio
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -11,12 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
+from dflash_serve import provenance
 from dflash_serve.adapters.checkpoint import resolve
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.atomic_files import replace_json
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.kernels import cpu_blas
-from dflash_serve.server import provenance
 from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import DataError, fingerprint
 from dflash_serve.training.evaluate import remote, sets, view
@@ -122,7 +123,7 @@ class _LocalRun:
     def __init__(
         self, job: LocalJob, decoding: Decoding, asked: Mapping[str, Sequence[Conversation]]
     ) -> None:
-        directory, drafted = resolve(job.target), resolve(job.drafter)
+        directory, drafted = target_directory(job.target), resolve(job.drafter)
         target = load_target(directory)
         drafter = load_drafter(drafted, target)
         self.block: int | None = job.block or drafter.block_size
@@ -318,7 +319,7 @@ def _write(
         "results": dict(measured),
         "failures": list(wrong),
     }
-    provenance.replace_text(out / "results.json", json.dumps(document, indent=1) + "\n")
+    replace_json(out / "results.json", document)
 
 
 def _show(

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from transformers import AutoTokenizer
 
-from dflash_serve.adapters.checkpoint import read_config, resolve
+from dflash_serve.adapters.checkpoint import read_config
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.data import DataError
 from dflash_serve.training.initialise import DrafterShape
 from dflash_serve.training.layout import DTYPES
@@ -112,7 +113,7 @@ def mask_token_id(target: str, given: int | None) -> int:
     """
     if given is not None:
         return given
-    directory = resolve(target)
+    directory = target_directory(target)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     for token in ("<|mask|>", "<|MASK|>"):
         if token in tokenizer.get_vocab():

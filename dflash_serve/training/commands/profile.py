@@ -4,7 +4,6 @@ Random weights and features, no target in the step: what is measured is the step
 """
 
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -21,9 +20,10 @@ from mlx import optimizers
 from rich.console import Console
 from rich.table import Table
 
+from dflash_serve import provenance
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_target
-from dflash_serve.server import provenance
+from dflash_serve.atomic_files import replace_json
 from dflash_serve.training.blocks import BlockRecipe, Example, make_blocks
 from dflash_serve.training.data import DataError
 from dflash_serve.training.initialise import DrafterShape, drafter_config, new_drafter
@@ -254,7 +254,7 @@ def _write(out: Path, results: dict[str, Any], rounds: int) -> None:
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        provenance.replace_text(out, json.dumps(document, indent=1) + "\n")
+        replace_json(out, document)
         _plot(results, out.with_suffix(".png"))
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error

@@ -12,6 +12,7 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config, read_weights, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_target
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from dflash_serve.training.commands.job import TrainJob, job_of
@@ -82,7 +83,7 @@ def train(job: TrainJob, watching: Watching, processes: Processes | None = None)
     processes, console = processes or Processes(), watching.console
     store = CheckpointStore(job.kept.out / "checkpoints", job.kept.checkpoints)
     _refuse_overwriting(job, store)
-    directory = resolve(job.target)
+    directory = target_directory(job.target)
     target = load_target(directory)
     config, drafter = _drafter(job, directory, target)
     data = _read_data(job, directory, target, console)

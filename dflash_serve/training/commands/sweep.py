@@ -1,7 +1,6 @@
 """dflash-train sweep: runs one after another, pruned early, ranked in the end."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from rich import table as rich_table
 from rich.console import Console
 
+from dflash_serve.atomic_files import replace_json
 from dflash_serve.training.commands.job import job_of
 from dflash_serve.training.commands.run import Watching, train
 from dflash_serve.training.curves import save_figure
@@ -131,7 +131,7 @@ def _run(
         console.print("pruned: too far behind the best by now")
     result = _result(entry.name, state, settings, message)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / _OUTCOME, asdict(result))
+    replace_json(folder / _OUTCOME, asdict(result))
     return result
 
 
@@ -166,15 +166,9 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _write(path: Path, value: Any) -> None:
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
-
-
 def _report(out: Path, results: Sequence[Result]) -> None:
     """sweep.json and sweep.png: all runs so far, the best first."""
-    _write(out / "sweep.json", [asdict(result) for result in ranked(results)])
+    replace_json(out / "sweep.json", [asdict(result) for result in ranked(results)])
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for result in ranked(results):

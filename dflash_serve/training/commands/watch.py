@@ -1,7 +1,5 @@
 """Listeners of a run together: what is kept on disk, what is shown."""
 
-import json
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from dflash_serve.atomic_files import replace_json
 from dflash_serve.training.commands.job import Kept
 from dflash_serve.training.commands.measures import Measure
 from dflash_serve.training.layout import write_drafter
@@ -58,10 +57,7 @@ class Keeper:
         if detail is not None and self.log is not None:
             self.log.note({"step": report.step, "prefixes": detail})
         if detail is not None and report.best:
-            scratch = self.kept.out / ".vp.json.part"
-            text = json.dumps({"step": report.step, **detail}, indent=1) + "\n"
-            scratch.write_text(text, encoding="utf-8")
-            os.replace(scratch, self.kept.out / "vp.json")
+            replace_json(self.kept.out / "vp.json", {"step": report.step, **detail})
 
     def keep_last(self) -> None:
         self._write(self.kept.out / "last")

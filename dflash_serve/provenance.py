@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,20 +54,6 @@ def commit() -> dict[str, Any] | None:
         return None
     changed = _git(here, "status", "--porcelain", "--untracked-files=no")
     return {"hash": head.strip(), "dirty": bool(changed and changed.strip())}
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: the old file, if any, is still whole.
-    """
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
-    ) as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)
 
 
 def _cpu_model() -> str:

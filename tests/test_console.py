@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from dflash_serve.server import console
+from dflash_serve import console
 
 
 class RefusedError(Exception):
@@ -19,9 +19,10 @@ def ends(error: Exception | None, capsys: pytest.CaptureFixture[str]) -> tuple[o
             raise error
         return 1
 
-    with pytest.raises(SystemExit) as caught, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["program"])
-        console.run(app, "program", (RefusedError,))
+        with pytest.raises(SystemExit) as caught:
+            console.run(app, "program", (RefusedError,))
     return caught.value.code, capsys.readouterr().err
 
 

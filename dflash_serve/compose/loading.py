@@ -1,0 +1,79 @@
+"""Directories -> weights on the device, evaluated, in a runner that the engine can take over."""
+
+import logging
+from pathlib import Path
+
+from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu
+from dflash_serve.compose.cards import block_size
+from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.engine.admission import context_under
+from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
+from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.kernels import cpu_blas
+
+_log = logging.getLogger("dflash_serve")
+
+
+def load_pair(
+    target_path: Path, drafter_path: Path | None
+) -> tuple[TargetAdapter, DraftAdapter | None]:
+    """Both halves, held against each other; no drafter without a path.
+
+    Raises:
+        AdapterError: a checkpoint is damaged, or they do not fit.
+    """
+    target = load_target(target_path)
+    return target, None if drafter_path is None else load_drafter(drafter_path, target)
+
+
+def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -> Loaded:
+    """Weights onto the device, and what the engine may take of it.
+
+    Raises:
+        AdapterError: a checkpoint is damaged, or they do not fit.
+        OptionsError: the memory limit leaves no room for a row.
+    """
+    target, drafter = load_pair(target_path, drafter_path)
+    block = block_size(options, drafter_path)
+    runner = DeviceRunner(target, drafter, block)
+    config = EngineConfig(
+        max_batch=options.max_batch,
+        max_queue=options.max_queue,
+        max_context=_context(options, target.max_context, block, runner),
+        prefill_chunk=options.prefill_chunk,
+        block_size=block,
+        verify_tokens=CPU_VERIFY_TOKENS if on_cpu() else 0,
+        memory_limit=options.memory_limit,
+        max_stall=options.max_stall_ms / 1e3,
+    )
+    _report_matmul()
+    return Loaded(runner, config)
+
+
+def new_drafter(runner: LaneRunner, path: Path | None, block_size: int) -> NewDrafter:
+    """The evaluated weights of the drafter at ``path``, for the target that ``runner`` runs.
+
+    Raises:
+        AdapterError: the checkpoint is damaged, or does not fit.
+    """
+    assert isinstance(runner, DeviceRunner)
+    drafter = None if path is None else load_drafter(path, runner.target)
+    return NewDrafter(drafter, block_size)
+
+
+def _context(options: EngineOptions, own: int, block: int, runner: DeviceRunner) -> int:
+    """The context that the options, the model and one row under the memory limit allow."""
+    wanted = options.max_context or own
+    try:
+        return context_under(options.memory_limit, runner.bytes_for, wanted, block)
+    except ValueError as error:
+        raise OptionsError(f"--memory-limit: {error}") from error
+
+
+def _report_matmul() -> None:
+    status = cpu_blas.status()
+    if status.state is cpu_blas.CpuBlasState.LOADED:
+        _log.info("CPU matmul: %s, %d thread(s), row-invariant", status.isa, status.threads)

@@ -1,0 +1,116 @@
+"""What a pair of models and its engine can be told, checked once. Knows nothing of HTTP."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SPECULATION = ("always", "off")
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "max_batch": (1, 1024),
+    "max_queue": (0, 1_000_000),
+    "max_context": (0, 2**31 - 1),
+    "block_size": (0, 1024),
+    "prefill_chunk": (1, 2**20),
+    "memory_limit": (0, 2**63 - 1),
+    "max_stall_ms": (1, 600_000),
+}
+_NEVER_EMPTY = ("target", "drafter", "tool_parser", "reasoning_parser")
+
+
+class OptionsError(ValueError):
+    """An option with a value that cannot be. The message is one line for the user.
+
+    It spells options as the command line does.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """The options of a pair and of the engine that runs it, checked at construction.
+
+    target: None is the embedded demo pair. drafter: ``auto``, ``none``, a path or a hub id.
+    max_context and block_size: 0 takes the model's own. memory_limit: bytes, 0 for none.
+    max_stall_ms: what a prompt's chunk may add to the gap between two rounds of running requests.
+    seed: for requests without one; None draws a fresh one per request. tool_parser and
+    reasoning_parser: ``auto`` takes what the chat template shows.
+    """
+
+    target: str | None = None
+    drafter: str = "auto"
+    max_batch: int = 8
+    max_queue: int = 128
+    max_context: int = 0
+    block_size: int = 0
+    speculation: str = "always"
+    prefill_chunk: int = 512
+    memory_limit: int = 0
+    max_stall_ms: int = 250
+    seed: int | None = None
+    tool_parser: str = "auto"
+    reasoning_parser: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_values(self, _BOUNDS, _NEVER_EMPTY)
+        check_one_of("speculation", self.speculation, SPECULATION)
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise OptionsError(f"{option('seed')} is {self.seed}, but must fit 64 bits")
+
+
+def option(name: str) -> str:
+    """A field's name as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def check_values(
+    options: Any, bounds: Mapping[str, tuple[float, float]], never_empty: Sequence[str]
+) -> None:
+    """
+    Raises:
+        OptionsError: a field of ``options`` is out of its bounds, or an empty string.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise OptionsError(f"{option(name)} is {value}, but must be {low} to {high}")
+    for name in never_empty:
+        if getattr(options, name) == "":
+            raise OptionsError(f"{option(name)} is empty")
+
+
+def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """
+    Raises:
+        OptionsError: ``value`` is not allowed.
+    """
+    if value not in allowed:
+        raise OptionsError(f"{option(name)} is {value!r}, but must be {' or '.join(allowed)}")
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """``8GB``, ``512 MB``, ``1.5GiB`` or plain bytes."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise OptionsError(f"{option(name)} is {text!r}; write a size like 8GB, 512MB or 2GiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_block_size(text: str) -> int:
+    """``auto`` (0: what the drafter advises) or a number of tokens."""
+    if text == "auto":
+        return 0
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise OptionsError(f"--block-size is {text!r}, but must be auto or a number from 1")
+    return int(text)

@@ -1,0 +1,57 @@
+"""Options of the model: checked once, each mistake one readable line."""
+
+import pytest
+
+from dflash_serve.compose.options import (
+    EngineOptions,
+    OptionsError,
+    option,
+    parse_block_size,
+    parse_bytes,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_batch", 0),
+        ("max_queue", -1),
+        ("max_context", -5),
+        ("block_size", -1),
+        ("prefill_chunk", 0),
+        ("memory_limit", -1),
+        ("speculation", "auto"),
+        ("target", ""),
+        ("drafter", ""),
+        ("tool_parser", ""),
+        ("reasoning_parser", ""),
+        ("seed", 2**63),
+    ],
+)
+def test_a_bad_value_names_the_option_on_one_line(name: str, value: object) -> None:
+    with pytest.raises(OptionsError) as caught:
+        EngineOptions(**{name: value})  # type: ignore[arg-type]
+    assert option(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("123", 123), ("8GB", 8 * 10**9), ("512 MB", 512 * 10**6), ("1.5GiB", 3 * 2**29)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes("memory_limit", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "8XB", "-1", "1e9", "8 G B", "\u0668GB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(OptionsError, match="--memory-limit"):
+        parse_bytes("memory_limit", text)
+
+
+def test_block_size() -> None:
+    assert parse_block_size("auto") == 0
+    assert parse_block_size("8") == 8
+    for text in ("0", "-1", "x", "1.5", ""):
+        with pytest.raises(OptionsError, match="--block-size"):
+            parse_block_size(text)
