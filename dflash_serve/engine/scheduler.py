@@ -60,7 +60,7 @@ class Scheduler:
         self._turns = PrefillTurns()
         self._chunks = ChunkBudget(config)
         self._rows: dict[int, Sequence] = {}
-        self._closed: list[int] = []
+        self._closed: list[Sequence] = []
         self._numbers = count()
         self._planned_at = 0.0
         self._finished = 0
@@ -73,8 +73,8 @@ class Scheduler:
 
     @property
     def reserved(self) -> int:
-        """Bytes that the caches of all rows may come to take."""
-        return sum(sequence.reserved for sequence in self._rows.values())
+        """Bytes that all rows may come to take, those that ended included until they are freed."""
+        return sum(row.reserved for row in (*self._rows.values(), *self._closed))
 
     def stats(self) -> EngineStats:
         generated, rounds, drafted, accepted = self._totals
@@ -149,10 +149,10 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """The next step; None when there is nothing to do."""
         self._admit()
-        if self.idle:
+        if not self._rows and not self._closed:
             return None
         self._planned_at = self._clock()
-        closed, self._closed = tuple(self._closed), []
+        closed, self._closed = tuple(row.row for row in self._closed), []
         decoding = [row for row in self._rows.values() if row.decoding]
         budget = self._chunks.tokens(len(decoding), len(self._rows))
         picked, width = self._turns.pick(self._rows.values(), budget)
@@ -267,7 +267,7 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         """Let a row go. The runner is told of it if a plan had it."""
         if self._rows.pop(sequence.row, None) is not None and sequence.held:
-            self._closed.append(sequence.row)
+            self._closed.append(sequence)
 
 
 def _opened(picked: list[Sequence]) -> tuple[OpenedRow, ...]:

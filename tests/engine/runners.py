@@ -42,7 +42,7 @@ class CountingRunner:
         self.closed_on: list[str] = []
         self.besides: list[CountingRunner] = []
         self.threads: set[str] = set()
-        self._rows: dict[int, list[int]] = {}
+        self.rows: dict[int, list[int]] = {}
         self._spoilt = False
 
     @property
@@ -64,7 +64,7 @@ class CountingRunner:
         self.resets += 1
         if self.reset_failure is not None and self.plans:
             raise self.reset_failure
-        self._rows.clear()
+        self.rows.clear()
         self._spoilt = False
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class CountingRunner:
         assert not self._spoilt, "a step failed, and nobody reset the runner"
         self.threads.add(threading.current_thread().name)
         for row in plan.closed:
-            self._rows.pop(row, None)
+            self.rows.pop(row, None)
         if any(row.row < 0 for row in (*plan.prefill, *plan.decode)):
             self.scratch_plans.append(plan)
             if self.drafter is not None and self.drafter.broken:
@@ -101,17 +101,17 @@ class CountingRunner:
             self.gate.clear()
 
     def _show(self, row: ContextRow) -> None:
-        held = self._rows[row.row]
+        held = self.rows[row.row]
         assert tuple(held[row.start : row.start + len(row.tokens)]) == row.tokens
 
     def _fill(self, row: PrefillRow) -> int:
-        held = self._rows.setdefault(row.row, [])
+        held = self.rows.setdefault(row.row, [])
         assert len(held) == row.start
         held += row.tokens
         return row.tokens[-1] + 1
 
     def _decode(self, row: DecodeRow) -> tuple[int, ...]:
-        held = self._rows[row.row]
+        held = self.rows[row.row]
         assert len(held) == row.length
         held += range(row.anchor, row.anchor + row.block)
         return tuple(range(row.anchor + 1, row.anchor + 1 + row.block))

@@ -53,7 +53,10 @@ def test_the_third_within_a_minute_and_the_second_for_memory_are_fatal(
         (MEMORY, True),
         (MemoryError("std::bad_alloc"), True),
         (RuntimeError("std::bad_alloc"), True),
-        (RuntimeError("[metal::malloc] Attempting to allocate 8 bytes which is greater than"), True),
+        (
+            RuntimeError("[metal::malloc] Attempting to allocate 8 bytes which is"),
+            True,
+        ),
         (
             RuntimeError(
                 "[METAL] Command buffer execution failed: Insufficient Memory "

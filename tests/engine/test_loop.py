@@ -115,45 +115,54 @@ def serving(*runners: CountingRunner, config: EngineConfig = CONFIG) -> Iterator
     assert all(len(runner.closed_on) == 1 for runner in runners)
 
 
-@pytest.mark.parametrize("step", range(1, 12))
-def test_rows_of_a_failed_step_end_and_those_that_wait_get_their_tokens(step: int) -> None:
-    """Four rows and two that wait; the prompts take several chunks. Every step may fail."""
+@pytest.mark.parametrize("step", range(1, 15))
+def test_rows_of_a_failed_step_end_and_all_others_get_their_tokens(step: int) -> None:
+    """Four rows whose prompts take three chunks in turns, and two that wait. Any step may fail."""
     runner = CountingRunner({step: broken()})
     runner.gate.clear()
     with serving(runner) as told:
         names = "abcdef"
         for number, name in enumerate(names):
-            told.add(name, range(100 * number, 100 * number + 50), tokens=11)
+            told.add(name, range(1000 * number, 1000 * number + 150), tokens=11)
         runner.gate.set()
         ends = told.ends(*names)
         failed = runner.plans[step - 1]
-        rows = [*failed.context, *failed.prefill, *failed.decode]
-        assert ends.count(ERROR) == len(rows) > 0
+        assert ends.count(ERROR) == len(failed.prefill) + len(failed.decode) > 0
         assert set(ends) == {ERROR, LENGTH}
         for number, (name, end) in enumerate(zip(names, ends, strict=True)):
-            known = 100 * number + 50
+            known = 1000 * number + 150
             whole = list(range(known, known + 11))
-            assert told.tokens(name) == whole[: len(told.tokens(name))]
             if end is LENGTH:
                 assert told.tokens(name) == whole
             else:
+                assert told.tokens(name) == whole[: len(told.tokens(name))]
                 assert "shapes" not in (told.chunks[name][-1].error or "shapes")
         told.add("next")
         assert told.ends("next") == [LENGTH]
         assert told.tokens("next") == list(range(4, 14))
-        assert told.loop.stats.running == told.loop.stats.waiting == 0
-        assert told.loop.stats.finished_requests == 7
+        stats = told.loop.stats
+        assert (stats.running, stats.waiting, stats.finished_requests) == (0, 0, 7)
 
 
-def test_a_prefilling_bystander_begins_again_and_goes_on() -> None:
-    """Its caches were lost with those of the rows of the step, but it was not in the step."""
-    runner = CountingRunner({4: broken()}, hold_at=1)
+def test_a_bystander_whose_prompt_was_half_done_begins_it_again() -> None:
+    """It was not in the step, but its caches were lost with those of the rows that were."""
+    runner = CountingRunner({3: broken()})
+    runner.gate.clear()
     with serving(runner) as told:
-        told.add("decoding", tokens=900)
-        for name in "xy":
-            told.add(name, range(200), tokens=30)
-        ends = told.ends("x", "y", "decoding")
-        assert ERROR in ends
+        for number, (name, size) in enumerate((("a", 300), ("b", 150))):
+            told.add(name, range(1000 * number, 1000 * number + size))
+        runner.gate.set()
+        ends = told.ends("a", "b")
+        assert sorted(end.value for end in ends if end) == ["error", "length"]
+        survivor = 1000 * ends.index(LENGTH)
+        begun = [
+            number
+            for number, plan in enumerate(runner.plans)
+            for row in plan.prefill
+            if row.start == 0 and row.tokens[0] == survivor
+        ]
+        assert len(begun) == 2
+        assert begun[0] < 2 < begun[1]
 
 
 def test_the_log_has_the_traceback_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -253,7 +262,7 @@ def test_a_swap_is_tried_between_the_steps_of_streams_that_go_on() -> None:
         assert any(plan.context for plan in runner.plans)
         took = next(n for n, plan in enumerate(runner.plans) if plan.context)
         assert took - 3 >= len(trial.scratch_plans) - 1
-        assert {row.block for row in runner.plans[-2].decode} == {2}
+        assert {row.block for plan in runner.plans[-9:-3] for row in plan.decode} == {2}
 
 
 def test_a_drafter_that_cannot_run_is_refused_and_the_old_one_goes_on() -> None:
@@ -268,7 +277,7 @@ def test_a_drafter_that_cannot_run_is_refused_and_the_old_one_goes_on() -> None:
         assert told.ends("a") == [LENGTH]
         assert runner.drafter is None
         assert runner.besides[0].closed_on == ["mlx-engine"]
-        assert {row.block for row in runner.plans[-2].decode} == {4}
+        assert {row.block for plan in runner.plans[-9:-3] for row in plan.decode} == {4}
         for number in range(2, 6):  # it is no failed step
             told.swap(number, Drafter("bad", broken=True), 2)
             assert told.swapped(number) is not None
@@ -335,13 +344,21 @@ def test_two_lanes_step_in_turn_and_fail_apart() -> None:
 
 def test_lanes_share_one_memory_limit() -> None:
     """Together they never reserve more, and who waits for the other is served in the end."""
-    limit = 30_000
-    first, second = CountingRunner(token_bytes=10), CountingRunner(token_bytes=10)
-    with serving(first, second, config=replace(CONFIG, memory_limit=limit)) as told:
+    together = []
+
+    class Watched(CountingRunner):
+        def run(self, plan: StepPlan) -> StepResult:
+            result = super().run(plan)
+            together.append(len(first.rows) + len(second.rows))
+            return result
+
+    first, second = Watched(token_bytes=10), Watched(token_bytes=10)
+    with serving(first, second, config=replace(CONFIG, memory_limit=30_000)) as told:
+        together.clear()  # scratch rows of warm-ups
         for number in range(12):
             request = EngineRequest(f"{number}", (number,), 900)
             told.loop.put(Add(request, lane=number % 2))
-        names = [f"{number}" for number in range(12)]
-        assert set(told.ends(*names)) == {LENGTH}
-        assert max(first.most_rows, second.most_rows) <= 3
-        assert told.most_together <= 3
+        assert set(told.ends(*(f"{number}" for number in range(12)))) == {LENGTH}
+        assert max(together) == 3
+        plans = [*first.plans, *second.plans]
+        assert all(plan.prefill or plan.decode or plan.closed for plan in plans)

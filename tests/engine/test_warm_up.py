@@ -18,7 +18,7 @@ def test_one_row_and_two_are_prefilled_and_decoded(batch: int, counts: list[int]
     assert [bool(plan.decode) for plan in plans] == [False, True] * (len(counts) // 2)
     assert {row.block for plan in plans for row in plan.decode} == {8}
     assert runner.steps == 0, "rows of requests were used"
-    assert runner.rows == batch if batch < 3 else 2
+    assert len(runner.rows) == min(batch, 2), "what was done with is not let go"
 
 
 def test_a_context_without_room_for_a_block_is_left_alone() -> None:
