@@ -271,6 +271,19 @@ def test_a_failed_step_ends_its_rows_and_the_others_begin_again() -> None:
     assert [(row.start, len(row.tokens)) for row in plan.prefill] == [(0, 8)], "c from its start"
 
 
+def test_a_runner_that_was_reset_is_told_nothing_of_rows_before() -> None:
+    made = scheduler()
+    for name in "ab":
+        made.add(request(name))
+    step(made, {})
+    made.abort("a")
+    assert made.recover(StepPlan(), "reset on demand") == []
+    plan = made.plan()
+    assert plan is not None
+    assert plan.closed == ()
+    assert [row.start for row in plan.prefill] == [0]
+
+
 def test_log_probabilities_of_a_prompt_come_once_though_it_is_read_twice() -> None:
     made = scheduler()
     made.add(replace(request("a", prompt=12), prompt_logprobs=0))

@@ -94,11 +94,11 @@ def test_a_long_prompt_alone_is_prefilled_in_the_largest_chunks() -> None:
 
 
 def plan_seconds(plan: StepPlan) -> float:
-    """A round of 30 ms, and tokens that cost more the further they stand."""
+    """A round of 100 ms, and tokens that cost more the further they stand."""
     rows = plan.prefill or plan.context
     width = max((len(row.tokens) for row in rows), default=0)
     start = max((row.start for row in rows), default=0)
-    return 0.03 * bool(plan.decode) + len(rows) * width * (0.0004 + 2e-8 * start)
+    return 0.1 * bool(plan.decode) + len(rows) * width * (0.0004 + 2e-8 * start)
 
 
 def test_streams_never_stall_for_longer_than_the_target_while_a_long_prompt_is_prefilled() -> None:
@@ -111,6 +111,7 @@ def test_streams_never_stall_for_longer_than_the_target_while_a_long_prompt_is_p
     machine.add("long", LONG)
     count = machine.steps_until("long")
     assert max(machine.steps) <= 0.25 * 1.05
+    assert machine.steps[5] > 0.2, "soon: what a round takes is known already"
     assert machine.now / count > 0.2, "and chunks are no smaller than that takes"
 
 

@@ -34,8 +34,9 @@ def test_a_row_that_begins_again_has_all_due_that_is_known() -> None:
     made.held += 2
     made.commit((8, 6), 3.0)
     made.missed_to = 3
+    made.drafts = False
     made.restart(12)
-    assert (made.row, made.held, made.missed) == (12, 0, 0)
+    assert (made.row, made.held, made.missed, made.drafts) == (12, 0, 0, True)
     assert (made.due, made.decoding) == (range(8), False)
     made.held = 7  # all but the last generated token, which is an anchor again
     assert (made.due, made.decoding) == (range(0), True)
