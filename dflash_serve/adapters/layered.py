@@ -33,6 +33,11 @@ class LayeredTarget:
         """The tree of all weights."""
         return self._text.parameters()
 
+    def scale_layers(self, factor: float) -> None:
+        """Multiply every matrix of every layer, as of random weights that are too alike."""
+        for layer in self._text.model.layers:
+            layer.apply(lambda value: factor * value if value.ndim > 1 else value)
+
     @property
     def dtype(self) -> mx.Dtype:
         return self._dtype

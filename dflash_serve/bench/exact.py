@@ -15,6 +15,7 @@ from dflash_serve.bench.drive import Answer, Driver, Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.report import Result
+from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.work import make_prompts
 from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.config import EngineConfig
@@ -69,6 +70,7 @@ def run_exact(options: ExactOptions) -> Result:
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to compare; give --drafter or --random-target")
+    drafter = EchoDrafter(pair.drafter) if options.pair.random_target else pair.drafter
     prompts = make_prompts(options, pair, options.prompts)
     requests = _requests(options, prompts)
     longest = max(len(request.prompt) for request in requests) + options.max_tokens
@@ -77,7 +79,7 @@ def run_exact(options: ExactOptions) -> Result:
     combinations = []
     for block in options.block_sizes:
         # one runner for all batch sizes of a block: traces and caches carry over, as in a server
-        runner = DeviceRunner(pair.target, pair.drafter, block)
+        runner = DeviceRunner(pair.target, drafter, block)
         for batch in options.batches:
             config = EngineConfig(max_batch=batch, max_context=longest, block_size=block)
             combinations.append(_combination(options, runner, config, requests, reference))

@@ -11,15 +11,14 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.qwen3 import Model, ModelArgs
 
 from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
 from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
 from dflash_serve.adapters.loading import check_pair
-from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.random_targets import find_random_target, text_config
 from dflash_serve.compose import directories
 from dflash_serve.compose.directories import DEMO_NAME, checkpoints
 from dflash_serve.compose.loading import load_pair as load_stored
@@ -30,37 +29,6 @@ RANDOM = "random"
 
 _PUBLISHED_LAYERS = (5, 36)
 """Layers of the published drafter for Qwen3-8B and of its target: the shape that is scaled."""
-
-RANDOM_TARGETS: dict[str, dict[str, Any]] = {
-    "qwen3-100m": {
-        "model_type": "qwen3",
-        "hidden_size": 768,
-        "num_hidden_layers": 14,
-        "intermediate_size": 2048,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-6,
-        "vocab_size": 16384,
-        "max_position_embeddings": 4096,
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": True,
-    },
-    "qwen3-tiny": {
-        "model_type": "qwen3",
-        "hidden_size": 64,
-        "num_hidden_layers": 4,
-        "intermediate_size": 96,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "rms_norm_eps": 1e-6,
-        "vocab_size": 96,
-        "max_position_embeddings": 2048,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": True,
-    },
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +111,7 @@ def _stored_pair(choice: PairChoice) -> Pair:
     if drafter_directory is not None:
         parameters = stored_parameters(drafter_directory)
     elif choice.drafter == RANDOM:
-        drafter, model = _random_drafter(read_config(directory), choice, target)
+        drafter, model = _random_drafter(text_config(read_config(directory)), choice, target)
         parameters = _parameters(model)
     name = DEMO_NAME if choice.target is None else directory.name
     return Pair(name, target, drafter, directory, stored_parameters(directory), parameters)
@@ -151,35 +119,21 @@ def _stored_pair(choice: PairChoice) -> Pair:
 
 def _random_pair(choice: PairChoice) -> Pair:
     name = str(choice.random_target)
-    config = _random_config(name) | ({"vocab_size": choice.vocab} if choice.vocab else {})
-    mx.random.seed(choice.seed)
-    model = Model(ModelArgs.from_dict(config))
-    model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
-    target: TargetAdapter = Qwen3Target(model)
-    drafter, draft_model = _random_drafter(config, choice, target)
-    return Pair(name, target, drafter, None, _parameters(model), _parameters(draft_model))
-
-
-def _random_config(name: str) -> dict[str, Any]:
-    if name in RANDOM_TARGETS:
-        return RANDOM_TARGETS[name]
-    path = Path(name).expanduser()
-    if not path.exists():
-        known = ", ".join(RANDOM_TARGETS)
-        raise BenchError(f"--random-target {name} is no config.json and none of: {known}")
-    directory = path if path.is_dir() else path.parent
-    config = read_config(directory)
-    if config.get("model_type") != "qwen3":
-        raise BenchError(f"--random-target needs model_type qwen3, not {config.get('model_type')}")
-    return {key: value for key, value in config.items() if key != "quantization"}
+    shape = find_random_target(name, choice.vocab)
+    target = shape.load(choice.seed)
+    drafter, draft_model = _random_drafter(shape.config, choice, target)
+    return Pair(name, target, drafter, None, _parameters(target), _parameters(draft_model))
 
 
 def _random_drafter(
     config: dict[str, Any], choice: PairChoice, target: TargetAdapter
 ) -> tuple[DraftAdapter, DFlashModel]:
-    """Random weights in the published shape: the target's widths, a scaled number of layers."""
+    """Random weights in the published shape: the target's widths, a scaled number of layers.
+
+    Its layers slide where the target has a window.
+    """
     drafted, published = _PUBLISHED_LAYERS
+    kind = "full_attention" if config.get("sliding_window") is None else "sliding_attention"
     layers = choice.draft_layers or max(1, round(drafted * target.num_layers / published))
     parsed = parse_dflash_config(
         config
@@ -188,7 +142,7 @@ def _random_drafter(
             "block_size": choice.block_size,
             "num_hidden_layers": layers,
             "num_target_layers": target.num_layers,
-            "layer_types": ["full_attention"] * layers,
+            "layer_types": [kind] * layers,
             "dflash_config": {
                 "mask_token_id": target.vocab_size - 1,
                 "target_layer_ids": list(default_layer_ids(target.num_layers, layers)),

@@ -13,7 +13,8 @@ import numpy as np
 
 from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import RANDOM_TARGETS, Pair, PairChoice, load_pair
+from dflash_serve.bench.pair import Pair, PairChoice, load_pair
+from dflash_serve.bench.random_targets import RANDOM_TARGETS
 from dflash_serve.bench.report import Result, middle, ratio
 from dflash_serve.bench.workloads import Chat, encode, pick, read_chats
 from dflash_serve.compose.directories import DEMO
@@ -51,7 +52,7 @@ RECORD = {
 
 @dataclass(frozen=True, slots=True)
 class ProcessingOptions:
-    """``target`` names a random target of `pair.RANDOM_TARGETS`, ``vocab`` is put in its place."""
+    """``target`` names one of `RANDOM_TARGETS`; ``vocab`` replaces the size of its vocabulary."""
 
     target: str = "qwen3-100m"
     vocab: int = 151_936

@@ -1,5 +1,6 @@
 """Targets with random weights, by name or by the shape in a config.json."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +22,83 @@ _TINY: dict[str, Any] = {
     "vocab_size": 96,
     "max_position_embeddings": 2048,
     "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
 }
 
-RANDOM_TARGETS: dict[str, dict[str, Any]] = {
-    "qwen3-100m": {
-        "model_type": "qwen3",
-        "hidden_size": 768,
-        "num_hidden_layers": 14,
-        "intermediate_size": 2048,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-6,
-        "vocab_size": 16384,
-        "max_position_embeddings": 4096,
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": True,
-    },
-    "qwen3-tiny": _TINY | {"model_type": "qwen3", "tie_word_embeddings": True},
-    "mistral-tiny": _TINY
-    | {"model_type": "mistral", "sliding_window": 96, "tie_word_embeddings": True},
-    "qwen3_5-tiny": _TINY
-    | {
-        "model_type": "qwen3_5_text",
-        "full_attention_interval": 4,
-        "linear_num_value_heads": 4,
-        "linear_num_key_heads": 2,
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
-        "linear_conv_kernel_dim": 4,
-        "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-        "tie_word_embeddings": True,
-    },
+_100M: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 768,
+    "num_hidden_layers": 14,
+    "intermediate_size": 2048,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 16384,
+    "max_position_embeddings": 4096,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
 }
-"""Name -> config of a text model."""
 
 
-def random_config(name: str, vocab: int = 0) -> dict[str, Any]:
-    """A text model's config, of a name or of a config.json; ``vocab`` is another vocabulary's size.
+@dataclass(frozen=True, slots=True)
+class RandomTarget:
+    """The config of a text model, and a factor of its layers' random matrices.
+
+    With a factor of 1 a tiny model's greedy text is one token, repeated; with 4 it hardly repeats
+    any. In between both kinds of text are there, so drafts of all lengths can be right.
+    """
+
+    config: dict[str, Any]
+    factor: float = 1.0
+
+    def load(self, seed: int) -> LayeredTarget:
+        """The same weights for the same seed."""
+        mx.random.seed(seed)
+        target = make_target(self.config)
+        target.scale_layers(self.factor)
+        mx.eval(target.parameters())
+        return target
+
+
+RANDOM_TARGETS: dict[str, RandomTarget] = {
+    "qwen3-100m": RandomTarget(_100M),
+    "qwen3-tiny": RandomTarget(_TINY | {"model_type": "qwen3"}, 2.0),
+    "mistral-tiny": RandomTarget(_TINY | {"model_type": "mistral", "sliding_window": 64}, 2.0),
+    "qwen3_5-tiny": RandomTarget(
+        _TINY
+        | {
+            "model_type": "qwen3_5_text",
+            "full_attention_interval": 4,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_conv_kernel_dim": 4,
+            "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        },
+        1.2,
+    ),
+}
+
+
+def find_random_target(name: str, vocab: int = 0) -> RandomTarget:
+    """One by its name or by a config.json; ``vocab`` replaces the size of its vocabulary.
 
     Raises:
         BenchError: it is neither.
     """
-    if name in RANDOM_TARGETS:
-        config = RANDOM_TARGETS[name]
-    else:
-        path = Path(name).expanduser()
-        if not path.exists():
-            known = ", ".join(RANDOM_TARGETS)
-            raise BenchError(f"--random-target {name} is no config.json and none of: {known}")
-        config = text_config(read_config(path if path.is_dir() else path.parent))
-    return config | ({"vocab_size": vocab} if vocab else {})
+    found = RANDOM_TARGETS.get(name) or RandomTarget(_shape(name))
+    changes = {"vocab_size": vocab} if vocab else {}
+    return RandomTarget(found.config | changes, found.factor)
+
+
+def _shape(name: str) -> dict[str, Any]:
+    path = Path(name).expanduser()
+    if not path.exists():
+        known = ", ".join(RANDOM_TARGETS)
+        raise BenchError(f"--random-target {name} is no config.json and none of: {known}")
+    return text_config(read_config(path if path.is_dir() else path.parent))
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -81,12 +108,4 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     if inner is None:
         return known
     outer = {key: known[key] for key in ("model_type", "tie_word_embeddings") if key in known}
-    return outer | inner | {"model_type": outer["model_type"]}
-
-
-def random_target(config: dict[str, Any], seed: int) -> LayeredTarget:
-    """Random weights, the same ones for the same seed."""
-    mx.random.seed(seed)
-    target = make_target(config)
-    mx.eval(target.parameters())
-    return target
+    return outer | inner | {"model_type": known.get("model_type")}

@@ -13,26 +13,11 @@ from dflash_serve.adapters.cache_spec import LayerSpec
 from dflash_serve.bench.errors import BenchError
 
 
-class SimulatedDrafter:
-    """Runs ``inner`` in full, then proposes each token right with a probability of its own.
+class _Around:
+    """A drafter that is ``inner`` in all but what it proposes."""
 
-    ``oracle`` [T] is a whole greedy sequence: the token at each position. Every request's prompt
-    must be a prefix of it, so that a row's position alone tells its right continuation. hits
-    [rows, T - first]: whether the draft for that position in that row is right; a wrong one is the
-    oracle's token plus one, so no draft is right by luck. ``first`` is the first position that
-    hits speak of.
-    """
-
-    def __init__(
-        self, inner: DraftAdapter, oracle: Sequence[int], hits: np.ndarray, first: int = 0
-    ) -> None:
+    def __init__(self, inner: DraftAdapter) -> None:
         self._inner = inner
-        hits = np.pad(hits, ((0, 0), (first, 0)))  # [rows, T]
-        right = np.array(oracle, dtype=np.int32)
-        vocab = int(right.max()) + 2
-        wrong = (right + 1) % vocab
-        self._proposals = mx.array(np.where(hits, right, wrong).astype(np.int32))  # [rows, T]
-        mx.eval(self._proposals)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -56,6 +41,41 @@ class SimulatedDrafter:
 
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         self._inner.append_context(taps, caches)
+
+
+class EchoDrafter(_Around):
+    """Runs ``inner`` in full, then proposes the anchor again and again.
+
+    Right as long as a text repeats its last token, as those of random weights do now and then: so
+    drafts of all lengths are accepted, which random weights' own hardly ever are.
+    """
+
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
+        drafts = self._inner.propose(anchors, width, caches)
+        # Zero times the real drafts: nothing may prune the work that made them.
+        return anchors[:, None].astype(mx.int32) + 0 * drafts
+
+
+class SimulatedDrafter(_Around):
+    """Runs ``inner`` in full, then proposes each token right with a probability of its own.
+
+    ``oracle`` [T] is a whole greedy sequence: the token at each position. Every request's prompt
+    must be a prefix of it, so that a row's position alone tells its right continuation. hits
+    [rows, T - first]: whether the draft for that position in that row is right; a wrong one is the
+    oracle's token plus one, so no draft is right by luck. ``first`` is the first position that
+    hits speak of.
+    """
+
+    def __init__(
+        self, inner: DraftAdapter, oracle: Sequence[int], hits: np.ndarray, first: int = 0
+    ) -> None:
+        super().__init__(inner)
+        hits = np.pad(hits, ((0, 0), (first, 0)))  # [rows, T]
+        right = np.array(oracle, dtype=np.int32)
+        vocab = int(right.max()) + 2
+        wrong = (right + 1) % vocab
+        self._proposals = mx.array(np.where(hits, right, wrong).astype(np.int32))  # [rows, T]
+        mx.eval(self._proposals)
 
     def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
         drafts = self._inner.propose(anchors, width, caches)

@@ -1,13 +1,16 @@
 """`dflash-bench exact`: equality under late joins and cancels, and that it would be noticed."""
 
+import pytest
+
 from dflash_serve.bench import exact_report
 from dflash_serve.bench.exact import ExactOptions, run_exact
 from dflash_serve.bench.pair import PairChoice
 
 
-def test_a_tiny_pair_is_exact() -> None:
+@pytest.mark.parametrize("name", ["qwen3-tiny", "mistral-tiny", "qwen3_5-tiny"])
+def test_a_tiny_pair_is_exact(name: str) -> None:
     options = ExactOptions(
-        pair=PairChoice(random_target="qwen3-tiny"),
+        pair=PairChoice(random_target=name),
         prompts=10,
         prompt_length=12,
         batches=(1, 3),
@@ -23,6 +26,7 @@ def test_a_tiny_pair_is_exact() -> None:
         assert entry["equal"] + entry["cancelled_prefix"] == 10
         assert entry["wrong"] == entry["leaked_rows"] == 0
     assert any(entry["cancelled_prefix"] for entry in result.measured["combinations"])
+    assert any(entry["accepted_drafts"] for entry in result.measured["combinations"])
     assert any(entry["late_joins"] for entry in result.measured["combinations"])
     assert exact_report.tables(result)
     assert exact_report.plot(result)
