@@ -64,8 +64,8 @@ def plain_url(plain_server: ServerProcess) -> str:
 def _starter(directory: Path) -> Iterator[Start]:
     started: list[ServerProcess] = []
 
-    def start(*options: str) -> ServerProcess:
-        started.append(ServerProcess(directory / f"{len(started)}.log", *options))
+    def start(*options: str, **more: str) -> ServerProcess:
+        started.append(ServerProcess(directory / f"{len(started)}.log", *options, **more))
         return started[-1]
 
     yield start

@@ -30,12 +30,12 @@ class PairPaths:
 
 
 class ServerProcess:
-    """Runs until stopped. ``log`` is what it wrote to stderr."""
+    """Runs until stopped. ``log`` is what it wrote to stderr; ``module`` is what is run."""
 
-    def __init__(self, log: Path, *options: str) -> None:
+    def __init__(self, log: Path, *options: str, module: str = "dflash_serve.server.cli") -> None:
         self._path = log
         environment = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "dflash_serve.server.cli", *options]
+        command = [sys.executable, "-m", module, *options]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=out, env=os.environ | environment
