@@ -42,6 +42,32 @@ MISTRAL: dict[str, Any] = {
     "sliding_window": WINDOW,
 }
 
+MISTRAL3: dict[str, Any] = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "model_type": "mistral3",
+    "text_config": MISTRAL,
+    "vision_config": {"hidden_size": 4},
+}
+
+MINISTRAL3: dict[str, Any] = MISTRAL3 | {
+    "text_config": {key: value for key, value in MISTRAL.items() if key != "rope_theta"}
+    | {
+        "model_type": "ministral3",
+        "sliding_window": None,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+}
+
 _QWEN3_5_TEXT: dict[str, Any] = {
     key: value for key, value in TARGET.items() if key not in ("architectures", "rope_theta")
 } | {
@@ -144,6 +170,8 @@ _SHIFTED = ("layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.we
 
 def _as_published(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[str, mx.array]:
     """mlx-lm's names and layouts -> those of the published checkpoints of a family."""
+    if config["model_type"] == "mistral3":
+        return weights | {"vision_tower.patch_conv.weight": mx.ones(4)}
     if not config["model_type"].startswith("qwen3_5"):
         return weights
     inner = "model.language_model." if "text_config" in config else "model."

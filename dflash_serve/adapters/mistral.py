@@ -20,9 +20,7 @@ from dflash_serve.adapters.layered import (
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import over_rows
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""Those that take one offset per row."""
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 RowAttention = over_rows(Attention)
 
@@ -35,7 +33,6 @@ class Args(ModelArgs):
     ``rope_parameters`` is where transformers 5 keeps ``rope_theta`` and the scaling.
     """
 
-    head_dim: int | None = None
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
     layer_types: list[str] | None = None
@@ -43,38 +40,35 @@ class Args(ModelArgs):
     rope_parameters: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        types = self.layer_types or [self._default_type] * self.num_hidden_layers
-        check_layer_types(types, self.num_hidden_layers, (_FULL, _SLIDING))
-        if _SLIDING in types and (type(self.sliding_window) is not int or self.sliding_window < 1):
-            raise AdapterError(
-                f"target config: sliding_window is {self.sliding_window!r}, but sliding layers "
-                "need a number from 1"
-            )
-        self.windows = tuple(self.sliding_window if kind == _SLIDING else None for kind in types)
-        self.layer_types = None
+        slides = self.model_type == "mistral" and self.sliding_window is not None
+        types = self.layer_types or [SLIDING if slides else FULL] * self.num_hidden_layers
+        self.windows = layer_windows(types, self.num_hidden_layers, self.sliding_window)
+        self.layer_types = None  # all full: mlx-lm's model must have one such layer
         super().__post_init__()
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         if not self.max_position_embeddings:
             raise AdapterError("target config: max_position_embeddings is missing")
         self._read_rope()
-
-    @property
-    def _default_type(self) -> str:
-        slides = self.model_type == "mistral" and self.sliding_window is not None
-        return _SLIDING if slides else _FULL
 
     def _read_rope(self) -> None:
         parameters = self.rope_parameters or {}
         self.rope_theta = parameters.get("rope_theta") or self.rope_theta
         self.rope_scaling = self.rope_scaling or self.rope_parameters
-        scaling = self.rope_scaling or {}
-        kind = scaling.get("rope_type") or scaling.get("type") or "default"
-        if kind not in _ROPE_TYPES:
-            raise AdapterError(
-                f"target config: rope_type is {kind!r}, supported are {', '.join(_ROPE_TYPES)}"
-            )
         if self.rope_traditional:
             raise AdapterError("target config: rope_traditional is true, which is not supported")
+
+
+def layer_windows(types: list[str], layers: int, window: int | None) -> tuple[int | None, ...]:
+    """The window of each layer, None where it sees all tokens.
+
+    Raises:
+        AdapterError: a layer is of another kind, or slides without a window.
+    """
+    check_layer_types(types, layers, (FULL, SLIDING))
+    if SLIDING in types and (type(window) is not int or window < 1):
+        raise AdapterError(
+            f"target config: sliding_window is {window!r}, but sliding layers need a number from 1"
+        )
+    return tuple(window if kind == SLIDING else None for kind in types)
 
 
 class RowModel(Model):
@@ -95,8 +89,8 @@ class MistralTarget(LayeredTarget):
 
     def __init__(self, model: RowModel) -> None:
         args, dtype = model.args, activation_dtype(model)
+        dims = model.layers[0].self_attn.head_dim
         specs = [
-            AttentionSpec(args.num_key_value_heads, args.head_dim, dtype, window)
-            for window in args.windows
+            AttentionSpec(args.num_key_value_heads, dims, dtype, window) for window in args.windows
         ]
         super().__init__(model, specs)

@@ -7,7 +7,9 @@ from dflash_serve.adapters.base import AdapterError
 
 TARGETS = {
     "llama": "dflash_serve.adapters.mistral:MistralTarget",
+    "ministral3": "dflash_serve.adapters.mistral3:MinistralTarget",
     "mistral": "dflash_serve.adapters.mistral:MistralTarget",
+    "mistral3": "dflash_serve.adapters.mistral3:Mistral3Target",
     "qwen3": "dflash_serve.adapters.qwen3:Qwen3Target",
     "qwen3_5": "dflash_serve.adapters.qwen3_5:Qwen35Target",
     "qwen3_5_text": "dflash_serve.adapters.qwen3_5:Qwen35Target",

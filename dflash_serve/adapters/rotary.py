@@ -11,11 +11,19 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.rope_utils import initialize_rope
 
+from dflash_serve.adapters.base import AdapterError
+
+_TYPES = ("default", "linear", "llama3", "mrope", "yarn")
+"""Those of mlx-lm that take an offset per row, and that were tried."""
+
 
 class Rotary(nn.Module):
     """Split-half rotation of the first ``dims`` of a head; one instance serves a model's layers.
 
     Same bits as ``mx.fast.rope``. Scaled variants (yarn and its like) are mlx-lm's own.
+
+    Raises:
+        AdapterError: a scaled variant that is not supported.
     """
 
     def __init__(
@@ -26,6 +34,9 @@ class Rotary(nn.Module):
         max_positions: int | None = None,
     ) -> None:
         super().__init__()
+        kind = (scaling or {}).get("type") or (scaling or {}).get("rope_type") or "default"
+        if kind not in _TYPES:
+            raise AdapterError(f"rope_type is {kind!r}, supported are {', '.join(_TYPES)}")
         self._rope = initialize_rope(
             dims,
             base=base,

@@ -14,7 +14,15 @@ from tests.adapters.dense import DenseRows
 from tests.adapters.feeding import PROMPT, feed
 from tests.adapters.quantised import write_quantised
 from tests.adapters.upstream import Upstream
-from tests.tiny import MISTRAL, QWEN3_5, QWEN3_5_MOE, WINDOW, write_target
+from tests.tiny import (
+    MINISTRAL3,
+    MISTRAL,
+    MISTRAL3,
+    QWEN3_5,
+    QWEN3_5_MOE,
+    WINDOW,
+    write_target,
+)
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen3": write_target,
@@ -22,6 +30,8 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "mistral": lambda directory: write_target(directory, base=MISTRAL),
     "mistral, 4 bit": lambda directory: write_quantised(directory, 4, base=MISTRAL),
     "llama": lambda directory: write_target(directory, base=MISTRAL, model_type="llama"),
+    "mistral3": lambda directory: write_target(directory, base=MISTRAL3),
+    "ministral3": lambda directory: write_target(directory, base=MINISTRAL3),
     "qwen3_5": lambda directory: write_target(directory, base=QWEN3_5),
     "qwen3_5, 4 bit": lambda directory: write_quantised(directory, 4, base=QWEN3_5),
     "qwen3_5 text": lambda directory: write_target(directory, base=QWEN3_5["text_config"]),

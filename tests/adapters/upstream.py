@@ -16,7 +16,8 @@ class Upstream:
     def __init__(self, directory: Path) -> None:
         model, config = load_upstream(directory)
         self._model = getattr(model, "language_model", model)
-        self._window = config.get("sliding_window") if config["model_type"] == "mistral" else None
+        text = config.get("text_config", config)
+        self._window = text.get("sliding_window") if text["model_type"] != "llama" else None
         self._caches: list[Any] = [
             ArraysCache(size=2) if getattr(layer, "is_linear", False) else KVCache()
             for layer in self._model.model.layers
