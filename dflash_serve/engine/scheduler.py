@@ -174,13 +174,13 @@ class Scheduler:
         chunks: list[TokenChunk] = []
         for row, chosen in zip(plan.prefill, result.prefill, strict=True):
             sequence = self._rows[row.row]
-            sequence.held += len(row.tokens)
+            sequence.hold(len(row.tokens))
             sequence.prompt_logprobs += chosen.prompt_logprobs
             if row.last:
                 chunks.append(self._emit(sequence, chosen, now))
         for decode, chosen in zip(plan.decode, result.decode, strict=True):
             sequence = self._rows[decode.row]
-            sequence.held += len(chosen.tokens)
+            sequence.hold(len(chosen.tokens))
             self._count_round(sequence, decode, chosen)
             chunks.append(self._emit(sequence, chosen, now, drafts=len(chosen.tokens) - 1))
         for sequence in [row for row in self._rows.values() if row.finish is not None]:

@@ -108,6 +108,16 @@ class Sequence:
             self.generated[max(0, start - len(prompt)) : max(0, end - len(prompt))]
         )
 
+    def hold(self, tokens: int) -> None:
+        """Its caches hold ``tokens`` more.
+
+        While older ones are missed, so are these: a drafter's context is complete only if its last
+        tokens were written last, since a sliding window's cache drops what was written first.
+        """
+        self.held += tokens
+        if self.missed:
+            self.missed_to = self.held
+
     def restart(self, row: int) -> None:
         """Begin again as ``row``, whose caches hold nothing: what is known is prefilled anew."""
         self.row = row

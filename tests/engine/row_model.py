@@ -93,6 +93,8 @@ class RowModel:
         self._reserve(row.row, row.length + self.block)  # padded to the widest
         tokens = tuple(rng.randrange(TOKENS) for _ in range(rng.randint(1, row.block)))
         held += [row.anchor, *tokens[:-1]]
+        if missed := self._missed.get(row.row):  # written before older ones: to be shown again
+            self._missed[row.row] = range(missed.start, len(held))
         return tokens
 
     def _reserve(self, row: int, tokens: int) -> None:

@@ -135,11 +135,12 @@ def test_after_a_swap_new_prompts_do_not_wait_until_old_rows_were_shown_to_the_d
     machine.scheduler.draft_anew(4, lambda tokens: 0)
     machine.add("new", 10)
     assert machine.steps_until("new") <= 2
+    steps = -(-LONG // 512)
     shown = 0
-    for _ in range(2 * LONG // 512 + 2):
+    for _ in range(steps + 2):
         plan = machine.scheduler.plan()
         assert plan is not None
         shown += sum(len(row.tokens) for row in plan.context)
         machine.scheduler.commit(plan, step_result((), [[1]] * len(plan.decode)))
-    assert shown == LONG
+    assert LONG <= shown <= LONG + steps, "its own tokens too, of rounds in the meantime"
     assert [row.block for row in plan.decode] == [4]

@@ -50,6 +50,18 @@ def test_what_a_drafter_has_missed_comes_before_what_nobody_has_read() -> None:
     assert made.due == range(6, 9)
 
 
+def test_tokens_held_while_older_ones_are_missed_are_missed_too() -> None:
+    made = sequence(prompt=9)
+    made.hold(9)
+    assert made.missed == 0
+    made.missed_to = 9
+    made.hold(2)
+    assert (made.held, made.due) == (11, range(11))
+    made.missed_from = 11
+    made.hold(1)
+    assert made.missed == 0
+
+
 @given(
     st.integers(1, 6),
     st.lists(st.integers(10, 20), max_size=6),

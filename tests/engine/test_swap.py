@@ -181,15 +181,23 @@ class Watched:
         return found
 
 
-@pytest.mark.parametrize("name", ["first", "one layer, other taps", "sliding"])
+@pytest.mark.parametrize(
+    ("name", "longest", "after"),
+    [
+        ("first", 90, 6),  # by then some rows decode and one is still prefilling
+        ("one layer, other taps", 90, 6),
+        ("sliding", 90, 6),
+        ("sliding", 150, 13),  # longer than a ring: what is shown is written over newer tokens
+    ],
+)
 def test_a_drafter_swapped_in_proposes_what_it_would_have_from_the_start(
-    world: World, name: str
+    world: World, name: str, longest: int, after: int
 ) -> None:
     """Prompts that were prefilled, chunks that were under way and rounds that were committed."""
     drafter = world.drafters[name]
     work = [
-        EngineRequest(f"{n}", tuple(range(n, n + size)), 40)
-        for n, size in enumerate((3, 30, 57, 90))
+        EngineRequest(f"{n}", tuple(token % 96 for token in range(n, n + size)), 40)
+        for n, size in enumerate((3, 30, 57, longest))
     ]
     fresh, late = Watched(drafter), Watched(drafter)
     for each in work:  # alone: whatever the neighbours do
@@ -202,7 +210,7 @@ def test_a_drafter_swapped_in_proposes_what_it_would_have_from_the_start(
     late.blocks = made.blocks
     made.add(work)
     for number in made.steps():
-        if number == 6:  # by now some rows decode and one is still prefilling
+        if number == after:
             held = made.scheduler.stats().rounds
             made.swap(late)  # type: ignore[arg-type]
     assert held > 4
