@@ -10,7 +10,8 @@ from typing import Any
 import mlx.core as mx
 
 from dflash_serve.adapters.cache_spec import AttentionSpec
-from dflash_serve.engine.cache.span import Keys, Span, each
+from dflash_serve.engine.cache.span import Keys, Question, Span, each
+from dflash_serve.kernels.attention import attend, attended, prepared_queries
 
 SPARE = 64
 """Places of a ring beyond its window: a forward writes that many tokens before they are kept.
@@ -103,22 +104,45 @@ class AttentionView:
         causal: bool = True,
         sinks: mx.array | None = None,
     ) -> mx.array:
+        heads_per_key = queries.shape[1] // self._store.spec.kv_heads
+        question = Question(causal, heads_per_key, self._store.spec.dtype)
+        whole = all(self._pieces(row) == [(0, self._span.width)] for row in range(len(self._rows)))
+        attend_to = self._whole if whole else self._cut
+        out = attend_to(queries, scale, question, sinks)
+        self._new = None
+        return out
+
+    def _whole(
+        self, queries: mx.array, scale: float, question: Question, sinks: mx.array | None
+    ) -> mx.array:
+        """Every row fills the forward and is written before it is attended."""
+        for row in range(len(self._rows)):
+            self._write(row, 0, self._span.width)
+        masks = self._span.masks([self._store.keys(arrays) for arrays in self._rows], question)
+        prepared = each(prepared_queries(queries, scale, self._store.spec.kv_heads))
+        rows = [
+            attend(own, *arrays, mask, sinks)
+            for own, arrays, mask in zip(prepared, self._rows, masks, strict=True)
+        ]
+        return attended(_joined(rows), queries.shape[1])
+
+    def _cut(
+        self, queries: mx.array, scale: float, question: Question, sinks: mx.array | None
+    ) -> mx.array:
+        """Rows of their own lengths, a ring's in pieces: each is written and then attended."""
         rows = []
         for row, own in enumerate(each(queries)):
             parts = []
             for first, last in self._pieces(row):
                 self._write(row, first, last)
-                keys, values = self._rows[row]
-                mask = self._span.mask(row, first, last, self._store.keys(self._rows[row]), causal)
-                part = own if last - first == self._span.width else own[:, :, first:last]
+                keys = self._store.keys(self._rows[row])
+                mask = self._span.mask(row, first, last, keys, question)
+                part = prepared_queries(own[:, :, first:last], scale, self._store.spec.kv_heads)
                 parts.append(
-                    mx.fast.scaled_dot_product_attention(
-                        part, keys, values, scale=scale, mask=mask, sinks=sinks
-                    )
+                    attended(attend(part, *self._rows[row], mask, sinks), queries.shape[1])
                 )
             rows.append(self._padded(parts))
-        self._new = None
-        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+        return _joined(rows)
 
     def commit(self, counts: mx.array) -> list[Arrays]:
         """The rows' arrays behind this forward. A length decides what of them is kept."""
@@ -160,7 +184,7 @@ class AttentionView:
             shape = parts[0].shape
             empty = mx.zeros((*shape[:2], missing, shape[3]), dtype=parts[0].dtype)
             parts = [*parts, empty]
-        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+        return _joined(parts, axis=2)
 
 
 class HeldView(AttentionView):
@@ -172,3 +196,7 @@ class HeldView(AttentionView):
 
     def _write(self, row: int, first: int, last: int) -> None:
         assert self._store.spec.window is None
+
+
+def _joined(parts: list[mx.array], axis: int = 0) -> mx.array:
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)

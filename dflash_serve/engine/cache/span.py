@@ -3,9 +3,12 @@
 Knows no arrays but its own small ones. True in a mask means visible.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+
+from dflash_serve.kernels.attention import prepared_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,18 @@ class Keys:
     capacity: int
     window: int | None = None
     wraps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Who sees what: ``causal`` as in `AttentionCache.attend`.
+
+    ``heads_per_key``: query heads that share a key.
+    """
+
+    causal: bool
+    heads_per_key: int
+    dtype: mx.Dtype
 
 
 class Span:
@@ -37,39 +52,60 @@ class Span:
         self.width = width
         self.columns = columns
         self.starts = each(offsets)
-        self._ends = each(offsets + lengths)
-        self._masks: dict[tuple[int, int, int, Keys, bool], mx.array] = {}
+        self._masks: dict[tuple[tuple[Keys, ...], Question], list[mx.array]] = {}
 
     @property
     def exists(self) -> mx.array:
         """[R, width] bool: the columns that are tokens."""
         return mx.arange(self.width, dtype=mx.int32) < self.lengths[:, None]
 
-    def mask(self, row: int, first: int, last: int, keys: Keys, causal: bool) -> mx.array:
-        """[1, 1, q, capacity] for columns [first, last) of a row, which are written already.
+    def masks(self, keys: Sequence[Keys], question: Question) -> list[mx.array]:
+        """`prepared_mask` for all columns of each row, which are written already.
 
-        One array per question: all layers of a kind share it.
+        All layers of a kind share them; rows with keys of one kind are computed together.
         """
-        asked = (row, first, last, keys, causal)
+        asked = tuple(keys), question
         if asked not in self._masks:
-            self._masks[asked] = self._visible(row, first, last, keys, causal)
+            self._masks[asked] = self._prepared(asked[0], question)
         return self._masks[asked]
 
-    def _visible(self, row: int, first: int, last: int, keys: Keys, causal: bool) -> mx.array:
-        start = self.starts[row]
-        query = start + mx.arange(first, last, dtype=mx.int32)[:, None]  # [q, 1]
+    def mask(self, row: int, first: int, last: int, keys: Keys, question: Question) -> mx.array:
+        """`prepared_mask` for columns [first, last) of a row, which are written already."""
+        visible = self.visible([row], first, last, keys, question.causal)
+        return prepared_mask(visible, question.heads_per_key, question.dtype)
+
+    def visible(
+        self, rows: Sequence[int], first: int, last: int, keys: Keys, causal: bool
+    ) -> mx.array:
+        """[len(rows), q, capacity] bool: the keys that columns [first, last) of rows see."""
+        whole = len(rows) == len(self.columns)
+        starts, lengths = (
+            array if whole else array[mx.array(list(rows))]
+            for array in (self.offsets, self.lengths)
+        )
+        starts = starts[:, None, None]
+        query = starts + mx.arange(first, last, dtype=mx.int32)[:, None]  # [R, q, 1]
         place = mx.arange(keys.capacity, dtype=mx.int32)
         if keys.wraps:
-            newest = start + (last - 1)
-            position = newest - (newest - place) % keys.capacity  # [n]; below 0: not written yet
+            newest = starts + (last - 1)
+            position = newest - (newest - place) % keys.capacity  # [R, 1, n]; < 0: not written yet
         else:
             position = place
-        visible = position <= query if causal else position < self._ends[row]
+        visible = position <= query if causal else position < starts + lengths[:, None, None]
         if keys.wraps:
             visible = visible & (position >= 0)
         if keys.window is not None:
             visible = visible & (query - position < keys.window)
-        return mx.broadcast_to(visible, (last - first, keys.capacity))[None, None]
+        return mx.broadcast_to(visible, (len(rows), last - first, keys.capacity))
+
+    def _prepared(self, keys: tuple[Keys, ...], question: Question) -> list[mx.array]:
+        masks: dict[int, mx.array] = {}
+        for kind in dict.fromkeys(keys):
+            rows = [row for row, own in enumerate(keys) if own == kind]
+            visible = self.visible(rows, 0, self.width, kind, question.causal)
+            together = prepared_mask(visible, question.heads_per_key, question.dtype)
+            masks |= zip(rows, each(together), strict=True)
+        return [masks[row] for row in range(len(keys))]
 
 
 def each(rows: mx.array) -> list[mx.array]:

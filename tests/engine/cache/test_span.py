@@ -5,7 +5,7 @@ import itertools
 import mlx.core as mx
 import pytest
 
-from dflash_serve.engine.cache.span import Keys, Span, each
+from dflash_serve.engine.cache.span import Keys, Question, Span, each
 
 WIDTH = 4
 OFFSETS = (0, 3, 9, 17)
@@ -18,9 +18,9 @@ def span() -> Span:
 
 
 def seen(row: int, keys: Keys, causal: bool) -> list[list[bool]]:
-    mask = span().mask(row, 0, WIDTH, keys, causal)
-    assert mask.shape == (1, 1, WIDTH, keys.capacity)
-    rows: list[list[bool]] = mask[0, 0].tolist()  # type: ignore[assignment]
+    mask = span().visible([row], 0, WIDTH, keys, causal)
+    assert mask.shape == (1, WIDTH, keys.capacity)
+    rows: list[list[bool]] = mask[0].tolist()  # type: ignore[assignment]
     return rows
 
 
@@ -46,11 +46,22 @@ def test_a_token_sees_what_stands_before_it(window: int | None, wraps: bool, cau
             assert found[query][place] == (0 <= at <= last and near), (row, query, place)
 
 
-def test_layers_of_one_kind_share_a_mask() -> None:
+def test_layers_of_one_kind_share_their_masks() -> None:
     one = span()
-    keys = Keys(24, 5)
-    assert one.mask(1, 0, 4, keys, True) is one.mask(1, 0, 4, Keys(24, 5), True)
-    assert one.mask(1, 0, 4, keys, True) is not one.mask(1, 0, 4, Keys(24), True)
+    keys, question = [Keys(24, 5)] * 4, Question(True, 2, mx.float32)
+    masks = one.masks(keys, question)
+    assert one.masks([Keys(24, 5)] * 4, Question(True, 2, mx.float32)) is masks
+    assert one.masks([Keys(24)] * 4, question) is not masks
+
+
+def test_each_row_gets_the_mask_of_its_own_keys() -> None:
+    one = span()
+    keys = [Keys(24), Keys(32), Keys(24), Keys(12, 5, wraps=True)]
+    question = Question(True, 2, mx.float32)
+    for row, mask in enumerate(one.masks(keys, question)):
+        alone = one.mask(row, 0, WIDTH, keys[row], question)
+        assert mask.shape == (1, 1, 2 * WIDTH, keys[row].capacity)
+        assert mask.tolist() == alone.tolist()
 
 
 def test_each_row_is_one_array() -> None:
