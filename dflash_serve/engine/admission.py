@@ -50,11 +50,23 @@ class Admission:
         sequence.reserved = self._reservation(sequence)
         self._groups.setdefault(sequence.group, deque()).append(sequence)
 
+    def put_back(self, sequence: Sequence) -> None:
+        """A request that ran waits again, before all others."""
+        sequence.passed = _PASSES
+        group = self._groups.pop(sequence.group, deque())
+        group.appendleft(sequence)
+        self._groups = {sequence.group: group, **self._groups}
+
+    def room(self, running: Collection[Sequence]) -> float:
+        """Bytes that may be reserved beside ``running``."""
+        limit = self._config.memory_limit or math.inf
+        return limit - self._elsewhere() - sum(sequence.reserved for sequence in running)
+
     def take(self, running: Collection[Sequence]) -> Sequence | None:
         """Take out the next request that fits beside ``running``; None if there is none."""
         if not self._groups or len(running) == self._config.max_batch:
             return None
-        room = self._room(running)
+        room = self.room(running)
         passed: list[Sequence] = []
         for sequence in self._in_turn(Counter(row.group for row in running)):
             if sequence.reserved <= room:
@@ -86,7 +98,7 @@ class Admission:
     def reprice(
         self, config: EngineConfig, row_bytes: RowBytes, running: Collection[Sequence]
     ) -> None:
-        """Rows cost something else from now on. Those that run stay, even above the limit.
+        """Rows cost something else from now on, those that run too.
 
         Raises:
             ValueError: one row of the longest context no longer fits. Nothing has changed then.
@@ -96,11 +108,6 @@ class Admission:
         self._row_bytes = row_bytes
         for sequence in (*running, *self):
             sequence.reserved = self._reservation(sequence)
-
-    def _room(self, running: Collection[Sequence]) -> float:
-        """Bytes that may still be reserved."""
-        limit = self._config.memory_limit or math.inf
-        return limit - self._elsewhere() - sum(sequence.reserved for sequence in running)
 
     def _reservation(self, sequence: Sequence) -> int:
         return self._row_bytes(sequence.longest + self._config.block_size)

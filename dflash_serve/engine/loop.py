@@ -222,7 +222,7 @@ class EngineLoop:
             if plan is not None:
                 warm_up.runner.run(plan)
                 return
-            self._take_over(warm_up.command)
+            self._take_over(warm_up)
         except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
             failure = _bare(error)
         if isinstance(warm_up.command, Swap):
@@ -236,8 +236,8 @@ class EngineLoop:
             self._publish([])
             self._tell(Changed(EngineState.READY))
 
-    def _take_over(self, command: Open | Swap) -> None:
-        match command:
+    def _take_over(self, warm_up: _WarmUp) -> None:
+        match warm_up.command:
             case Open(Loaded(runner, config)):
                 runner.reset()
                 elsewhere = partial(self._reserved_beside, len(self._lanes))
@@ -245,6 +245,9 @@ class EngineLoop:
                 self._lanes.append(_Lane(scheduler, runner, config))
             case Swap(_, new, lane):
                 runner, scheduler = self._lanes[lane].runner, self._lanes[lane].scheduler
+                freed = scheduler.make_room(new.block_size, warm_up.runner.bytes_for)
+                if freed is not None:
+                    runner.run(freed)
                 runner.draft_with(new.drafter, new.block_size)
                 scheduler.draft_anew(
                     new.block_size, runner.bytes_for, shows_context=runner.shows_context

@@ -60,7 +60,7 @@ class Scheduler:
         self._turns = PrefillTurns()
         self._chunks = ChunkBudget(config)
         self._rows: dict[int, Sequence] = {}
-        self._closed: list[Sequence] = []
+        self._closed: dict[int, int] = {}  # bytes of rows that ended and are not freed yet
         self._numbers = count()
         self._planned_at = 0.0
         self._finished = 0
@@ -74,7 +74,8 @@ class Scheduler:
     @property
     def reserved(self) -> int:
         """Bytes that all rows may come to take, those that ended included until they are freed."""
-        return sum(row.reserved for row in (*self._rows.values(), *self._closed))
+        rows = sum(sequence.reserved for sequence in self._rows.values())
+        return rows + sum(self._closed.values())
 
     def stats(self) -> EngineStats:
         generated, rounds, drafted, accepted = self._totals
@@ -127,13 +128,30 @@ class Scheduler:
         self._closed.clear()
         return chunks
 
+    def make_room(self, block_size: int, row_bytes: RowBytes) -> StepPlan | None:
+        """Put the newest rows aside until the others fit at the cost of ``row_bytes``.
+
+        For a drafter that is about to take over. A row that is put aside waits once more, and goes
+        on with a prefill of all that is known of it. Returns a step that frees caches and does
+        nothing else, None where there are none to free.
+        """
+        costs = {number: row_bytes(row.longest + block_size) for number, row in self._rows.items()}
+        over = sum(costs.values()) - self._waiting.room(())
+        for number in reversed(costs):
+            if over <= 0:
+                break
+            over -= costs[number]
+            self._put_aside(self._rows[number])
+        closed, self._closed = tuple(self._closed), {}
+        return StepPlan(closed) if closed else None
+
     def draft_anew(
         self, block_size: int, row_bytes: RowBytes, *, shows_context: bool = True
     ) -> None:
         """Another drafter has taken over, knowing none of the tokens that rows hold.
 
         Rows decode plainly until the next plans have shown it all of theirs; to the end, if the
-        runner cannot do that (``shows_context``). Rows that run stay, whatever they take now.
+        runner cannot do that (``shows_context``). Rows that run stay; `make_room` comes before.
 
         Raises:
             ValueError: as the constructor. Nothing has changed then.
@@ -152,7 +170,7 @@ class Scheduler:
         if not self._rows and not self._closed:
             return None
         self._planned_at = self._clock()
-        closed, self._closed = tuple(row.row for row in self._closed), []
+        closed, self._closed = tuple(self._closed), {}
         decoding = [row for row in self._rows.values() if row.decoding]
         budget = self._chunks.tokens(len(decoding), len(self._rows))
         picked, width = self._turns.pick(self._rows.values(), budget)
@@ -189,7 +207,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         while (sequence := self._waiting.take(self._rows.values())) is not None:
-            sequence.admitted_at = self._clock()
+            sequence.admitted_at = sequence.admitted_at or self._clock()
             sequence.row = next(self._numbers)
             self._rows[sequence.row] = sequence
 
@@ -267,7 +285,13 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         """Let a row go. The runner is told of it if a plan had it."""
         if self._rows.pop(sequence.row, None) is not None and sequence.held:
-            self._closed.append(sequence)
+            self._closed[sequence.row] = sequence.reserved
+
+    def _put_aside(self, sequence: Sequence) -> None:
+        """Take a row's caches away. It is the next to get a row again."""
+        self._release(sequence)
+        sequence.restart(-1)
+        self._waiting.put_back(sequence)
 
 
 def _opened(picked: list[Sequence]) -> tuple[OpenedRow, ...]:

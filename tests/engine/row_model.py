@@ -37,8 +37,9 @@ class RowModel:
         self._room.clear()
         self._missed.clear()
 
-    def swap(self, block: int) -> None:
+    def swap(self, block: int, row_bytes: Callable[[int], int]) -> None:
         self.block = block
+        self._row_bytes = row_bytes
         held = self.rows.items() if block > 1 else ()
         self._missed = {row: range(len(tokens)) for row, tokens in held}
 

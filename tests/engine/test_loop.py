@@ -297,6 +297,29 @@ def test_a_drafter_too_large_for_the_memory_limit_is_refused_before_it_runs() ->
         assert runner.drafter is None
 
 
+def test_rows_without_room_beside_a_new_drafter_are_freed_before_it_takes_over() -> None:
+    held: list[int] = []
+
+    class Watched(CountingRunner):
+        def draft_with(self, drafter: Drafter | None, block_size: int) -> None:
+            held.append(len(self.rows))
+            super().draft_with(drafter, block_size)
+
+    runner = Watched(token_bytes=10)
+    runner.gate.clear()
+    with serving(runner, config=replace(CONFIG, memory_limit=2 * (3 + 500 + 4) * 10)) as told:
+        told.add("a", (1, 2, 3), 500)
+        told.add("b", (5001, 5002, 5003), 500)
+        told.swap(1, Drafter("wide"), 8)
+        runner.gate.set()
+        assert told.swapped(1) is None
+        assert told.ends("a", "b") == [LENGTH, LENGTH]
+    assert held == [1]
+    assert told.tokens("a") == list(range(4, 504))
+    assert told.tokens("b") == list(range(5004, 5504))
+    assert max(len(plan.decode) for plan in runner.plans) == 2
+
+
 def test_a_takeover_that_fails_is_a_refused_swap() -> None:
     class Full(CountingRunner):
         def draft_with(self, drafter: Drafter | None, block_size: int) -> None:

@@ -331,6 +331,41 @@ def test_rows_that_a_new_drafter_can_never_know_decode_plainly_to_the_end() -> N
     assert [row.block for row in plan.decode] == [1, 4]
 
 
+def test_rows_that_a_dearer_drafter_leaves_no_room_for_are_put_aside_and_go_on_later() -> None:
+    made = scheduler(max_context=20, memory_limit=100)
+    for name in ("a", "b", "c"):
+        made.add(replace(request(name, max_tokens=12), logprobs=0))
+    step(made, {})
+    step(made, {"a": (5,), "b": (6,)})
+    freed = made.make_room(4, lambda tokens: 3 * tokens)  # 57 bytes a row
+    assert freed == StepPlan(closed=(2, 1)), "the newest first"
+    made.draft_anew(4, lambda tokens: 3 * tokens)
+    made.add(request("late"))
+    assert (made.stats().running, made.stats().waiting) == (1, 3)
+    made.abort("a")
+    plan = made.plan()
+    assert plan is not None
+    assert [(row.tokens, row.last) for row in plan.prefill] == [((0, 1, 2, 1, 6), True)]
+    assert [row.generated for row in plan.opened] == [(1, 6)]
+    (chunk,) = made.commit(plan, step_result((8,)))
+    assert (chunk.request_id, chunk.tokens) == ("b", (8,))
+    made.abort("b")
+    plan = made.plan()
+    assert plan is not None
+    assert [row.tokens for row in plan.prefill] == [(0, 1, 2, 1)], "before what never ran"
+
+
+def test_no_row_is_put_aside_for_a_drafter_that_costs_no_more() -> None:
+    made = scheduler(max_context=20, memory_limit=100)
+    for name in "ab":
+        made.add(request(name, max_tokens=12))
+    step(made, {})
+    assert made.make_room(4, lambda tokens: 2 * tokens) is None
+    made.abort("a")
+    assert made.make_room(4, lambda tokens: 2 * tokens) == StepPlan(closed=(0,))
+    assert made.stats().running == 1
+
+
 def test_a_limit_below_one_row_of_the_longest_context_is_refused() -> None:
     with pytest.raises(ValueError, match=r"limit is 67 bytes.* of 64 tokens take 68"):
         scheduler(memory_limit=67)

@@ -76,6 +76,7 @@ class Swapping:
     batch: int
     compiled: bool = True
     chunk: int = 24
+    memory_limit: int = 0
     texts: dict[str, list[int]] = field(default_factory=dict)
     blocks: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -87,11 +88,16 @@ class Swapping:
             max_context=CONTEXT,
             prefill_chunk=self.chunk,
             block_size=block,
+            memory_limit=self.memory_limit,
         )
-        self.scheduler = Scheduler(config, lambda: 0.0)
+        self.scheduler = Scheduler(config, lambda: 0.0, self.runner.bytes_for)
 
     def swap(self, drafter: DraftAdapter | None) -> None:
         block = min(BLOCK, drafter.block_size) if drafter else 1
+        beside = self.runner.beside(drafter, block)
+        freed = self.scheduler.make_room(block, beside.bytes_for)
+        if freed is not None:
+            self.runner.run(freed)
         self.runner.draft_with(drafter, block)
         self.scheduler.draft_anew(
             block, self.runner.bytes_for, shows_context=self.runner.shows_context
@@ -144,6 +150,26 @@ def test_tokens_are_those_of_plain_decoding_whatever_is_swapped_when(
     assert len(set(names)) >= 4
     assert made.texts == plain
     assert made.scheduler.stats().drafted > 0
+
+
+def test_tokens_are_the_same_when_a_dearer_drafter_puts_rows_aside(
+    world: World, plain: dict[str, list[int]]
+) -> None:
+    """Their prompts and all that they generated are prefilled anew, and sampling goes on."""
+    first = world.drafters["first"]
+    longest = DeviceRunner(world.target, first, BLOCK).bytes_for(CONTEXT + BLOCK)
+    made = Swapping(world.target, None, 5, memory_limit=longest)
+    made.add(requests(9, 3))
+    fewer = 0
+    for number in made.steps():
+        assert made.runner.cache_bytes <= longest
+        if number % 5 == 4:
+            before = made.scheduler.stats().running
+            made.swap(first if number % 2 else None)
+            assert made.runner.cache_bytes <= longest
+            fewer += before - made.scheduler.stats().running
+    assert fewer > 2
+    assert made.texts == plain
 
 
 Proposals = dict[tuple[int, ...], list[np.ndarray]]
