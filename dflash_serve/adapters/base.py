@@ -55,7 +55,8 @@ Advance = Callable[[tuple[mx.array, ...], mx.array], tuple[mx.array, ...]]
 """(state before the forward, tokens kept per row [R] int32) -> the state behind those tokens.
 
 Both states are tuples of [R, ...] in the order of `StateSpec.arrays`. Keeping 0 tokens of a row
-leaves its state as it was.
+leaves its state as it was. Where all tokens stay, the second argument is `StateCache.lengths`
+itself, the same object: what the forward ended with is then the answer, without another run.
 """
 
 

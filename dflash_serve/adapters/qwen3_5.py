@@ -72,17 +72,21 @@ class RowDeltaNet(qwen3_5.GatedDeltaNet):
         assert cache is not None
         rows, width, _ = inputs.shape
         window, before = cache.state
+        lengths = cache.lengths
         window = mx.concatenate([window, self.in_proj_qkv(inputs)], axis=1)  # [R, K - 1 + q, C]
         q, k, v = self._heads(nn.silu(self.conv1d(window)))
         gates = (self.in_proj_a(inputs), self.in_proj_b(inputs), self.A_log, self.dt_bias)
         out, after = gated_delta_update(q, k, v, *gates, before, cache.mask)
 
         def advance(state: tuple[mx.array, ...], kept: mx.array) -> tuple[mx.array, ...]:
-            if kept is cache.lengths:
-                return self._window_end(window, kept), after
+            window_end = self._window_end(window, kept)
+            if kept is lengths:  # as after a prompt's chunk: the forward's own last state
+                return window_end, after
+            if width == 1:
+                return window_end, mx.where((kept > 0)[:, None, None, None], after, state[1])
             mask = mx.arange(width, dtype=mx.int32) < kept[:, None]
             _, recurrent = gated_delta_update(q, k, v, *gates, state[1], mask)
-            return self._window_end(window, kept), recurrent
+            return window_end, recurrent
 
         cache.record(advance)
         z = self.in_proj_z(inputs).reshape(rows, width, self.num_v_heads, self.head_v_dim)

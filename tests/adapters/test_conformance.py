@@ -149,9 +149,11 @@ def test_rejected_tokens_leave_nothing(target: TargetAdapter, make_rows: MakeRow
         assert mx.array_equal(again[row], want[0]).item(), count
 
 
-def test_a_kept_state_is_that_of_a_fresh_run(target: TargetAdapter) -> None:
+@pytest.mark.parametrize(("block", "width"), [([5, 6, 7, 8, 9, 10], 8), ([5], 1)])
+def test_a_kept_state_is_that_of_a_fresh_run(
+    target: TargetAdapter, block: list[int], width: int
+) -> None:
     """Every array of every recurrent layer, for every number of tokens of a padded block."""
-    block, width = [5, 6, 7, 8, 9, 10], 8
     counts = list(range(len(block) + 1))
     rows = DenseRows(target.cache_specs, len(counts))
     feed(target, rows, [PROMPT] * len(counts))
