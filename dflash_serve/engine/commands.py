@@ -26,7 +26,8 @@ class LaneRunner(Runner, Protocol):
         ...
 
     def draft_with(self, drafter: DraftAdapter | None, block_size: int) -> None:
-        """Draft with another drafter, or not at all; if it raises, the old one goes on."""
+        """Draft with another drafter, or not at all. If it raises, it can be called again after
+        a `reset`."""
         ...
 
     def beside(self, drafter: DraftAdapter | None, block_size: int) -> "LaneRunner":

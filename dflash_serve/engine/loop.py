@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import mlx.core as mx
 
@@ -36,11 +37,12 @@ from dflash_serve.engine.commands import (
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineFailed
 from dflash_serve.engine.faults import Faults
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import RowBytes, StepPlan
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineStats, TokenChunk
-from dflash_serve.engine.warm_up import first_steps
+from dflash_serve.engine.warm_up import first_steps, scratch_rows
 
+_Result = TypeVar("_Result")
 _log = logging.getLogger("dflash_serve.engine")
 
 _STEP_FAILED = "The server failed while it computed this answer. Please send the request again."
@@ -65,11 +67,16 @@ class _Lane:
 
 @dataclass(frozen=True, slots=True)
 class _WarmUp:
-    """The rest of a runner's first steps; then ``command`` takes effect."""
+    """The rest of a runner's first steps; after them ``command`` takes effect.
+
+    Their rows take ``bytes`` of the memory ``limit``.
+    """
 
     command: Open | Swap
     runner: LaneRunner
-    steps: Iterator[StepPlan]
+    limit: int
+    bytes: int
+    plans: Iterator[StepPlan]
 
 
 class EngineLoop:
@@ -139,7 +146,7 @@ class EngineLoop:
         while (stop := self._apply_commands()) is None:
             for number in range(len(self._lanes)):
                 self._step(number)
-            if self._warming:
+            if self._warming and self._has_room(self._warming[0]):
                 self._warm_up(self._warming[0])
         state = EngineState.STOPPED if stop.failure is None else EngineState.FAILED
         return Changed(state, stop.failure)
@@ -159,7 +166,7 @@ class EngineLoop:
     def _apply(self, command: Open | Add | Abort | Swap | Reset) -> list[TokenChunk]:
         match command:
             case Open(loaded):
-                self._warming.append(_WarmUp(command, loaded.runner, first_steps(loaded.config)))
+                self._begin(command, loaded.runner, loaded.config)
             case Add(request, lane):
                 self._lanes[lane].scheduler.add(request)
             case Abort(request_id):
@@ -178,7 +185,7 @@ class EngineLoop:
         plan = lane.scheduler.plan()
         if plan is None:
             return
-        result = self._run(lane.runner, plan)
+        result = self._attempt(partial(lane.runner.run, plan))
         if result is None:
             self._publish(self._apply(Reset(plan, number)))
             return
@@ -188,20 +195,25 @@ class EngineLoop:
             self._times.device + result.device_time, self._times.total + elapsed
         )
 
-    def _run(self, runner: LaneRunner, plan: StepPlan) -> StepResult | None:
-        """None if the step failed and the lane can be reset.
+    def _attempt(self, work: Callable[[], _Result]) -> _Result | None:
+        """What ``work`` on the device gives; None if it failed and the lane can be reset.
 
         Raises:
             EngineFailed: it cannot.
         """
         try:
-            return runner.run(plan)
+            return work()
         except Exception as error:  # noqa: BLE001 - the border: the rows of the step are told
             _log.exception("a step failed")
             reason = self._faults.fatal(error)
         if reason is not None:
             raise EngineFailed(reason)
         return None  # the error is gone by now, and with it the arrays that its traceback held
+
+    def _begin(self, command: Open | Swap, runner: LaneRunner, config: EngineConfig) -> None:
+        rows, needed = scratch_rows(config, runner.bytes_for)
+        plans = first_steps(config, rows)
+        self._warming.append(_WarmUp(command, runner, config.memory_limit, needed, plans))
 
     def _begin_swap(self, swap: Swap, new: NewDrafter, lane: _Lane) -> None:
         """Put the new drafter into a runner of its own, to be tried."""
@@ -212,51 +224,68 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
             self._tell(Swapped(swap.number, _bare(error)))
             return
-        self._warming.append(_WarmUp(swap, runner, first_steps(config)))
+        self._begin(swap, runner, config)
+
+    def _has_room(self, warm_up: _WarmUp) -> bool:
+        """Whether its rows fit beside those of requests, of which none are admitted meanwhile."""
+        reserved = sum(lane.scheduler.reserved for lane in self._lanes)
+        return not warm_up.limit or not reserved or reserved + warm_up.bytes <= warm_up.limit
 
     def _warm_up(self, warm_up: _WarmUp) -> None:
         """Make the next of a runner's first steps; after the last one its command takes effect."""
         failure = None
         try:
-            plan = next(warm_up.steps, None)
+            plan = next(warm_up.plans, None)
             if plan is not None:
                 warm_up.runner.run(plan)
                 return
-            self._take_over(warm_up)
         except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
             failure = _bare(error)
-        if isinstance(warm_up.command, Swap):
-            self._warming.popleft()
-            _close(warm_up.runner)
-            self._tell(Swapped(warm_up.command.number, failure))
-        elif failure is not None:
-            raise EngineFailed(str(failure))
-        else:
-            self._warming.popleft()
-            self._publish([])
-            self._tell(Changed(EngineState.READY))
-
-    def _take_over(self, warm_up: _WarmUp) -> None:
         match warm_up.command:
-            case Open(Loaded(runner, config)):
-                runner.reset()
-                elsewhere = partial(self._reserved_beside, len(self._lanes))
-                scheduler = Scheduler(config, self._clock, runner.bytes_for, elsewhere)
-                self._lanes.append(_Lane(scheduler, runner, config))
-            case Swap(_, new, lane):
-                runner, scheduler = self._lanes[lane].runner, self._lanes[lane].scheduler
-                freed = scheduler.make_room(new.block_size, warm_up.runner.bytes_for)
-                if freed is not None:
-                    runner.run(freed)
-                runner.draft_with(new.drafter, new.block_size)
-                scheduler.draft_anew(
-                    new.block_size, runner.bytes_for, shows_context=runner.shows_context
-                )
+            case Open(loaded):
+                self._open(loaded, failure)
+            case Swap():
+                self._warming.popleft()
+                _close(warm_up.runner)
+                if failure is None:
+                    self._take_over(warm_up.command, warm_up.runner.bytes_for)
+                self._tell(Swapped(warm_up.command.number, failure))
+
+    def _open(self, loaded: Loaded, failure: Exception | None) -> None:
+        if failure is not None:
+            raise EngineFailed(str(failure))
+        runner, config = loaded.runner, loaded.config
+        runner.reset()
+        elsewhere = partial(self._reserved_beside, len(self._lanes))
+        scheduler = Scheduler(config, self._clock, runner.bytes_for, elsewhere)
+        self._warming.popleft()
+        self._lanes.append(_Lane(scheduler, runner, config))
+        self._publish([])
+        self._tell(Changed(EngineState.READY))
+
+    def _take_over(self, swap: Swap, row_bytes: RowBytes) -> None:
+        """Let a drafter take over that makes each row take ``row_bytes``."""
+        new, lane = swap.new, self._lanes[swap.lane]
+        freed = lane.scheduler.make_room(new.block_size, row_bytes)
+
+        def change() -> bool:
+            if freed is not None:
+                lane.runner.run(freed)
+            lane.runner.draft_with(new.drafter, new.block_size)
+            return True
+
+        if not self._attempt(change):  # rows have lost their caches, so they begin again
+            self._publish(self._apply(Reset(StepPlan(), swap.lane)))
+            lane.runner.draft_with(new.drafter, new.block_size)
+        lane.scheduler.draft_anew(
+            new.block_size, lane.runner.bytes_for, shows_context=lane.runner.shows_context
+        )
 
     def _reserved_beside(self, number: int) -> int:
-        """Cache bytes of all lanes but one: they share the memory limit."""
+        """Cache bytes of all lanes but one and of warm-ups: they share the memory limit."""
         others = (lane for index, lane in enumerate(self._lanes) if index != number)
-        return sum(lane.scheduler.reserved for lane in others)
+        warming = sum(warm_up.bytes for warm_up in self._warming)
+        return sum(lane.scheduler.reserved for lane in others) + warming
 
     def _publish(self, chunks: list[TokenChunk]) -> None:
         """Show what the engine does now, and hand chunks out."""

@@ -6,25 +6,34 @@ Plans only: who runs them does so between the steps of live requests.
 from collections.abc import Iterator
 
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
+from dflash_serve.engine.plan import DecodeRow, PrefillRow, RowBytes, StepPlan
 from dflash_serve.engine.types import SamplingParams
 
 _ROWS = 2
 
 
-def first_steps(config: EngineConfig) -> Iterator[StepPlan]:
-    """A prompt of one token and a round, of one row and of two; nothing if a block has no room.
+def scratch_rows(config: EngineConfig, row_bytes: RowBytes) -> tuple[int, int]:
+    """Rows that the first steps run at once under the memory limit, and the bytes they take."""
+    each = row_bytes(1 + config.block_size)
+    rows = min(config.max_batch, _ROWS)
+    if config.memory_limit and rows * each > config.memory_limit:
+        rows = 1
+    return rows, rows * each
 
-    The rows have numbers below zero, which no request's row has.
+
+def first_steps(config: EngineConfig, rows: int = _ROWS) -> Iterator[StepPlan]:
+    """A prompt of one token and a round of one row, and the same of ``rows``, one or two.
+
+    The rows have numbers below zero, which no request's row has. Nothing if a block has no room.
     """
     if config.max_context <= config.block_size:
         return
     greedy = SamplingParams()
     closed: tuple[int, ...] = ()
-    for count in range(1, min(config.max_batch, _ROWS) + 1):
-        rows = tuple(-count - index for index in range(count))
-        prefill = tuple(PrefillRow(row, 0, (0,), True, greedy) for row in rows)
+    for count in range(1, rows + 1):
+        numbers = tuple(-count - index for index in range(count))
+        prefill = tuple(PrefillRow(row, 0, (0,), True, greedy) for row in numbers)
         yield StepPlan(closed=closed, prefill=prefill)
-        decode = tuple(DecodeRow(row, 1, 0, config.block_size, greedy) for row in rows)
-        yield StepPlan(decode=decode)
-        closed = rows
+        block = config.block_size
+        yield StepPlan(decode=tuple(DecodeRow(row, 1, 0, block, greedy) for row in numbers))
+        closed = numbers

@@ -9,10 +9,14 @@ from dflash_serve.engine.plan import Chosen, ContextRow, DecodeRow, PrefillRow, 
 
 @dataclass(frozen=True)
 class Drafter:
-    """Stands for the weights of one; ``broken``: whatever runs with it raises."""
+    """Stands for the weights of one; ``broken``: whatever runs with it raises.
+
+    ``token_bytes`` come on top of the target's.
+    """
 
     name: str
     broken: bool = False
+    token_bytes: int = 0
 
 
 @dataclass
@@ -50,7 +54,8 @@ class CountingRunner:
         return True
 
     def bytes_for(self, tokens: int) -> int:
-        return self.token_bytes * tokens
+        drafter = self.drafter.token_bytes if self.drafter else 0
+        return (self.token_bytes + drafter) * tokens
 
     def draft_with(self, drafter: Drafter | None, block_size: int) -> None:
         self.threads.add(threading.current_thread().name)

@@ -305,12 +305,16 @@ def test_rows_without_room_beside_a_new_drafter_are_freed_before_it_takes_over()
             held.append(len(self.rows))
             super().draft_with(drafter, block_size)
 
-    runner = Watched(token_bytes=10)
+    runner = Watched(token_bytes=10, hold_at=3)
     runner.gate.clear()
-    with serving(runner, config=replace(CONFIG, memory_limit=2 * (3 + 500 + 4) * 10)) as told:
+    limit = 2 * (3 + 500 + 4) * 10 + 2 * (1 + 4) * 15  # two rows, and the two of a trial
+    with serving(runner, config=replace(CONFIG, memory_limit=limit, max_context=600)) as told:
         told.add("a", (1, 2, 3), 500)
         told.add("b", (5001, 5002, 5003), 500)
-        told.swap(1, Drafter("wide"), 8)
+        runner.gate.set()
+        while runner.gate.is_set():
+            pass
+        told.swap(1, Drafter("wide", token_bytes=5), 4)
         runner.gate.set()
         assert told.swapped(1) is None
         assert told.ends("a", "b") == [LENGTH, LENGTH]
@@ -320,16 +324,43 @@ def test_rows_without_room_beside_a_new_drafter_are_freed_before_it_takes_over()
     assert max(len(plan.decode) for plan in runner.plans) == 2
 
 
-def test_a_takeover_that_fails_is_a_refused_swap() -> None:
+def test_a_takeover_that_fails_for_memory_costs_the_rows_their_caches_only() -> None:
     class Full(CountingRunner):
         def draft_with(self, drafter: Drafter | None, block_size: int) -> None:
-            raise no_memory()
+            first = self.drafter is None
+            super().draft_with(drafter, block_size)
+            if first:
+                self.rows.clear()
+                raise no_memory()
 
-    with serving(Full()) as told:
+    runner = Full()
+    with serving(runner) as told:
         told.add("a", tokens=900)
         told.swap(1, Drafter("new"), 2)
-        assert isinstance(told.swapped(1), RuntimeError)
+        assert told.swapped(1) is None
+        assert runner.drafter == Drafter("new")
         assert told.ends("a") == [LENGTH]
+        assert told.tokens("a") == list(range(4, 904))
+        assert {row.block for plan in runner.plans[-9:-3] for row in plan.decode} == {2}
+
+
+def test_a_trial_waits_for_room_under_the_memory_limit_and_nobody_passes_it() -> None:
+    """Its two rows take 60 bytes. When ``a`` ends, they come before ``d``, which waits for all."""
+    runner = CountingRunner(token_bytes=10, hold_at=9)
+    runner.gate.clear()
+    limit = 2 * (3 + 900 + 4) * 10 + (3 + 300 + 4) * 10 + 50
+    with serving(runner, config=replace(CONFIG, memory_limit=limit)) as told:
+        for name, tokens in (("a", 300), ("b", 900), ("c", 900), ("d", 300)):
+            told.add(name, tokens=tokens)
+        runner.gate.set()
+        while runner.gate.is_set():
+            pass
+        told.swap(1, Drafter("new"), 2)
+        runner.gate.set()
+        assert told.swapped(1) is None
+        assert told.chunks["a"][-1].finish is LENGTH
+        assert "d" not in told.chunks
+        assert set(told.ends(*"abcd")) == {LENGTH}
 
 
 def test_stopping_in_the_middle_of_a_trial_frees_its_runner() -> None:
