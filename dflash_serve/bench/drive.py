@@ -14,7 +14,6 @@ from dflash_serve.engine.types import (
     EngineRequest,
     EngineStats,
     FinishReason,
-    SamplingParams,
     TokenChunk,
     Usage,
 )
@@ -117,7 +116,8 @@ class Driver:
         total = time.perf_counter() - started
         tokens = self._take(chunks, plan)
         rows = len(plan.decode), len(plan.prefill)
-        self.steps.append(Step(total, result.device_time, *rows, tokens))
+        if any(rows):  # the last step only frees caches
+            self.steps.append(Step(total, result.device_time, *rows, tokens))
 
     def finish(self) -> Run:
         """Run until nothing is left."""

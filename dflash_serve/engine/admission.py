@@ -89,12 +89,6 @@ class Admission:
                 return sequence
         return None
 
-    def clear(self) -> list[Sequence]:
-        """Take all requests out."""
-        waiting = list(self)
-        self._groups.clear()
-        return waiting
-
     def reprice(
         self, config: EngineConfig, row_bytes: RowBytes, running: Collection[Sequence]
     ) -> None:

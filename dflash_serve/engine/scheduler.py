@@ -103,11 +103,6 @@ class Scheduler:
         )
         return [] if sequence is None else [self._end(sequence, FinishReason.ABORTED)]
 
-    def fail_all(self, message: str) -> list[TokenChunk]:
-        """End every request with an error."""
-        live = [*self._rows.values(), *self._waiting.clear()]
-        return [self._end(sequence, FinishReason.ERROR, message) for sequence in live]
-
     def recover(self, plan: StepPlan, message: str) -> list[TokenChunk]:
         """Go on after ``plan`` raised, with a runner that was reset and holds no row any more.
 

@@ -304,18 +304,6 @@ def test_log_probabilities_of_a_prompt_come_once_though_it_is_read_twice() -> No
     assert plan.opened == (), "nothing else was asked for"
 
 
-def test_everything_can_be_ended_with_a_message() -> None:
-    made = scheduler(max_batch=1)
-    for name in "ab":
-        made.add(request(name))
-    step(made, {})
-    chunks = made.fail_all("the device is gone")
-    assert {(c.request_id, c.finish, c.error) for c in chunks} == {
-        (name, FinishReason.ERROR, "the device is gone") for name in "ab"
-    }
-    assert (made.stats().running, made.stats().waiting) == (0, 0)
-
-
 def test_rows_that_a_new_drafter_can_never_know_decode_plainly_to_the_end() -> None:
     made = scheduler()
     made.add(request("old", max_tokens=50))
