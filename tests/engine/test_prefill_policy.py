@@ -57,17 +57,13 @@ def test_prompts_and_what_a_new_drafter_has_missed_never_share_a_chunk() -> None
 
 def test_nobody_waits_for_ever_beside_a_stream_of_shorter_ones() -> None:
     turns = PrefillTurns()
-    rows = [row(2000), row(1000)]
+    long = [row(2000), row(1000)]
     chunks = 0
-    while len(rows) > 1 or rows[0].due:
-        rows = [one for one in rows if one.due] + [row(5)]
-        picked, width = turns.pick(rows, 64)
+    while any(one.due for one in long):
+        picked, width = turns.pick([*long, row(5)], 64)
         for one in picked:
-            one.held += len(one.due[:width])
+            one.hold(len(one.due[:width]))
         chunks += 1
-        rows = rows[: sum(len(one.request.prompt) > 5 for one in rows) or 1]
-        if all(not one.due for one in rows):
-            break
     assert chunks <= 2 * (2000 + 1000) / 64 + 2
 
 
