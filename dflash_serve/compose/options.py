@@ -43,7 +43,7 @@ class EngineOptions:
 
     target: None is the embedded demo pair. drafter: ``auto``, ``none``, a path or a hub id.
     max_context and block_size: 0 takes the model's own. memory_limit: bytes, 0 for none.
-    max_stall_ms: what a prompt's chunk may add to the gap between two rounds of running requests.
+    max_stall_ms: what a prompt's chunk and the round beside it may take, above 64 tokens.
     seed: for requests without one; None draws a fresh one per request. tool_parser and
     reasoning_parser: ``auto`` takes what the chat template shows.
     """
