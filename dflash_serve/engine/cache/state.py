@@ -66,8 +66,10 @@ class StateView:
 
     def commit(self, counts: mx.array) -> list[Arrays]:
         """The rows' states behind the first ``counts`` [R] of this forward's tokens."""
-        assert self._advance is not None, "a recurrent layer recorded nothing"
-        after = self._advance(self.state, counts)
+        # let go: the function refers to this view, and holds what its forward computed
+        advance, self._advance = self._advance, None
+        assert advance is not None, "a recurrent layer recorded nothing"
+        after = advance(self.state, counts)
         parts = [
             each(array.astype(old.dtype)) for array, old in zip(after, self.state, strict=True)
         ]

@@ -1,12 +1,14 @@
 """Recurrent states: cut back to any number of a forward's tokens, row by row."""
 
+import gc
+
 import mlx.core as mx
 import numpy as np
 
 from dflash_serve.adapters.cache_spec import StateArray, StateSpec
 from dflash_serve.engine.cache.attention import Arrays
 from dflash_serve.engine.cache.span import Span
-from dflash_serve.engine.cache.state import StateStore
+from dflash_serve.engine.cache.state import StateStore, StateView
 
 SPEC = StateSpec((StateArray((3,), mx.float32), StateArray((2, 2), mx.float16)))
 
@@ -37,6 +39,34 @@ def test_a_row_keeps_the_state_behind_its_own_tokens() -> None:
             assert [array.dtype for array in row] == [mx.float32, mx.float16]
             assert [array.shape for array in row] == [(1, 3), (1, 2, 2)]
             assert all(np.all(np.array(array) == total) for array in row)
+
+
+def test_a_forward_is_let_go_when_its_tokens_are_counted() -> None:
+    """Without waiting for the garbage collector: it holds what the layer computed of all tokens."""
+    store = StateStore(StateSpec((StateArray((1,), mx.float32),)))
+    lengths = mx.array([4], dtype=mx.int32)
+    view = store.view([store.fit([], 1)], Span(mx.zeros_like(lengths), lengths, 4, (4,)))
+    computed = [mx.ones((1 << 18,))]
+    mx.eval(computed)
+
+    def record(view: StateView, computed: list[mx.array]) -> None:
+        """As layers do, what is recorded refers to the view that refers to it."""
+
+        def advance(before: tuple[mx.array, ...], counts: mx.array) -> tuple[mx.array, ...]:
+            assert counts is view.lengths
+            return tuple(array + computed[0].sum() for array in before)
+
+        view.record(advance)
+
+    record(view, computed)
+    gc.disable()
+    try:
+        mx.eval(view.commit(lengths))
+        held = mx.get_active_memory()
+        del view, computed
+        assert held - mx.get_active_memory() >= 4 << 18
+    finally:
+        gc.enable()
 
 
 def test_bytes_do_not_depend_on_the_length() -> None:
