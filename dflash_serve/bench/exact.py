@@ -66,7 +66,10 @@ class _Tally:
 
 
 def run_exact(options: ExactOptions) -> Result:
-    """Every batch size with every block size, against plain decoding one request at a time."""
+    """Every batch size with every block size, against plain decoding one request at a time.
+
+    A random pair's drafter is right so seldom that it is made an `EchoDrafter`.
+    """
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to compare; give --drafter or --random-target")
@@ -199,6 +202,7 @@ def _result(
         "cancel": options.cancel,
         "seed": options.seed,
         "samplings": len(_SAMPLINGS),
+        "drafts": "echo" if options.pair.random_target else "drafter",
     }
     measured = {
         "pair": pair.describe(),
