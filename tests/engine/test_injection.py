@@ -1,4 +1,4 @@
-"""The device fails at any point of a step, 200 times under load; over tiny real models."""
+"""The device fails at any point of a step or a swap, 200 times under load; tiny real models."""
 
 import gc
 import logging
@@ -16,7 +16,18 @@ from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.engine import rounds
 from dflash_serve.engine.cache.pool import CachePool
 from dflash_serve.engine.client import EngineState
-from dflash_serve.engine.commands import Add, Changed, Emitted, Event, Loaded, Open, Stop
+from dflash_serve.engine.commands import (
+    Add,
+    Changed,
+    Emitted,
+    Event,
+    Loaded,
+    NewDrafter,
+    Open,
+    Stop,
+    Swap,
+    Swapped,
+)
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.loop import EngineLoop
 from dflash_serve.engine.plan import StepPlan, StepResult
@@ -26,7 +37,10 @@ from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, S
 from tests.tiny import tiny_pair
 
 BLOCK, CONTEXT, FAULTS, LOAD = 4, 192, 200, 6
-POINTS = ("draft", "context", "verify", "logits", "scan", "growth", "sync")
+CHANCES = {"takeover": 0.5}
+"""How likely a point fails; ``CHANCE`` where nothing is said: most are passed many times."""
+CHANCE = 0.02
+POINTS = ("draft", "context", "verify", "logits", "scan", "growth", "sync", "takeover")
 
 
 class Faults:
@@ -38,7 +52,9 @@ class Faults:
         self.raised: list[str] = []
 
     def at(self, point: str) -> None:
-        if self.armed and len(self.raised) < FAULTS and self._rng.random() < 0.02:
+        over = not self.armed or len(self.raised) == FAULTS
+        over = over or self.raised[-1:] == [point] == ["takeover"]  # twice on end is for good
+        if not over and self._rng.random() < CHANCES.get(point, CHANCE):
             self.raised.append(point)
             raise self._rng.choice([ValueError, RuntimeError, KeyError])(f"at {point}")
 
@@ -115,15 +131,17 @@ def plain_texts(target: TargetAdapter) -> dict[str, list[int]]:
 
 def failing_runner(
     pair: tuple[TargetAdapter, DraftAdapter], faults: Faults, monkeypatch: pytest.MonkeyPatch
-) -> Watched:
-    """The real one, with faults around everything that a step calls."""
+) -> tuple[Watched, tuple[NewDrafter, NewDrafter]]:
+    """The real one and drafters for it, with faults around everything that a step calls."""
     target = Failing(pair[0], faults, {"forward": "verify", "logits": "logits"})
     drafter = Failing(pair[1], faults, {"propose": "draft", "append_context": "context"})
     scan = faults.before("scan", rounds.acceptance_scan)
     monkeypatch.setattr(rounds, "acceptance_scan", scan)
     monkeypatch.setattr(CachePool, "reserve", faults.before("growth", CachePool.reserve))
     monkeypatch.setattr(CachePool, "arrays", faults.before("sync", CachePool.arrays))
-    return Watched(target, drafter, BLOCK)  # type: ignore[arg-type]
+    monkeypatch.setattr(CachePool, "replace", faults.before("takeover", CachePool.replace))
+    drafters = NewDrafter(drafter, BLOCK), NewDrafter(None, 1)  # type: ignore[arg-type]
+    return Watched(target, drafter, BLOCK), drafters  # type: ignore[arg-type]
 
 
 def test_every_request_ends_and_its_text_is_right(
@@ -136,7 +154,7 @@ def test_every_request_ends_and_its_text_is_right(
     gc.collect()
     held = mx.get_active_memory()
     faults = Faults()
-    runner = failing_runner(pair, faults, monkeypatch)
+    runner, drafters = failing_runner(pair, faults, monkeypatch)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     loop = EngineLoop(events.put, Clock())
     loop.start()
@@ -144,13 +162,18 @@ def test_every_request_ends_and_its_text_is_right(
     loop.put(Open(Loaded(runner, config)))
     assert events.get(timeout=60) == Changed(EngineState.READY)
     faults.armed = True
-    pool, texts, ends, sent = requests(), {}, {}, 0
+    pool, texts, ends, swaps, sent = requests(), {}, {}, [], 0
     while len(faults.raised) < FAULTS or len(ends) < sent:
         while sent - len(ends) < LOAD and len(faults.raised) < FAULTS:
             request = pool[sent % len(pool)]
             loop.put(Add(replace(request, id=f"{sent} {request.id}")))
             sent += 1
+            if sent % 7 == 0:
+                loop.put(Swap(sent, drafters[sent // 7 % 2]))
         event = events.get(timeout=60)
+        if isinstance(event, Swapped):
+            swaps.append(event.failure is None)
+            continue
         assert isinstance(event, Emitted), event
         for chunk in event.chunks:
             assert chunk.request_id not in ends
@@ -158,6 +181,7 @@ def test_every_request_ends_and_its_text_is_right(
             if chunk.finish is not None:
                 ends[chunk.request_id] = chunk.finish
     assert set(faults.raised) == set(POINTS)
+    assert set(swaps) == {True, False}
     assert set(ends.values()) == {FinishReason.LENGTH, FinishReason.ERROR}
     for name, end in ends.items():
         whole = expected[name.split()[1]]
