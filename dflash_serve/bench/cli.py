@@ -224,6 +224,39 @@ def processing(
 
 
 @app.command()
+def caches(
+    *,
+    random_target: Annotated[str, typer.Option(help="For the times of rounds.")] = "qwen3-22m",
+    long: Annotated[int, typer.Option(min=1, help="Tokens of the long row.")] = 16_384,
+    short: Annotated[int, typer.Option(min=1, help="Tokens of those beside it.")] = 256,
+    leave: Annotated[int, typer.Option(min=1, help="Tokens of rows of which one leaves.")] = 4096,
+    rows: Annotated[int, typer.Option(min=2, help="Of a full round.")] = 8,
+    block_size: Annotated[str, typer.Option(help="Block sizes.")] = "1,8",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed turns of each arm.")] = 25,
+    schedules: Annotated[int, typer.Option(min=0, help="Random ones, over three kinds.")] = 2000,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """Rows of very different length, leaves, and bytes in random schedules; 1 if one is missed."""
+    from dflash_serve.bench import caches_report
+    from dflash_serve.bench.caches import CachesOptions, run_caches
+
+    options = CachesOptions(
+        target=random_target,
+        long=long,
+        short=short,
+        leave=leave,
+        rows=rows,
+        blocks=numbers("--block-size", block_size),
+        repeats=repeats,
+        schedules=schedules,
+        seed=seed,
+    )
+    return _finish(run_caches(options), caches_report, out, save)
+
+
+@app.command()
 def start(
     *,
     target: Target = None,

@@ -25,6 +25,41 @@ _TINY: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+_WIDE: dict[str, Any] = _TINY | {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+}
+"""Little compute beside caches of a usual width."""
+
+_LINEAR: dict[str, Any] = {
+    "model_type": "qwen3_5_text",
+    "num_hidden_layers": 4,
+    "full_attention_interval": 4,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+}
+"""What a hybrid of three recurrent layers to each that attends adds."""
+
+_22M: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "intermediate_size": 1024,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 8192,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+}
+
 _100M: dict[str, Any] = {
     "model_type": "qwen3",
     "hidden_size": 768,
@@ -62,23 +97,14 @@ class RandomTarget:
 
 
 RANDOM_TARGETS: dict[str, RandomTarget] = {
+    "qwen3-22m": RandomTarget(_22M),
     "qwen3-100m": RandomTarget(_100M),
     "qwen3-tiny": RandomTarget(_TINY | {"model_type": "qwen3"}, 2.0),
     "mistral-tiny": RandomTarget(_TINY | {"model_type": "mistral", "sliding_window": 64}, 2.0),
-    "qwen3_5-tiny": RandomTarget(
-        _TINY
-        | {
-            "model_type": "qwen3_5_text",
-            "full_attention_interval": 4,
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 16,
-            "linear_value_head_dim": 16,
-            "linear_conv_kernel_dim": 4,
-            "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-        },
-        1.2,
-    ),
+    "qwen3_5-tiny": RandomTarget(_TINY | _LINEAR, 1.2),
+    "qwen3-wide": RandomTarget(_WIDE | {"model_type": "qwen3"}, 2.0),
+    "mistral-wide": RandomTarget(_WIDE | {"model_type": "mistral", "sliding_window": 256}, 2.0),
+    "qwen3_5-wide": RandomTarget(_WIDE | _LINEAR, 1.2),
 }
 
 

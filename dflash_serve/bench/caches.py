@@ -1,0 +1,157 @@
+"""``dflash-bench caches``: rows that own their caches, in time and in bytes.
+
+A round of rows of very different length against its parts, what a leave costs, and what random
+schedules allocate. Times are compared in turns within one run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.pair import Pair, PairChoice, load_pair
+from dflash_serve.bench.processing import in_rounds
+from dflash_serve.bench.report import Result, middle
+from dflash_serve.bench.schedules import BESIDE, SLACK, load_world, run_schedules
+from dflash_serve.engine.plan import DecodeRow, StepPlan
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import SamplingParams
+
+RAGGED = 1.25
+"""Times its parts that a round of one long row and several short ones may take."""
+LEAVE = 0.03
+"""Share of a round that a leave may cost."""
+_GREEDY = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class CachesOptions:
+    """Lengths in tokens. ``schedules`` are shared out among ``worlds``, random targets by name."""
+
+    target: str = "qwen3-22m"
+    long: int = 16_384
+    short: int = 256
+    rows: int = 8
+    leave: int = 4096
+    blocks: tuple[int, ...] = (1, 8)
+    repeats: int = 25
+    schedules: int = 2000
+    worlds: tuple[str, ...] = ("qwen3-wide", "mistral-wide", "qwen3_5-wide")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows < 2:
+            raise BenchError(f"--rows is {self.rows}, but must be at least 2")
+
+
+def run_caches(options: CachesOptions) -> Result:
+    """All three measurements; a figure that is missed is a failure."""
+    choice = PairChoice(
+        random_target=options.target, block_size=max(2, *options.blocks), seed=options.seed
+    )
+    pair = load_pair(choice)
+    ragged = [_ragged(pair, options, block) for block in options.blocks]
+    leave = _leave(pair, options)
+    shares = _shares(options.schedules, len(options.worlds))
+    schedules = [
+        run_schedules(load_world(name, options.seed), share, options.seed)
+        for name, share in zip(options.worlds, shares, strict=True)
+        if share
+    ]
+    measured = {
+        "pair": pair.describe(),
+        "ragged": ragged,
+        "leave": leave,
+        "schedules": schedules,
+        "slack_tokens": SLACK,
+        "bytes_beside": BESIDE,
+    }
+    settings = {name: getattr(options, name) for name in CachesOptions.__dataclass_fields__}
+    failures = [*_missed(ragged, leave), *(text for one in schedules for text in one["failures"])]
+    return Result("caches", settings, measured, tuple(failures))
+
+
+def _ragged(pair: Pair, options: CachesOptions, block: int) -> dict[str, Any]:
+    """Milliseconds of a round of the long row, of the short ones, and of all of them."""
+    runner = DeviceRunner(pair.target, pair.drafter if block > 1 else None, block)
+    rows = _decode([options.long] + [options.short] * (options.rows - 1), block)
+    arms = {"long": rows[:1], "short": rows[1:], "all": rows}
+    rounds = [partial(runner.run, StepPlan(decode=arm)) for arm in arms.values()]
+    taken = in_rounds(rounds, options.repeats)
+    runner.close()
+    ratios = [both / (long + short) for long, short, both in zip(*taken, strict=True)]
+    times = {name: 1e3 * middle(own) for name, own in zip(arms, taken, strict=True)}
+    return {"block": block, "round_ms": times, "ratio": middle(ratios)}
+
+
+def _leave(pair: Pair, options: CachesOptions) -> dict[str, Any]:
+    """A step in which a row is closed and the round behind it, against that round alone.
+
+    ``bytes``: how far memory rises above what is active before, with the leave and without it.
+    """
+    block = max(options.blocks)
+    runner = DeviceRunner(pair.target, pair.drafter if block > 1 else None, block)
+    rows = _decode([options.leave] * options.rows, block)
+    everybody, others = StepPlan(decode=rows), StepPlan(decode=rows[:-1])
+    close = StepPlan(closed=(rows[-1].row,))
+    risen: dict[str, list[int]] = {"with": [], "without": []}
+
+    def step(name: str, *plans: StepPlan) -> None:
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        for plan in plans:
+            runner.run(plan)
+        risen[name].append(max(0, mx.get_peak_memory() - before))
+
+    taken = in_rounds(
+        [
+            partial(runner.run, everybody),  # gives the row its caches again
+            partial(runner.run, everybody),
+            partial(step, "without", others),
+            partial(step, "with", close, others),
+        ],
+        options.repeats,
+    )
+    row = runner.cache_bytes // (options.rows - 1)
+    runner.close()
+    _, full, without, leaving = taken
+    costs = [(a - b) / whole for a, b, whole in zip(leaving, without, full, strict=True)]
+    return {
+        "block": block,
+        "round_ms": 1e3 * middle(full),
+        "without_ms": 1e3 * middle(without),
+        "with_ms": 1e3 * middle(leaving),
+        "of_a_round": middle(costs),
+        "bytes": {name: max(own) for name, own in risen.items()},
+        "row_bytes": row,
+    }
+
+
+def _decode(lengths: Sequence[int], block: int) -> tuple[DecodeRow, ...]:
+    """Rows of a round. A runner makes their caches; nobody has to prefill them."""
+    return tuple(DecodeRow(row, length, 5, block, _GREEDY) for row, length in enumerate(lengths))
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def _missed(ragged: Sequence[dict[str, Any]], leave: dict[str, Any]) -> list[str]:
+    """Figures of time and of a leave that are above what is allowed."""
+    missed = [
+        f"a round of long and short rows takes {one['ratio']:.3f} times its parts at block "
+        f"{one['block']}; allowed are {RAGGED}"
+        for one in ragged
+        if one["ratio"] > RAGGED
+    ]
+    if leave["of_a_round"] > LEAVE:
+        missed.append(
+            f"a leave costs {leave['of_a_round']:.1%} of a round; allowed are {LEAVE:.0%}"
+        )
+    moved = leave["bytes"]["with"] - leave["bytes"]["without"]
+    if moved > leave["row_bytes"]:
+        missed.append(f"a leave allocates {moved} bytes; a row has {leave['row_bytes']}")
+    return missed
