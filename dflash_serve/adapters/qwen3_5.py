@@ -31,7 +31,7 @@ RowAttention = over_rows(qwen3_5.Attention)
 class Args(qwen3_5.ModelArgs):
     """config.json, of a text model or with the text model's part in ``text_config``.
 
-    ``tie_word_embeddings`` may stand in either.
+    ``tie_word_embeddings`` may stand in either, ``rope_theta`` beside ``rope_parameters``.
     """
 
     @classmethod
@@ -41,6 +41,10 @@ class Args(qwen3_5.ModelArgs):
         if text.get("attn_output_gate") is False:
             raise AdapterError("target config: attn_output_gate is false, which is not supported")
         _check_layers(text)
+        rope = {key: text[key] for key in ("rope_theta", "partial_rotary_factor") if key in text}
+        text["rope_parameters"] = rope | (text.get("rope_parameters") or {})
+        if not text["rope_parameters"].get("rope_theta"):
+            raise AdapterError("target config: rope_theta is missing")
         return cls(model_type=params["model_type"], text_config=text)
 
 

@@ -35,6 +35,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen3_5": lambda directory: write_target(directory, base=QWEN3_5),
     "qwen3_5, 4 bit": lambda directory: write_quantised(directory, 4, base=QWEN3_5),
     "qwen3_5 text": lambda directory: write_target(directory, base=QWEN3_5["text_config"]),
+    "qwen3_5_moe, 4 bit": lambda directory: write_quantised(directory, 4, base=QWEN3_5_MOE),
     "qwen3_5_moe": lambda directory: write_target(directory, base=QWEN3_5_MOE),
 }
 LONG = [*PROMPT, *reversed(PROMPT), *PROMPT]

@@ -22,6 +22,10 @@ BAD: dict[str, dict[str, Any]] = {
     },
     "layer_types has 2 entries": {"layer_types": [LINEAR, LINEAR]},
     "attn_output_gate is false": {"attn_output_gate": False},
+    "rope_theta is missing": {"rope_parameters": {"partial_rotary_factor": 0.25}},
+    "rope_type is 'dynamic'": {
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0}
+    },
 }
 
 
@@ -59,6 +63,19 @@ def test_a_text_model_alone_is_the_same_model(tmp_path: Path) -> None:
         feed(target, DenseRows(target.cache_specs, 1), [PROMPT]).hidden for target in (whole, alone)
     )
     assert mx.array_equal(one, other).item()
+
+
+def test_the_rotation_may_be_described_beside_rope_parameters(tmp_path: Path) -> None:
+    """At 4 of 16 dimensions and base 10,000 either way; another base is another model."""
+    inside = load_target(write_target(tmp_path / "inside", base=TEXT))
+    beside = {"rope_parameters": None, "partial_rotary_factor": 0.25}
+    outputs = [feed(inside, DenseRows(inside.cache_specs, 1), [PROMPT]).hidden]
+    for theta in (10000.0, 100000.0):
+        directory = write_target(tmp_path / str(theta), base=TEXT | beside, rope_theta=theta)
+        target = load_target(directory)
+        outputs.append(feed(target, DenseRows(target.cache_specs, 1), [PROMPT]).hidden)
+    assert mx.array_equal(outputs[0], outputs[1]).item()
+    assert not mx.array_equal(outputs[0], outputs[2]).item()
 
 
 @pytest.mark.parametrize("message", BAD)
