@@ -1,4 +1,4 @@
-"""The device fails at any point of a step or a swap, 200 times under load; tiny real models."""
+"""The device fails at any point of a step or a swap, 100 times per kind of target, under load."""
 
 import gc
 import logging
@@ -15,6 +15,7 @@ import pytest
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.engine import rounds
 from dflash_serve.engine.cache.pool import CachePool
+from dflash_serve.engine.cache.state import StateView
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.commands import (
     Add,
@@ -34,13 +35,15 @@ from dflash_serve.engine.plan import StepPlan, StepResult
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, SamplingParams
-from tests.tiny import tiny_pair
+from tests.tiny import QWEN3_5, tiny_pair
 
-BLOCK, CONTEXT, FAULTS, LOAD = 4, 192, 200, 6
+BLOCK, CONTEXT, FAULTS, LOAD = 4, 192, 100, 6
 CHANCES = {"takeover": 0.5}
 """How likely a point fails; ``CHANCE`` where nothing is said: most are passed many times."""
 CHANCE = 0.02
 POINTS = ("draft", "context", "verify", "logits", "scan", "growth", "sync", "takeover")
+TARGETS = {"attention": ({}, POINTS), "states": ({"base": QWEN3_5}, (*POINTS, "states"))}
+"""Changes of the target, and where its steps can fail."""
 
 
 class Faults:
@@ -140,16 +143,19 @@ def failing_runner(
     monkeypatch.setattr(CachePool, "reserve", faults.before("growth", CachePool.reserve))
     monkeypatch.setattr(CachePool, "arrays", faults.before("sync", CachePool.arrays))
     monkeypatch.setattr(CachePool, "replace", faults.before("takeover", CachePool.replace))
+    monkeypatch.setattr(StateView, "commit", faults.before("states", StateView.commit))
     drafters = NewDrafter(drafter, BLOCK), NewDrafter(None, 1)  # type: ignore[arg-type]
     return Watched(target, drafter, BLOCK), drafters  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", TARGETS)
 def test_every_request_ends_and_its_text_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    changes, points = TARGETS[kind]
     # a kept record would keep a traceback, and that the arrays of its frames
     monkeypatch.setattr(logging.getLogger("dflash_serve.engine"), "disabled", True)
-    pair = tiny_pair(tmp_path)
+    pair = tiny_pair(tmp_path, changes)
     expected = plain_texts(pair[0])
     gc.collect()
     held = mx.get_active_memory()
@@ -180,7 +186,7 @@ def test_every_request_ends_and_its_text_is_right(
             texts.setdefault(chunk.request_id, []).extend(chunk.tokens)
             if chunk.finish is not None:
                 ends[chunk.request_id] = chunk.finish
-    assert set(faults.raised) == set(POINTS)
+    assert set(faults.raised) == set(points)
     assert set(swaps) == {True, False}
     assert set(ends.values()) == {FinishReason.LENGTH, FinishReason.ERROR}
     for name, end in ends.items():
