@@ -44,7 +44,7 @@ ALLOWED = 1.35
 SLACK = 64
 BESIDE = 1 << 18
 """Bytes that are no rows': rotary tables of the last forwards, constants of traced graphs."""
-_CONTEXT = 1024
+_CONTEXTS = (256, 1024)
 _DRAFTERS = ((1, 4), (2, 8))
 """Layers and block of the random drafters that are swapped in and out."""
 _MOST_STEPS = 2000
@@ -155,7 +155,7 @@ class Schedule:
         self._coming = rng.randint(1, 7)
         self._live: list[str] = []
         self._swapping = False
-        self._limit = 0
+        self._limit = self._context = 0
         self._base = mx.get_active_memory()
 
     def run(self) -> None:
@@ -201,12 +201,13 @@ class Schedule:
         rng, world = self._rng, self._world
         first = rng.choice(world.drafters)
         inner = world.runner(world.target, first.drafter, first.block_size)
-        longest = inner.bytes_for(_CONTEXT + first.block_size)
+        self._context = rng.choice(_CONTEXTS)
+        longest = inner.bytes_for(self._context + first.block_size)
         self._limit = int(rng.uniform(1, 4) * longest) if rng.random() < 0.7 else 0
         self._tally.counts["limited"] += self._limit > 0
         config = EngineConfig(
             max_batch=rng.randint(1, 8),
-            max_context=_CONTEXT,
+            max_context=self._context,
             prefill_chunk=rng.choice((64, 128, 256)),
             block_size=first.block_size,
             memory_limit=self._limit,
@@ -220,7 +221,8 @@ class Schedule:
     def _join(self) -> None:
         rng = self._rng
         name = str(self._tally.counts["requests"])
-        tokens = rng.choice((rng.randint(1, 40), rng.randint(40, 200), rng.randint(200, 1000)))
+        most = self._context - 24
+        tokens = rng.randint(1, rng.choice((40, most // 4, most, most)))
         prompt = tuple(rng.randrange(self._world.target.vocab_size) for _ in range(tokens))
         sampling = SamplingParams(rng.choice((0.0, 0.9)), seed=rng.randrange(2**32))
         self._loop.put(Add(EngineRequest(name, prompt, rng.randint(1, 16), sampling)))
