@@ -1,20 +1,23 @@
 """A target that follows scripted replies, and a drafter that often guesses them.
 
-Both keep token ids in the caches that the engine gives them, as a real pair keeps its keys: the
-whole history of a row is read back from there, and nothing else is known of it.
+The target keeps token ids in the cache that the engine gives it, as a real one keeps its state: the
+whole history of a row is read back from there, and nothing else is known of it. The drafter knows
+which token often follows another.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from dflash_serve.adapters.base import CacheLayout, Captured, LayerCache
-from tests.clients.script import STORY, read, replies
+from dflash_serve.adapters.base import AttentionCache, Captured, LayerCache
+from dflash_serve.adapters.cache_spec import StateArray, StateSpec
+from tests.clients.script import STORY, THOUGHT, read, replies
 
 Ids = npt.NDArray[np.int64]
 Choice = tuple[int, float]
@@ -118,13 +121,19 @@ class ForcedTarget:
 
     num_layers = 1
     hidden_size = 2 * CHOICES
-    layout = CacheLayout(layers=1, kv_heads=1, head_dim=1, dtype=mx.float32)
+    dtype = mx.float32
 
     def __init__(self, mind: Mind, max_context: int) -> None:
         self._mind = mind
         self._context = max_context
         noise = np.random.default_rng(0).uniform(-4.0, 0.0, mind.vocab_size)
         self._noise = mx.array(noise.astype(np.float32))
+
+    @property
+    def cache_specs(self) -> tuple[StateSpec, ...]:
+        """A row's token ids, and how many there are."""
+        ids = StateArray((self._context,), mx.int32)
+        return (StateSpec((ids, StateArray((1,), mx.int32))),)
 
     @property
     def vocab_size(self) -> int:
@@ -140,17 +149,22 @@ class ForcedTarget:
     def forward(
         self,
         tokens: mx.array,
-        mask: mx.array,
         caches: Sequence[LayerCache],
         tap_layers: tuple[int, ...] = (),
     ) -> Captured:
-        taps = tokens[..., None].astype(mx.float32)  # [R, q, 1]
-        rows = remember(taps, caches[0])
+        (cache,) = caches
+        held = [
+            row[: int(count)] for row, (count,) in zip(*map(np.array, cache.state), strict=True)
+        ]
+        new, lengths = np.array(tokens), np.array(cache.lengths)
         hidden = np.zeros((*tokens.shape, self.hidden_size), dtype=np.float32)
-        for row, (history, held) in enumerate(rows):
-            for at in range(tokens.shape[1]):
-                hidden[row, at] = _packed(self._mind.choices(history[: held + at + 1]))
-        return Captured(mx.array(hidden), taps if tap_layers else None)
+        for row, (history, ids) in enumerate(zip(held, new, strict=True)):
+            whole = np.concatenate([history, ids]).astype(np.int64)
+            for at in range(lengths[row]):
+                hidden[row, at] = _packed(self._mind.choices(whole[: len(history) + at + 1]))
+        cache.record(lambda state, kept: _appended(state, new, kept))
+        taps = mx.zeros((*tokens.shape, self.hidden_size)) if tap_layers else None
+        return Captured(mx.array(hidden), taps)
 
     def logits(self, hidden: mx.array) -> mx.array:
         ids, values = hidden[..., :CHOICES].astype(mx.int32), hidden[..., CHOICES:]
@@ -159,44 +173,43 @@ class ForcedTarget:
 
 
 class ForcedDrafter:
-    """A `DraftAdapter` that proposes what the target wants, and every fifth time something else."""
+    """A `DraftAdapter` without layers: after each token the one that most often follows it."""
 
-    layout = CacheLayout(layers=1, kv_heads=1, head_dim=1, dtype=mx.float32)
+    dtype = mx.float32
+    cache_specs = ()
     target_layer_ids = (0,)
 
-    def __init__(self, mind: Mind, block_size: int) -> None:
-        self._mind = mind
+    def __init__(self, backend: Tokenizer, vocab_size: int, block_size: int) -> None:
+        pairs: Counter[tuple[int, int]] = Counter()
+        for text in (STORY, THOUGHT, '{"name": "get_weather", "arguments": {"city": "Paris"}}'):
+            ids = backend.encode(text, add_special_tokens=False).ids
+            pairs.update(pairwise(ids))
+        follows = np.zeros(vocab_size, dtype=np.int32)
+        for (token, following), _ in reversed(pairs.most_common()):
+            follows[token] = following
+        self._follows = mx.array(follows)
         self.block_size = self.runtime_block_size = block_size
 
-    def append_context(self, taps: mx.array, caches: Sequence[LayerCache]) -> None:
-        remember(taps, caches[0])
+    def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
+        """Nothing to keep: there are no layers."""
 
-    def propose(
-        self, anchors: mx.array, block_lengths: mx.array, width: int, caches: Sequence[LayerCache]
-    ) -> mx.array:
-        empty = mx.zeros((anchors.shape[0], width - 1), dtype=anchors.dtype)
-        block = mx.concatenate([anchors[:, None], empty], axis=1)[..., None]
-        drafts = []
-        for history, held in remember(block.astype(mx.float32), caches[0]):
-            row = history[: held + 1]
-            for _ in range(width - 1):
-                row = np.append(row, self._guess(row))
-            drafts.append(row[held + 1 :])
-        return mx.array(np.stack(drafts).astype(np.int32))
-
-    def _guess(self, history: Ids) -> int:
-        wrong = (int(history[-1]) + len(history)) % 5 == 0
-        token = self._mind.choices(history)[0][0]
-        return (token + 1) % self._mind.vocab_size if wrong else token
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
+        drafts = [anchors]
+        for _ in range(width - 1):
+            drafts.append(self._follows[drafts[-1]])
+        return mx.stack(drafts[1:], axis=1)
 
 
-def remember(tokens: mx.array, cache: LayerCache) -> list[tuple[Ids, int]]:
-    """Write token ids [R, q, 1] into the cache; each row's ids, and how many were there before."""
-    keys = tokens[:, None]  # [R, 1, q, 1]
-    offsets = np.array(cache.offset).tolist()
-    stored, _ = cache.update_and_fetch(keys, keys)
-    rows = np.array(stored)[:, 0, :, 0].astype(np.int64)
-    return list(zip(rows, offsets, strict=True))
+def _appended(
+    state: tuple[mx.array, ...], new: npt.NDArray[np.int32], kept: mx.array
+) -> tuple[mx.array, ...]:
+    """Token ids [R, context] and counts [R, 1], with the first ``kept`` [R] of ``new`` [R, q]."""
+    ids, counts = (np.array(array) for array in state)
+    for row, more in enumerate(np.array(kept)):
+        start = int(counts[row, 0])
+        ids[row, start : start + more] = new[row, :more]
+        counts[row, 0] += more
+    return mx.array(ids), mx.array(counts)
 
 
 def _best(found: dict[int, float]) -> list[Choice]:
@@ -238,6 +251,6 @@ class ForcedPair:
 
 
 def forced_pair(backend: Tokenizer, vocab_size: int, context: int, block: int) -> ForcedPair:
-    """A target and a drafter of one mind each: nothing is shared between their caches."""
+    """The scripted target, and a drafter for texts like its replies."""
     target = ForcedTarget(Mind(backend, vocab_size), context)
-    return ForcedPair(target, ForcedDrafter(Mind(backend, vocab_size), block))
+    return ForcedPair(target, ForcedDrafter(backend, vocab_size, block))
