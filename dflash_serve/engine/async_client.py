@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
+import mlx.core as mx
+
 from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.commands import (
     Abort,
@@ -34,7 +36,7 @@ from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, 
 
 _RETRY_AFTER = 2
 _PATIENCE = 0.5
-"""Seconds that a loaded engine gets to end after its last command: a step may be under way."""
+"""Seconds that the engine gets to end after its last command: a step may be under way."""
 _ENDS = {
     EngineState.FAILED: (FinishReason.ERROR, "The engine has failed. Please try again later."),
     EngineState.STOPPED: (FinishReason.ABORTED, "The engine has stopped."),
@@ -163,8 +165,6 @@ class AsyncEngine:
         self._swaps[number] = swapped
 
         def put(loading: Future[NewDrafter]) -> None:
-            if loading.cancelled():
-                return
             if (failure := loading.exception()) is None:
                 self._engine.put(Swap(number, loading.result()))
             else:
@@ -183,15 +183,17 @@ class AsyncEngine:
 
     async def close(self, grace: float) -> None:
         """As `EngineClient.close`. Does not wait for a load, nor long for a step: see ``ended``."""
-        patience = 0.0 if self._state is EngineState.LOADING else _PATIENCE
         if self._state is EngineState.READY:
             self._state = EngineState.DRAINING
             await _wait(self._idle, grace)
             for request_id in list(self._live):
                 self._engine.put(Abort(request_id))
         self._engine.put(Stop())
-        self._loader.shutdown(wait=False, cancel_futures=True)
-        if await _wait(self._ended, patience):
+        with contextlib.suppress(RuntimeError):  # closed before
+            # a thread's streams that end with the process may abort it
+            self._loader.submit(mx.clear_streams)
+        self._loader.shutdown(wait=False)
+        if await _wait(self._ended, _PATIENCE):
             self._engine.join(_PATIENCE)  # it has said its last word
         else:
             self._end_all(FinishReason.ABORTED, "The engine is shutting down.")
@@ -210,8 +212,6 @@ class AsyncEngine:
         )
 
     def _open(self, loading: Future[Loaded]) -> None:
-        if loading.cancelled():
-            return
         if (failure := loading.exception()) is None:
             self._loaded = loading.result()
             self._engine.put(Open(self._loaded))

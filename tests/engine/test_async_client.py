@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -431,3 +433,31 @@ def test_no_traced_graph_is_left_when_the_engine_has_stopped() -> None:
     before, traced, after = held
     assert traced - before >= 4 * size, "the graph was to hold an array of its own"
     assert after - before < 4 * size
+
+
+CLOSED_WHILE_LOADING = """
+import asyncio, time
+import mlx.core as mx
+from dflash_serve.engine.async_client import AsyncEngine
+
+def load():
+    time.sleep(0.3)
+    mx.eval(mx.random.normal((64, 64)) @ mx.ones((64, 64)))
+    raise OSError("damaged")
+
+async def main():
+    engine = AsyncEngine(load)
+    engine.start()
+    await engine.close(0)
+    await engine.close(0)
+    assert not engine.ended
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_goes_while_weights_load_ends_in_order() -> None:
+    command = [sys.executable, "-c", CLOSED_WHILE_LOADING]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
+    ends = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, ends
