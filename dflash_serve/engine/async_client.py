@@ -77,20 +77,24 @@ class AsyncEngine:
     def stats(self) -> EngineStats:
         return self._engine.stats
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
-        if self._loaded is None or self._state is not EngineState.READY:
-            raise self._unavailable()
-        check_request(request, self._config)
-        if request.id in self._live:
-            raise ValueError(f"request id {request.id!r} is in use")
-        group = request.group or request.id
-        bound = self._config.max_batch + self._config.max_queue
-        if group not in self._groups and len(self._groups) >= bound:
+    def check_room(self) -> None:
+        config = self._running_config()
+        bound = config.max_batch + config.max_queue
+        if len(self._groups) >= bound:
             raise QueueFull(
                 f"{len(self._groups)} requests are running or waiting, and the limit is "
                 f"{bound}. Please try again later.",
                 _RETRY_AFTER,
             )
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
+        config = self._running_config()
+        check_request(request, config)
+        if request.id in self._live:
+            raise ValueError(f"request id {request.id!r} is in use")
+        group = request.group or request.id
+        if group not in self._groups:
+            self.check_room()
         chunks: asyncio.Queue[TokenChunk] = asyncio.Queue()
         self._live[request.id] = _Live(chunks, group)
         self._groups[group] += 1
@@ -149,6 +153,11 @@ class AsyncEngine:
             raise self._unavailable()
         return self._loaded.config
 
+    def _running_config(self) -> EngineConfig:
+        if self._loaded is None or self._state is not EngineState.READY:
+            raise self._unavailable()
+        return self._loaded.config
+
     def _unavailable(self) -> EngineUnavailable:
         failed = self._state is EngineState.FAILED
         state = "has failed" if failed else f"is {self._state.value}"
@@ -202,6 +211,7 @@ class AsyncEngine:
         self._failure = failure or self._failure
         self._settled.set()
         if state in _ENDED:
+            self._loaded = None  # whoever still holds this engine does not hold the weights
             error = f"the engine {state.value}"
             self._end_all(_ENDED[state], error)  # those whose command the loop no longer read
             self._ended.set()
