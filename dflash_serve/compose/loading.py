@@ -1,11 +1,14 @@
 """Directories -> weights on the device, in a runner that is ready to serve.
 
-All of it runs on the thread that will own MLX, or owns it.
+All of it but `release` runs on the thread that will own MLX, or owns it.
 """
 
 import contextlib
+import gc
 import logging
 from pathlib import Path
+
+import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu
@@ -88,6 +91,12 @@ def warm_up(runner: DeviceRunner, config: EngineConfig) -> None:
         decode = tuple(DecodeRow(slot, 1, 0, config.block_size, greedy) for slot in slots)
         runner.run(StepPlan(prefill=prefill))
         runner.run(StepPlan(decode=decode))
+
+
+def release() -> None:
+    """Give back the memory of runners that nobody holds any more; on any thread."""
+    gc.collect()
+    mx.clear_cache()
 
 
 def _context(options: EngineOptions, own: int, bytes_per_token: int) -> int:

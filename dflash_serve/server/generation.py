@@ -124,6 +124,11 @@ class Generation:
             if choice.usage is None:
                 self._client.abort(choice.request.id)
 
+    async def ended(self) -> None:
+        """Wait until the engine has sent its last chunk of every choice, closed or not."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     def meta_info(self, usages: Sequence[Usage]) -> MetaInfo:
         """How speculation went, with the drafter that runs now."""
         return usage.meta_info(usages, self._drafting.now.name)
