@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
+from starlette.concurrency import run_in_threadpool
+
 from dflash_serve.compose.cards import drafter_card, model_card
 from dflash_serve.compose.directories import checkpoints
 from dflash_serve.compose.drafting import DrafterSwitch
@@ -75,9 +77,9 @@ class AsyncLLM:
             raise
 
     async def _load(self) -> None:
-        target, drafter = await asyncio.to_thread(checkpoints, self._options)
+        target, drafter = await run_in_threadpool(checkpoints, self._options)
         engine = AsyncEngine(lambda: load(self._options, target, drafter))
-        context = await asyncio.to_thread(_context, self._options, engine, target, drafter)
+        context = await run_in_threadpool(_context, self._options, engine, target, drafter)
         self._engine = engine
         engine.start()
         try:

@@ -1,6 +1,7 @@
 """`LLM`: `AsyncLLM` for programs without asyncio, driven on an event loop of its own."""
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
@@ -129,11 +130,15 @@ def _opened(
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
-    """The event loop of a started `AsyncLLM`, and what tells it to end."""
+class _Serving:
+    """The event loop of an `AsyncLLM`, and the task that holds it open until it is cancelled."""
 
     loop: asyncio.AbstractEventLoop
-    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+    def end(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self.loop.call_soon_threadsafe(self.task.cancel)
 
 
 class _Background:
@@ -141,10 +146,17 @@ class _Background:
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
-        self._ready: Future[_Running] = Future()
+        self._closed = False
+        self._begun: Future[_Serving] = Future()
+        self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="dflash-llm", daemon=True)
         self._thread.start()
-        self._running: _Running | None = self._ready.result()
+        self._serving = self._begun.result()
+        try:
+            self._ready.result()
+        except BaseException:  # interrupted as well
+            self._serving.end()
+            raise
 
     def run(self, work: Callable[[AsyncLLM], Coroutine[Any, Any, _T]]) -> _T:
         """What ``work`` returns or raises. Interrupted here, it is cancelled there.
@@ -152,10 +164,9 @@ class _Background:
         Raises:
             LLMError: it is closed, or is closed meanwhile.
         """
-        running = self._running
-        if running is None:
+        if self._closed:
             raise LLMError("the models are closed")
-        future = asyncio.run_coroutine_threadsafe(work(self._llm), running.loop)
+        future = asyncio.run_coroutine_threadsafe(work(self._llm), self._serving.loop)
         try:
             return future.result()
         except CancelledError:
@@ -166,19 +177,24 @@ class _Background:
 
     def close(self) -> None:
         """End the thread and everything on it."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.loop.call_soon_threadsafe(running.stop.set)
-            self._thread.join()
+        self._closed = True
+        self._serving.end()
+        self._thread.join()
 
     def _main(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
+        except asyncio.CancelledError:
+            return
+        except BaseException as error:
+            if self._ready.done():
+                raise
             self._ready.set_exception(error)
 
     async def _serve(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._begun.set_result(_Serving(asyncio.get_running_loop(), task))
         async with self._llm:
-            running = _Running(asyncio.get_running_loop(), asyncio.Event())
-            self._ready.set_result(running)
-            await running.stop.wait()
+            self._ready.set_result(None)
+            await asyncio.Event().wait()
