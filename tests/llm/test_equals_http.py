@@ -49,7 +49,7 @@ def test_chats(llm: LLM, url: str, options: dict[str, Any]) -> None:
 def test_tool_calls(llm: LLM, url: str, choice: Any) -> None:
     options = {"temperature": 0, "max_tokens": 200, "tools": [TOOL], "tool_choice": choice}
     (wire,) = post(url, "chat/completions", messages=HELLO, **options)
-    (own,) = llm.chat(HELLO, **options).choices  # type: ignore[arg-type]
+    (own,) = llm.chat(HELLO, **options).choices
     assert own.finish_reason == wire["finish_reason"]
     assert [(call.name, call.arguments) for call in own.tool_calls] == [
         (call["function"]["name"], call["function"]["arguments"])

@@ -10,10 +10,11 @@ import mlx.core as mx
 import pytest
 
 from dflash_serve import LLM, AsyncLLM, LLMError
+from dflash_serve.llm import GenerateOptions
 from tests.llm.chats import HELLO, SUMS
 
 THREADS = ("dflash-llm", "mlx-engine", "grammar")
-LONG = {"temperature": 0, "max_tokens": 1500, "ignore_eos": True}
+LONG: GenerateOptions = {"temperature": 0, "max_tokens": 1500, "ignore_eos": True}
 
 
 def threads() -> set[threading.Thread]:
