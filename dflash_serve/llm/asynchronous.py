@@ -135,7 +135,8 @@ class AsyncLLM:
             LLMError: naming the field, the value and the limit; or the engine fails.
         """
         one = _is_one_prompt(prompt)
-        asks = generate_asks([prompt] if one else prompt, options, self._ready().facts)
+        prompts, facts = [prompt] if one else prompt, self._ready().facts
+        asks = await run_in_threadpool(generate_asks, prompts, options, facts)
         answers = await self._all(asks)
         return answers[0] if one else answers
 
@@ -156,7 +157,8 @@ class AsyncLLM:
             LLMError: naming the field, the value and the limit; or the engine fails.
         """
         one = _is_one_conversation(messages)
-        asks = chat_asks([messages] if one else messages, options, self._ready().facts)
+        chats, facts = [messages] if one else messages, self._ready().facts
+        asks = await run_in_threadpool(chat_asks, chats, options, facts)
         answers = await self._all(asks)
         return answers[0] if one else answers
 
