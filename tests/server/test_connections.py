@@ -268,3 +268,11 @@ def test_each_request_leaves_one_line_in_the_log(
         eventually(lambda: engine.live == 1)
     eventually(lambda: len(lines()) == 3)
     assert lines()[2].endswith("finish=aborted")
+
+
+def test_a_stream_without_keep_alive_is_a_stream(tokenizer: ChatTokenizer) -> None:
+    engine = FakeEngine(saying(tokenizer, "hello"))
+    with serving(make_app(engine, tokenizer, keep_alive=0)) as url:
+        answer = httpx.post(url + URL, json=GOOD | {"stream": True}, timeout=60)
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert ": keep-alive" not in answer.text
