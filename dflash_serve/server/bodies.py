@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from dflash_serve.engine.errors import EngineUnavailable
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.handling import Find, Handler, Handling, nothing_kept
-from dflash_serve.server.workers import Job
+from dflash_serve.server.worker import Job
 
 ON_A_THREAD = 32 * 1024
 """Bytes of the largest body that is handled in this process: some milliseconds of the lock."""

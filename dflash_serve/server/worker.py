@@ -1,4 +1,4 @@
-"""The process that handles large request bodies: tasks in on its input, replies out on its output.
+"""The process that handles large request bodies: jobs in on its input, replies out on its output.
 
 It imports what turns bodies into tokens, and nothing of engines or of MLX.
 """
@@ -27,8 +27,8 @@ to the system."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A body to handle, and the room of its `Handling`."""
+class Job:
+    """A body, what handles it, and the engine's context, as `Handling` has it."""
 
     handler: Handler[Any]
     body: bytes
@@ -53,7 +53,7 @@ class Reply:
 
 
 def main() -> None:
-    """Handle tasks until the input ends."""
+    """Handle jobs until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
@@ -69,14 +69,14 @@ def main() -> None:
         return inbox.get()
 
     while True:
-        task: Task = inbox.get()
-        _write(sink, _reply(task, Handling(facts, task.room, find)))
+        job: Job = inbox.get()
+        _write(sink, _reply(job, Handling(facts, job.room, find)))
 
 
-def _reply(task: Task, handling: Handling) -> Reply:
+def _reply(job: Job, handling: Handling) -> Reply:
     value, failure = None, None
     try:
-        value = task.handler(task.body, handling)
+        value = job.handler(job.body, handling)
     except ApiError as error:
         failure = error
     except Exception:
@@ -88,7 +88,7 @@ def _reply(task: Task, handling: Handling) -> Reply:
 
 
 def _read(source: IO[bytes], inbox: SimpleQueue[Any]) -> None:
-    """Ends the process when the input ends, even in the middle of a task."""
+    """Ends the process when the input ends, even in the middle of a job."""
     try:
         while True:
             inbox.put(pickle.load(source))

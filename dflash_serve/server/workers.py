@@ -13,12 +13,11 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.server.errors import ApiError
-from dflash_serve.server.handling import Facts, Find, Handler
-from dflash_serve.server.worker import Question, Reply, Task
+from dflash_serve.server.handling import Facts, Find
+from dflash_serve.server.worker import Job, Question, Reply
 
 _WORKERS = 2
 _WAITING = 8
@@ -28,15 +27,6 @@ _PATIENCE = 1.0
 its successor takes about as long to start."""
 _RETRY_AFTER = "2"
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from dflash_serve.server.worker import main; main()"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A body, what handles it, and the engine's context, as `Handling` has it."""
-
-    handler: Handler[Any]
-    body: bytes
-    room: int | None
 
 
 class WorkerDied(Exception):
@@ -50,7 +40,8 @@ class Workers:
     """
 
     def __init__(self, facts: Facts, count: int = _WORKERS, waiting: int = _WAITING) -> None:
-        self._idle = [_Worker(facts) for _ in range(count)]
+        known = pickle.dumps(facts)
+        self._idle = [_Worker(known) for _ in range(count)]
         self._all = tuple(self._idle)
         self._bound = waiting
         self._waiting = 0
@@ -94,7 +85,7 @@ class Workers:
         try:
             reply = await asyncio.shield(work)
         except asyncio.CancelledError:
-            loop.call_later(_PATIENCE, lambda: None if work.done() else worker.end())
+            loop.call_later(_PATIENCE, lambda: None if work.done() else worker.kill())
             raise
         except WorkerDied as error:
             message = "The server had an error while processing the request."
@@ -116,9 +107,9 @@ class Workers:
 
 
 class _Worker:
-    """One process. Used by one thread at a time, but for `end`."""
+    """One process. ``facts``: pickled. Used by one thread at a time, but for `kill` and `end`."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: bytes) -> None:
         self._facts = facts
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
@@ -128,21 +119,21 @@ class _Worker:
         with self._starting:
             if self._process is None or self._process.poll() is not None:
                 self.end()  # closes its pipes
-                self._process = self._new()
+                self._process = process = self._new()
+                assert process.stdin is not None
+                process.stdin.write(self._facts)
+                process.stdin.flush()
             return self._process
 
     def _new(self) -> subprocess.Popen[bytes]:
-        self.end()
         program = _PROGRAM.format(path=sys.path)
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"},
             process_group=0,  # a terminal's Ctrl-C is the server's to handle
         )
-        _send(process, self._facts)
-        return process
 
     def exchange(self, job: Job, find: Find) -> Reply:
         """Send ``job`` and wait for the reply.
@@ -150,23 +141,31 @@ class _Worker:
         Raises:
             WorkerDied: there will be none.
         """
+        message: Any = None
         try:
             process = self.start()
             assert process.stdout is not None
-            _send(process, Task(job.handler, job.body, job.room))
+            _send(process, job)
             while isinstance(message := pickle.load(process.stdout), Question):
                 _send(process, find(message.kind, message.name))
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            self.end()
             raise WorkerDied from error
+        finally:
+            if not isinstance(message, Reply):
+                self.end()  # in the middle of a conversation
         assert isinstance(message, Reply)
         if message.last:
             self.end()
             self.start()
         return message
 
+    def kill(self) -> None:
+        """Let the process end; a thread in `exchange` sees it, and waits for it. Never blocks."""
+        if self._process is not None:
+            self._process.kill()
+
     def end(self) -> None:
-        """End the process, whatever it does; a thread in `exchange` sees it end."""
+        """End the process, whatever it does, and wait for that."""
         if self._process is None:
             return
         self._process.kill()

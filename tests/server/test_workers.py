@@ -29,7 +29,8 @@ from dflash_serve.server.errors import ApiError
 from dflash_serve.server.handling import Handler, Handling, nothing_kept
 from dflash_serve.server.protocol.responses import MessageItem
 from dflash_serve.server.settings import Settings
-from dflash_serve.server.workers import Job, Workers
+from dflash_serve.server.worker import Job
+from dflash_serve.server.workers import Workers
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, make_context, saying, serving
 
@@ -277,7 +278,8 @@ import asyncio, json, os, sys
 from pathlib import Path
 from dflash_serve.server.doors.tokenize_text import tokenize
 from dflash_serve.server.handling import Facts, nothing_kept
-from dflash_serve.server.workers import Job, Workers
+from dflash_serve.server.worker import Job
+from dflash_serve.server.workers import Workers
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.text.parsers import table
 from dflash_serve.text.tokenizer import ChatTokenizer
@@ -387,3 +389,67 @@ def test_large_bodies_beside_running_streams(tokenizer: ChatTokenizer) -> None:
     texts, refusals = asyncio.run(main())
     assert set(texts) == {"hello world " * 40}
     assert refusals == [(400, "context_length_exceeded")] * 3
+
+
+def large(**fields: Any) -> bytes:
+    """A small request in a body that is large by its spaces."""
+    return wrong(model=MODEL, **fields) + b" " * (2 * ON_A_THREAD)
+
+
+def shown(answer: httpx.Response) -> Any:
+    """An answer without what is drawn anew for each request."""
+    assert answer.is_success, answer.text
+    drawn = {"id", "created", "created_at", "completed_at", "item_id"}
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(part) for key, part in value.items() if key not in drawn}
+        return [strip(part) for part in value] if isinstance(value, list) else value
+
+    return strip(answer.json())
+
+
+def test_every_door_answers_a_large_body_as_a_small_one(tokenizer: ChatTokenizer) -> None:
+    ask: dict[str, Any] = {"messages": HI}
+    doors: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": ask | {"n": 2, "seed": 1, "logprobs": True},
+        "/v1/completions": {"prompt": ["one", "two"], "echo": True, "seed": 1},
+        "/v1/messages": ask | {"max_tokens": 5, "temperature": 0},
+        "/v1/messages/count_tokens": ask,
+        "/v1/responses": {"input": "hello", "instructions": "be brief", "seed": 1},
+        "/v1/responses/input_tokens": {"input": "hello"},
+        "/tokenize": ask,
+        "/detokenize": {"tokens": [1, 2, 3]},
+    }
+
+    async def main() -> None:
+        async with served(context(tokenizer)) as http:
+            http.headers["Content-Type"] = "application/json"
+            for path, fields in doors.items():
+                body = wrong(model=MODEL, **fields)
+                small = shown(await http.post(path, content=body))
+                assert shown(await http.post(path, content=large(**fields))) == small, path
+
+    asyncio.run(main())
+
+
+def test_a_conversation_goes_on_over_large_bodies(tokenizer: ChatTokenizer) -> None:
+    here = context(tokenizer)
+
+    async def main() -> None:
+        async with served(here) as http:
+            http.headers["Content-Type"] = "application/json"
+            first = (await http.post("/v1/responses", content=large(input="one"))).json()
+            more = large(input="two", previous_response_id=first["id"])
+            second = (await http.post("/v1/responses", content=more)).json()
+            assert second["previous_response_id"] == first["id"]
+            third = wrong(model=MODEL, input="three", previous_response_id=second["id"])
+            assert (await http.post("/v1/responses", content=third)).is_success
+            unknown = large(input="x", previous_response_id="resp_none")
+            refusal = await http.post("/v1/responses", content=unknown)
+            assert refusal.json()["error"]["code"] == "previous_response_not_found"
+
+    asyncio.run(main())
+    prompts = [tokenizer.decode(r.prompt) for r in here.client.requests]  # type: ignore[attr-defined]
+    assert [prompt.count("<|im_start|>user") for prompt in prompts] == [1, 2, 3]
+    assert prompts[2].index("one") < prompts[2].index("two") < prompts[2].index("three")
