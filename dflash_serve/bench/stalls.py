@@ -38,7 +38,7 @@ from dflash_serve.engine.types import EngineRequest, SamplingParams
 
 _ADMIN_KEY = "measured"
 _REFUSED, _DONE = (http.client.BAD_REQUEST, http.client.OK)
-_SETTLE = 2.0
+_SETTLE = 4.0
 """Seconds until all streams run."""
 _SHORT = 10
 """Tokens of the short prompt."""
