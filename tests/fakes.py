@@ -10,8 +10,8 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from starlette.types import ASGIApp
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dflash_serve.compose.cards import ModelCard

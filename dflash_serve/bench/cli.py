@@ -304,6 +304,39 @@ def stops(
 
 
 @app.command()
+def stalls(
+    *,
+    target: Target = None,
+    drafter: Drafter = "auto",
+    streams: Annotated[int, typer.Option(min=1, help="That run beside it.")] = 8,
+    body_bytes: Annotated[int, typer.Option(min=4096, help="Of each body.")] = 8 * 2**20,
+    repeats: Annotated[int, typer.Option(min=0, help="Of each body; 0 sends none.")] = 3,
+    swaps: Annotated[int, typer.Option(min=0, help="Of the drafter.")] = 3,
+    prompt: Annotated[int, typer.Option(min=0, help="Tokens of the long one; 0: none.")] = 30_000,
+    quiet: Annotated[float, typer.Option(min=0.1, help="Least seconds to compare with.")] = 0.5,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """What holds streams up: the largest bodies, swaps, a short prompt behind a long one."""
+    from dflash_serve.bench import stalls_report
+    from dflash_serve.bench.stalls import StallsOptions, run_stalls
+
+    options = StallsOptions(
+        target=target,
+        drafter=drafter,
+        streams=streams,
+        body_bytes=body_bytes,
+        repeats=repeats,
+        swaps=swaps,
+        prompt=prompt,
+        quiet=quiet,
+        seed=seed,
+    )
+    return _finish(run_stalls(options), stalls_report, out, save)
+
+
+@app.command()
 def http(
     *,
     target: Target = None,

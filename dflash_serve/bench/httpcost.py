@@ -300,8 +300,9 @@ async def _read(port: int) -> None:
     body = {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
     content = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST {_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
-    writer.write(f"{head}Connection: close\r\n\r\n".encode() + content)
+    head = f"POST {_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode() + content)
     seen = await reader.read()
     writer.close()
     if b"data: [DONE]" not in seen:

@@ -42,6 +42,9 @@ class PacedEngine:
     def max_context(self) -> int:
         return 1 << 20
 
+    def check_room(self) -> None:
+        """There is always room."""
+
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
         queue: asyncio.Queue[TokenChunk] = asyncio.Queue()
         self._live[request.id] = (queue, 0)

@@ -1,7 +1,10 @@
 """Directories -> weights on the device, evaluated, in a runner that the engine can take over."""
 
+import gc
 import logging
 from pathlib import Path
+
+import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu
@@ -62,6 +65,12 @@ def new_drafter(runner: LaneRunner, path: Path | None, block_size: int) -> NewDr
     assert isinstance(runner, DeviceRunner)
     drafter = None if path is None else load_drafter(path, runner.target)
     return NewDrafter(drafter, block_size)
+
+
+def release() -> None:
+    """Give back the memory of runners that nobody holds any more; on any thread."""
+    gc.collect()
+    mx.clear_cache()
 
 
 def _context(options: EngineOptions, own: int, block: int, runner: DeviceRunner) -> int:

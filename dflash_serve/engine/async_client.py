@@ -125,19 +125,23 @@ class AsyncEngine:
             raise self._unavailable()
         return self._loaded
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
-        self.require_ready()
-        check_request(request, self._config)
-        if request.id in self._live:
-            raise ValueError(f"request id {request.id!r} is in use")
-        group = request.group or request.id
-        bound = self._config.max_batch + self._config.max_queue
-        if group not in self._groups and len(self._groups) >= bound:
+    def check_room(self) -> None:
+        config = self.require_ready().config
+        bound = config.max_batch + config.max_queue
+        if len(self._groups) >= bound:
             raise QueueFull(
                 f"{len(self._groups)} requests are running or waiting, and the limit is "
                 f"{bound}. Please try again later.",
                 _RETRY_AFTER,
             )
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
+        check_request(request, self.require_ready().config)
+        if request.id in self._live:
+            raise ValueError(f"request id {request.id!r} is in use")
+        group = request.group or request.id
+        if group not in self._groups:
+            self.check_room()
         chunks: asyncio.Queue[TokenChunk] = asyncio.Queue()
         self._live[request.id] = _Live(chunks, group)
         self._groups[group] += 1
@@ -264,6 +268,7 @@ class AsyncEngine:
         self._failure = failure
         self._settled.set()
         if state in _ENDS:
+            self._loaded = None  # whoever still holds this engine does not hold the weights
             self._end_all(*_ENDS[state])
             self._ended.set()
 

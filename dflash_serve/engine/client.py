@@ -30,6 +30,15 @@ class EngineClient(Protocol):
         """Largest number of tokens (prompt and completion) of one request."""
         ...
 
+    def check_room(self) -> None:
+        """Whether a request could be queued now, before any work on it. Never blocks.
+
+        Raises:
+            QueueFull: the bounded queue has no room.
+            EngineUnavailable: the engine is not running.
+        """
+        ...
+
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
         """Queue ``request`` now and return its chunks; the last one has ``finish`` set.
 

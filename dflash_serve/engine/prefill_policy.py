@@ -10,6 +10,9 @@ from dflash_serve.engine.sequence import Sequence
 
 LEAST_CHUNK = 64
 """Tokens of the smallest chunk: smaller ones are mostly overhead."""
+SWAP_STALL = 0.08
+"""Seconds that a chunk may add to a step while rows are shown to a new drafter: what a swap costs
+streams is to stay below 0.1 s."""
 _STEP = 16
 """Between sizes of chunks."""
 _NEWEST = 0.5
@@ -65,16 +68,19 @@ class ChunkBudget:
         self._token: float | None = None
         self._round: float | None = None
 
-    def tokens(self, decoding: int, rows: int) -> int:
+    def tokens(self, decoding: int, rows: int, swapped: bool = False) -> int:
         """Rows x padded length of the next chunk, beside ``decoding`` of ``rows`` rows in a round.
 
-        A row that is alone holds nobody up: it gets the largest chunk.
+        A row that is alone holds nobody up: it gets the largest chunk. ``swapped``: some row is
+        still to be shown to a new drafter.
         """
         if rows == 1 and not decoding:
             return self._largest
         if self._token is None:
             return self._least if decoding else self._largest
         room = self._max_stall - (self._round or 0.0 if decoding else 0.0)
+        if swapped:
+            room = min(room, SWAP_STALL)
         if room <= self._least * self._token:
             return self._least
         if room >= self._largest * self._token:

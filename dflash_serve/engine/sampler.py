@@ -14,9 +14,7 @@ _MASK = (1 << 64) - 1
 Words = npt.NDArray[np.uint64]
 
 
-def position_keys(
-    seeds: Sequence[int], first: Sequence[int], width: int
-) -> npt.NDArray[np.uint32]:
+def position_keys(seeds: Sequence[int], first: Sequence[int], width: int) -> npt.NDArray[np.uint32]:
     """Random keys [K, width, 2] of the tokens at positions first .. first + width - 1 of K rows.
 
     A position's key is two 32-bit words of SplitMix64 over (seed, position).

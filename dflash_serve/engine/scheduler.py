@@ -167,7 +167,8 @@ class Scheduler:
         self._planned_at = self._clock()
         closed, self._closed = tuple(self._closed), {}
         decoding = [row for row in self._rows.values() if row.decoding]
-        budget = self._chunks.tokens(len(decoding), len(self._rows))
+        swapped = any(row.missed for row in self._rows.values())
+        budget = self._chunks.tokens(len(decoding), len(self._rows), swapped)
         picked, width = self._turns.pick(self._rows.values(), budget)
         shown = bool(picked) and picked[0].missed > 0
         return StepPlan(

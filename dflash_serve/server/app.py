@@ -2,7 +2,6 @@
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
@@ -12,7 +11,7 @@ from dflash_serve.server import errors
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.anthropic_errors import answer
 from dflash_serve.server.errors import ApiError, shown
-from dflash_serve.server.middleware import LimitBody, RefuseWhileDraining, RequireApiKey
+from dflash_serve.server.gates.stack import add_gates
 from dflash_serve.server.routes import (
     admin,
     chat,
@@ -45,7 +44,6 @@ _ROUTES = (
 
 def create_app(context: ServerContext) -> FastAPI:
     """The HTTP server. It neither starts nor closes the engine or the recorder."""
-    settings = context.settings
     app = FastAPI(
         title="dflash-serve", version=__version__, openapi_url=None, redirect_slashes=False
     )
@@ -54,18 +52,7 @@ def create_app(context: ServerContext) -> FastAPI:
         _answer_head(routes)
         app.include_router(routes)
     _add_error_answers(app)
-    # the last one added is the first to see a request
-    app.add_middleware(LimitBody, limit=settings.max_body_bytes)
-    if settings.api_key is not None:
-        app.add_middleware(RequireApiKey, key=settings.api_key)
-    app.add_middleware(RefuseWhileDraining, client=context.client)
-    if settings.cors_origin:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origin),
-            allow_methods=["*"],
-            allow_headers=["*"],
-        )
+    add_gates(app, context)
     return app
 
 

@@ -3,6 +3,7 @@
 Doors translate their wire types into an `Ask`; `begin` turns it into a running `Generation`.
 """
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,6 +32,21 @@ class RawPrompt:
     text: str | None = None
     tokens: tuple[int, ...] = ()
     param: str = "prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as the model reads it.
+
+    ``chat``: a template made it; ``begun``: it ends inside the reasoning. ``text`` is what an echo
+    of it shows. An array of 32-bit ids: it is pickled as bytes.
+    """
+
+    tokens: "array[int]"
+    param: str
+    chat: bool
+    begun: bool = False
+    text: str | None = None
 
 
 class ToolMode(Enum):
@@ -97,7 +113,7 @@ class Ask:
     ``echo`` puts the prompt before the text (raw prompts).
     """
 
-    prompt: ChatPrompt | RawPrompt
+    prompt: ChatPrompt | RawPrompt | EncodedPrompt
     sampling: SamplingParams
     n: int = 1
     max_tokens: int | None = None

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dflash_serve.server.context import server_context
 from dflash_serve.server.lifecycle import NOT_STARTED, Failure, bind, leave, run
 from dflash_serve.server.recording import Recorder, Segments
 from dflash_serve.server.settings import Settings
+from dflash_serve.server.workers import Workers
 
 _log = logging.getLogger("dflash_serve")
 
@@ -40,6 +42,9 @@ def serve(settings: Settings) -> int:
     switch = DrafterSwitch(drafting, drafter_change(settings, engine))
     context = server_context(engine, settings, model, text, switch, recorder)
     context.grammars.warm_up()
+    workers = Workers(context.facts)
+    workers.warm_up()
+    context = replace(context, workers=workers)
     try:
         failure = run(
             create_app(context),
@@ -50,6 +55,7 @@ def serve(settings: Settings) -> int:
             reload=lambda: switch.reload(settings.drafter),
         )
     finally:
+        workers.close()
         if recorder is not None:
             recorder.close()
     return end(failure)

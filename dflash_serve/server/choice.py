@@ -200,4 +200,5 @@ class Choice:
             self._text.stop,
             self._answer.reasoning_tokens,
             self._answer.rest(),
+            self.tokens,
         )

@@ -48,6 +48,13 @@ def serve(
         str | None,
         typer.Option(help=f"Key that requests must carry; also {settings.API_KEY_VARIABLE}."),
     ] = None,
+    admin_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Switches /admin on, for requests with this key; "
+            f"also {settings.ADMIN_KEY_VARIABLE}."
+        ),
+    ] = None,
     max_batch: Annotated[int, typer.Option(help="Requests decoded together.")] = _D.max_batch,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait.")] = _D.max_queue,
     max_context: Annotated[
@@ -71,7 +78,18 @@ def serve(
         int | None, typer.Option(help="Seed of requests without one; without it, a random one.")
     ] = None,
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Browser origin to allow, or *; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Web origin whose pages may use the server, like http://localhost:3000, or *; "
+            "repeatable. Without it, only its own."
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that requests may give as Host, beside those of this machine; repeatable. "
+            "Without it, any name if --host is not a loopback address."
+        ),
     ] = None,
     log_level: Annotated[str, typer.Option(help=", ".join(settings.LOG_LEVELS))] = _D.log_level,
     keep_alive: Annotated[
@@ -83,6 +101,13 @@ def serve(
     max_body_bytes: Annotated[str, typer.Option(help="Largest request body, like 8MiB.")] = str(
         _D.max_body_bytes
     ),
+    max_connections: Annotated[
+        int, typer.Option(help="Connections at once; one more is answered 503 and closed.")
+    ] = _D.max_connections,
+    send_timeout: Annotated[
+        float,
+        typer.Option(help="Seconds after which a client that reads nothing is disconnected."),
+    ] = _D.send_timeout,
     tool_parser: Annotated[
         str, typer.Option(help="How the model writes tool calls; auto reads its chat template.")
     ] = _D.tool_parser,
@@ -109,12 +134,14 @@ def serve(
     chosen = Settings(
         **options
         | {
-            "api_key": settings.api_key(api_key),
+            "api_key": settings.key(api_key, settings.API_KEY_VARIABLE),
+            "admin_key": settings.key(admin_key, settings.ADMIN_KEY_VARIABLE),
             "block_size": parse_block_size(block_size),
             "memory_limit": parse_bytes("memory_limit", memory_limit),
             "max_body_bytes": parse_bytes("max_body_bytes", max_body_bytes),
             "record_limit": parse_bytes("record_limit", record_limit),
             "cors_origin": tuple(cors_origin or ()),
+            "allowed_host": tuple(allowed_host or ()),
         }
     )
     # until it serves, there is nothing to lose

@@ -8,8 +8,10 @@ from dflash_serve.compose.text import ModelText
 from dflash_serve.engine.client import EngineClient
 from dflash_serve.engine.errors import EngineUnavailable
 from dflash_serve.server.grammars import Grammars
+from dflash_serve.server.handling import Facts
 from dflash_serve.server.recording import Recorder
 from dflash_serve.server.settings import Settings
+from dflash_serve.server.workers import Workers
 from dflash_serve.text.parsers.base import Markup
 from dflash_serve.text.parsers.table import ThinkingSwitch
 from dflash_serve.text.tokenizer import ChatTokenizer
@@ -42,12 +44,27 @@ class ModelContext:
         except EngineUnavailable:
             return self.model.max_context
 
+    @property
+    def facts(self) -> Facts:
+        """What the handling of request bodies needs of this."""
+        return Facts(
+            model=self.model.id,
+            vocab_size=self.model.vocab_size,
+            max_context=self.model.max_context,
+            sampling=self.model.sampling,
+            seed=self.seed,
+            tokenizer=self.tokenizer,
+            markup=self.markup,
+            thinking=self.thinking,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext(ModelContext):
-    """What every route needs."""
+    """What every route needs. ``workers`` handle large bodies; without them, threads do."""
 
     settings: Settings
+    workers: Workers | None = None
 
 
 def server_context(

@@ -58,7 +58,8 @@ class EndDelta:
     """The end of choice ``index``. ``finish`` is ``tool_calls`` wherever a call was given out.
 
     ``stop_string``: the one that ended it. ``reasoning_tokens`` are part of ``usage``'s completion
-    tokens. ``logprobs``: of tokens that completed no text.
+    tokens. ``logprobs``: of tokens that completed no text. ``tokens``: all that were generated, a
+    final stop token included.
     """
 
     index: int
@@ -67,6 +68,7 @@ class EndDelta:
     stop_string: str | None = None
     reasoning_tokens: int = 0
     logprobs: tuple[TokenEntry, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 Delta = TextDelta | CallDelta | EndDelta

@@ -5,6 +5,7 @@ Knows nothing of routes. Messages name the field, the value and the limit.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -53,6 +54,11 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with all its parts; an exception alone would keep the message."""
+        named = {name: getattr(self, name) for name in ("kind", "param", "code", "headers")}
+        return partial(ApiError, self.status, self.message, **named), ()
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON object that OpenAI's clients expect."""

@@ -7,13 +7,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 
+from dflash_serve.compose.drafting import DrafterSwitch
 from dflash_serve.engine.client import EngineClient
 from dflash_serve.engine.errors import EngineError, EngineUnavailable
 from dflash_serve.engine.types import Usage
 from dflash_serve.server import usage
 from dflash_serve.server.choice import Choice, Outbox
 from dflash_serve.server.deltas import Delta
-from dflash_serve.compose.drafting import DrafterSwitch
 from dflash_serve.server.protocol.common import MetaInfo
 from dflash_serve.server.recording import Finished, Recorder
 
@@ -123,6 +123,11 @@ class Generation:
         for choice in self._choices:
             if choice.usage is None:
                 self._client.abort(choice.request.id)
+
+    async def ended(self) -> None:
+        """Wait until the engine has sent its last chunk of every choice, closed or not."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def meta_info(self, usages: Sequence[Usage]) -> MetaInfo:
         """How speculation went, with the drafter that runs now."""

@@ -89,6 +89,10 @@ class Grammars:
                 headers={"Retry-After": "2"},
             ) from error
 
+    def close(self) -> None:
+        """End the threads; does not wait for what they compile."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _start_threads(self) -> None:
         """All at once, so that each has the large stack and no other thread has."""
         usual = threading.stack_size(_STACK)

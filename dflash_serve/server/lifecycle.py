@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -19,12 +21,22 @@ import uvicorn
 
 from dflash_serve.compose.options import OptionsError
 from dflash_serve.engine.async_client import AsyncEngine
+from dflash_serve.server.connection import MOST_BEYOND, Connection, ConnectionLimits
+from dflash_serve.server.gates.names import listens_on_loopback
 from dflash_serve.server.settings import Settings
 
 _log = logging.getLogger("dflash_serve")
 _LINGER = 0.3
 """Seconds that connections get to send their last bytes after the last request has ended."""
 _POLL = 0.02
+_IDLE = 75
+"""Seconds that a connection may be idle between requests: longer than clients and proxies reuse
+one (60 at most), so that none sends a request into a connection that is being closed."""
+_SEND_BUFFER = 2**18
+"""Bytes that the kernel takes for a client beyond what it reads. Without a bound they are millions,
+and a slow client is not told from one that reads nothing."""
+_OWN_FILES = 128
+"""Open files of the process that are not connections, with room."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 NOT_STARTED = 2
@@ -57,6 +69,7 @@ def bind(settings: Settings) -> socket.socket:
     # asyncio sets TCP_NODELAY only on sockets that say that they are TCP
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # accepted ones inherit
     try:
         listener.bind((settings.host, settings.port))
     except (OSError, OverflowError) as error:
@@ -164,10 +177,12 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def http_config(app: Any) -> uvicorn.Config:
+def http_config(app: Any, limits: ConnectionLimits | None = None) -> uvicorn.Config:
     """How HTTP is spoken."""
     return uvicorn.Config(
         app,
+        http=partial(Connection, limits or ConnectionLimits()),  # type: ignore[arg-type]  # called
+        timeout_keep_alive=_IDLE,
         log_config=None,
         access_log=False,
         backlog=1024,
@@ -175,6 +190,34 @@ def http_config(app: Any) -> uvicorn.Config:
         ws="none",
         lifespan="off",
     )
+
+
+def _warn_if_open(settings: Settings) -> None:
+    if settings.api_key is None and not listens_on_loopback(settings.host):
+        _log.warning(
+            "listening on %s without --api-key: whoever reaches this address can use the server",
+            settings.host,
+        )
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the process's limit of open files to what ``connections`` need."""
+    wanted = connections + MOST_BEYOND + _OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft < wanted:
+        _log.warning(
+            "--max-connections is %d, for which %d open files are needed, but the limit of this "
+            "process is %d (ulimit -n)",
+            connections,
+            wanted,
+            soft,
+        )
 
 
 def run(
@@ -191,7 +234,10 @@ def run(
     Unless it never served, a step, a load or a worker thread may still run: the process is to
     `leave`. ``reload`` answers SIGHUP.
     """
-    server = _Server(http_config(app), engine, settings.drain_timeout, reload)
+    _warn_if_open(settings)
+    _allow_files(settings.max_connections)
+    limits = ConnectionLimits(settings.max_connections, settings.send_timeout)
+    server = _Server(http_config(app, limits), engine, settings.drain_timeout, reload)
 
     async def main() -> Failure | None:
         failures: list[Failure] = []

@@ -1,6 +1,6 @@
 """How a request's reasoning is switched, bounded and found in a prompt. No wire names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ def template_arguments(
     return switch.kwargs(enabled=thinking.enabled, effort=thinking.effort) | dict(given)
 
 
-def is_open(prompt: tuple[int, ...], markup: Markup, tokenizer: ChatTokenizer) -> bool:
+def is_open(prompt: Sequence[int], markup: Markup, tokenizer: ChatTokenizer) -> bool:
     """Whether ``prompt`` ends inside the reasoning, as thinking models' templates make it."""
     return markup.in_reasoning(tokenizer.last_turn(prompt, markup.markers))
 

@@ -6,7 +6,7 @@ Knows nothing of HTTP or engines. Safe to call from several threads.
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from jinja2 import TemplateSyntaxError
 from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from dflash_serve.text.errors import TemplateError
+from dflash_serve.text.errors import TemplateError, TextTooLong
+from dflash_serve.text.lengths import bytes_per_token
 from dflash_serve.text.parsers.base import ToolSpec
 from dflash_serve.text.token_text import TokenText
 
@@ -32,10 +33,13 @@ class ChatTokenizer:
     one private-use character before rendering. Control tokens in the rendered text are then the
     template's own, and the stretches between them that hold such characters get the text back and
     are encoded by a twin of the tokenizer that knows no control tokens.
+
+    One that was loaded is pickled as its directory.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._templates = tokenizer
+        self._directory: Path | None = None
         self.backend: Tokenizer = tokenizer.backend_tokenizer
         self.token_text = TokenText(self.backend)
         # runs of spaces and line ends that some vocabularies add are ordinary text
@@ -49,6 +53,7 @@ class ChatTokenizer:
         self._names = _any_of(entry.content for entry in controls.values())
         self._normalized_names = _any_of(e.content for e in controls.values() if e.normalized)
         self._plain = _without(self._controls, self.backend)
+        self._longest = bytes_per_token(self.backend)
         self._reserved = frozenset(
             [*inspect.signature(tokenizer.apply_chat_template).parameters, "messages"]
         ).union(tokenizer.special_tokens_map)
@@ -69,7 +74,13 @@ class ChatTokenizer:
             raise ValueError(f"{directory} has no fast tokenizer (tokenizer.json)")
         made = cls(tokenizer)
         made._check_template(directory)
+        made._directory = directory
         return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._directory is None:
+            raise TypeError("a tokenizer that was not loaded from a directory cannot be pickled")
+        return ChatTokenizer.load, (self._directory,)
 
     def encode_chat(
         self,
@@ -78,14 +89,18 @@ class ChatTokenizer:
         *,
         tools: Sequence[ToolSpec] = (),
         generation_prompt: bool = True,
+        limit: int | None = None,
     ) -> tuple[int, ...]:
         """The prompt, up to where the assistant's answer begins.
 
         Without ``generation_prompt`` the messages alone, for chats that end with an answer.
-        Templates that do not know ``tools`` leave them out.
+        Templates that do not know ``tools`` leave them out. What the template makes is not encoded
+        if it cannot have as few as ``limit`` tokens: templates leave text out, so that the messages
+        alone do not tell.
 
         Raises:
             TemplateError: the template refuses the messages or the keyword arguments.
+            TextTooLong: the prompt has more than ``limit`` tokens.
         """
         taken = sorted(self._reserved.intersection(template_kwargs))
         if taken:
@@ -98,20 +113,24 @@ class ChatTokenizer:
         if functions:
             kwargs["tools"] = self._mask(functions, self._controls, masks)
         text = self._render(masked, kwargs, generation_prompt)
-        encoding = self._encode(text, special=False)
-        return tuple(self._replace_masked(text, encoding, masks) if masks else encoding.ids)
+        self._check_length(text, limit)
+        if not masks:
+            return self._ids(text, special=False)
+        return tuple(self._replace_masked(text, self._encode(text), masks))
 
-    def encode_raw(self, text: str) -> tuple[int, ...]:
+    def encode_raw(self, text: str, *, limit: int | None = None) -> tuple[int, ...]:
         """Text without a template: control tokens in it are read, and one may be put before it.
 
         Raises:
             TemplateError: the text holds half a surrogate pair.
+            TextTooLong: it has more than ``limit`` tokens. Only what is found without encoding.
         """
-        return tuple(self._encode(text, special=True).ids)
+        self._check_length(text, limit)
+        return self._ids(text, special=True)
 
     def encode_markup(self, text: str) -> tuple[int, ...]:
         """A marker as the model writes it: control tokens in it are read, none is added."""
-        return tuple(self._encode(text, special=False).ids)
+        return self._ids(text, special=False)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ``tokens``, control tokens by name."""
@@ -124,11 +143,19 @@ class ChatTokenizer:
         begin = next((at for at in range(len(tail), 0, -1) if tail[at - 1] in borders), 0)
         return self.decode(tail[begin:])
 
-    def _encode(self, text: str, *, special: bool) -> Encoding:
-        try:
-            return self.backend.encode(text, add_special_tokens=special)
-        except TypeError:
-            raise TemplateError("the text holds half a surrogate pair") from None
+    def _check_length(self, text: str, limit: int | None) -> None:
+        if limit is None or self._longest is None:
+            return
+        least = -(-len(text.encode("utf-8", "surrogatepass")) // self._longest)
+        if least > limit:
+            raise TextTooLong(least)
+
+    def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
+        return tuple(_only(self.backend.encode_batch_fast, text, special).ids)
+
+    def _encode(self, text: str) -> Encoding:
+        """With the places of the tokens in ``text``, which take time and memory."""
+        return _only(self.backend.encode_batch, text, special=False)
 
     @property
     def template(self) -> str:
@@ -179,7 +206,7 @@ class ChatTokenizer:
         """Where the tokenizer would see control tokens in ``text``."""
         if not self._suspicious(text):
             return []
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        encoding = self._encode(text)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [span for token, span in pairs if token in controls and span[0] < span[1]]
 
@@ -218,7 +245,7 @@ class ChatTokenizer:
                 token, char = at + 1, offsets[at][1]
 
     def _encode_plain(self, text: str) -> list[int]:
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        ids: list[int] = _only(self._plain.encode_batch_fast, text, special=False).ids
         if self._controls.isdisjoint(ids):
             return ids
         # a vocabulary that spells a control token out as one piece: take it apart
@@ -257,6 +284,15 @@ class _Masks:
                 raise TemplateError("the messages use up all private-use characters")
             self._chars[piece], self._pieces[char] = char, piece
         return self._chars[piece]
+
+
+def _only(encode_batch: Callable[..., list[Encoding]], text: str, special: bool) -> Encoding:
+    """A batch, even of one text, is encoded without the interpreter lock."""
+    try:
+        [encoding] = encode_batch([text], add_special_tokens=special)
+    except TypeError:
+        raise TemplateError("the text holds half a surrogate pair") from None
+    return encoding
 
 
 def _unused_chars(text: str) -> Iterator[str]:

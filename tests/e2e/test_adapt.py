@@ -22,6 +22,7 @@ from tests.e2e.test_openai_client import GREEDY, SEEDED, streamed, whole
 from tests.tiny import DRAFTER, write_drafter
 
 KEY = "secret"
+ADMIN = "other secret"
 PROMPTS = ["hello", "The quick brown fox", "again and again " * 9]
 
 
@@ -32,13 +33,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def process(pair: PairPaths, start_shared: Start, kept: Path) -> ServerProcess:
-    options = ["--port", "0", "--api-key", KEY, "--record", str(kept)]
+    options = ["--port", "0", "--api-key", KEY, "--admin-key", ADMIN, "--record", str(kept)]
     return start_shared(*pair.options(), *options)
 
 
 @pytest.fixture(scope="module")
 def admin(process: ServerProcess) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {"Authorization": f"Bearer {ADMIN}"}
     with httpx.Client(base_url=process.ready(), headers=headers, timeout=120) as client:
         yield client
 

@@ -23,7 +23,8 @@ def narrow_url(endless_pair: PairPaths, start_shared: Start) -> str:
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
+    headers = {"Content-Type": "application/json"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
         yield client
 
 

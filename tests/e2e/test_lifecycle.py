@@ -98,7 +98,8 @@ def deaf_clients(url: str, count: int) -> Iterator[None]:
     host = httpx.URL(url)
     content = json.dumps(endless(max_tokens=240, logprobs=True, top_logprobs=20)).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -148,8 +149,9 @@ def test_an_idle_server_leaves_at_once(endless_pair: PairPaths, start: Start) ->
 
 def test_a_killed_client_frees_its_slot(url: str) -> None:
     code = (
-        "import sys, httpx\n"
-        "with httpx.stream('POST', sys.argv[1], content=sys.argv[2], timeout=60) as answer:\n"
+        "import json, sys, httpx\n"
+        "asked = json.loads(sys.argv[2])\n"
+        "with httpx.stream('POST', sys.argv[1], json=asked, timeout=60) as answer:\n"
         "    for line in answer.iter_lines(): print(line, flush=True)\n"
     )
     asked = json.dumps(body(stream=True, max_tokens=450, temperature=1.0, seed=1))

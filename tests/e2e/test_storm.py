@@ -91,7 +91,8 @@ async def abandon(url: str, asked: dict[str, Any], rng: random.Random) -> None:
     content = json.dumps(asked | {"stream": rng.random() < 0.6, "max_tokens": 200}).encode()
     host = httpx.URL(url)
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     reader, writer = await asyncio.open_connection(host.host, host.port)
     message = head.encode() + content
@@ -124,7 +125,8 @@ async def storm(url: str) -> Seen:
                 seen.abandoned += 1
             elif fate < 0.45:
                 wrong = own.choice(MALFORMED)
-                answer = await client.post("/v1/chat/completions", content=wrong)
+                headers = {"Content-Type": "application/json"}
+                answer = await client.post("/v1/chat/completions", content=wrong, headers=headers)
                 assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
                 seen.refused.append(answer.status_code)
             else:

@@ -20,9 +20,7 @@ class ScriptedDrafter:
     def __getattr__(self, name: str) -> object:
         return getattr(self._drafter, name)
 
-    def propose(
-        self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
-    ) -> mx.array:
+    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
         drafts = self._drafter.propose(anchors, width, caches)
         positions = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
         return self._script(drafts, positions, anchors)

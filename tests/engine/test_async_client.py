@@ -120,10 +120,15 @@ def test_the_queue_is_bounded() -> None:
         with pytest.raises(QueueFull, match="limit is 4") as caught:
             made.submit(request("e"))
         assert caught.value.retry_after > 0
+        with pytest.raises(QueueFull, match="limit is 4"):
+            made.check_room()
         runner.gate.set()
         await asyncio.gather(*(drain(stream) for stream in streams))
+        made.check_room()
         await drain(made.submit(request("e")))
         await made.close(1)
+        with pytest.raises(EngineUnavailable, match="stopped"):
+            made.check_room()
 
     run(test)
 

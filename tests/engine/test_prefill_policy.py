@@ -125,6 +125,16 @@ def test_a_row_that_is_alone_gets_the_largest_chunk() -> None:
     assert made.tokens(1, 2) == 64
 
 
+@pytest.mark.parametrize("round_seconds", [0.01, 0.15, 0.22])
+def test_what_a_new_drafter_is_shown_adds_little_to_a_step(round_seconds: float) -> None:
+    made = budget()
+    made.observe(round_seconds, 0, 4)
+    settled(made, lambda tokens: round_seconds + tokens * 0.0004)
+    usual, swapped = made.tokens(4, 6), made.tokens(4, 6, swapped=True)
+    assert 64 <= swapped == min(usual, 192)
+    assert 192 * 0.0004 <= 0.08
+
+
 def test_one_slow_step_is_forgotten() -> None:
     """A graph that was compiled, a machine that slept."""
     made = budget()

@@ -52,17 +52,13 @@ def started(pair: tuple[TargetAdapter, DraftAdapter], *specs: RowSpec | None) ->
     """A runner whose rows 0, 1, ... hold three tokens each."""
     runner = DeviceRunner(*pair, 4)
     opened = tuple(OpenedRow(row, spec) for row, spec in enumerate(specs) if spec is not None)
-    prefill = tuple(
-        PrefillRow(row, 0, (5, 6, 7), True, GREEDY) for row in range(len(specs))
-    )
+    prefill = tuple(PrefillRow(row, 0, (5, 6, 7), True, GREEDY) for row in range(len(specs)))
     runner.run(StepPlan(opened=opened, prefill=prefill))
     return runner
 
 
 def one_round(runner: DeviceRunner, rows: int, block: int = 4) -> None:
-    runner.run(
-        StepPlan(decode=tuple(DecodeRow(row, 3, 8, block, GREEDY) for row in range(rows)))
-    )
+    runner.run(StepPlan(decode=tuple(DecodeRow(row, 3, 8, block, GREEDY) for row in range(rows))))
 
 
 def guided() -> RowSpec:

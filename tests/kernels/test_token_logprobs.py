@@ -19,9 +19,7 @@ def exact(logits: mx.array) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 @pytest.mark.parametrize(("rows", "vocab", "top"), SHAPES)
-def test_figures_are_those_of_exact_sums(
-    rows: int, vocab: int, top: int, dtype: mx.Dtype
-) -> None:
+def test_figures_are_those_of_exact_sums(rows: int, vocab: int, top: int, dtype: mx.Dtype) -> None:
     logits = (3 * mx.random.normal((rows, vocab), key=mx.random.key(vocab))).astype(dtype)
     tokens = np.arange(rows, dtype=np.int32)
     wanted = exact(logits)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from dflash_serve.engine.errors import EngineUnavailable
 from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, DrafterSwitch
+from dflash_serve.engine.errors import EngineUnavailable
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, eventually, make_app, saying, serving
 
@@ -44,7 +44,7 @@ def loader() -> Loader:
 def client(loader: Loader, tokenizer: ChatTokenizer) -> Iterator[httpx.Client]:
     engine = FakeEngine(saying(tokenizer, "hello"))
     switch = DrafterSwitch(OLD, loader.change)
-    app = make_app(engine, tokenizer, drafting=switch, api_key="secret")
+    app = make_app(engine, tokenizer, drafting=switch, admin_key="secret")
     with serving(app) as url, httpx.Client(base_url=url, headers=KEY, timeout=60) as client:
         yield client
 

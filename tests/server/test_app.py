@@ -5,8 +5,8 @@ import pytest
 from openai import AuthenticationError, OpenAI
 from openai.types import Model
 
-from dflash_serve.engine.client import EngineState
 from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
+from dflash_serve.engine.client import EngineState
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, make_app, refuse, saying, serving
 

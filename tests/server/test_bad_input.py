@@ -16,6 +16,7 @@ GOOD: dict[str, Any] = {
     "model": "fake/model",
     "messages": [{"role": "user", "content": "hi"}],
 }
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +356,8 @@ def test_null_is_absent(client: httpx.Client) -> None:
     ids=lambda body: str(body[:20]),
 )
 def test_a_body_that_is_no_request(client: httpx.Client, body: bytes) -> None:
-    assert error_of(client.post(URL, content=body), 400)["type"] == "invalid_request_error"
+    answer = client.post(URL, content=body, headers=JSON)
+    assert error_of(answer, 400)["type"] == "invalid_request_error"
 
 
 def test_control_characters_in_text_are_text(client: httpx.Client) -> None:
@@ -421,7 +423,7 @@ def test_unknown_routes_and_methods(
 def test_a_body_of_50_megabytes(client: httpx.Client, chunked: bool) -> None:
     size, piece = 50_000_000, b"x" * 1_000_000
     content = (piece for _ in range(size // len(piece))) if chunked else b"x" * size
-    error = error_of(client.post(URL, content=content), 413)
+    error = error_of(client.post(URL, content=content, headers=JSON), 413)
     assert "1000000" in error["message"]
 
 

@@ -59,10 +59,14 @@ def test_options_arrive_and_the_exit_code_returns(
     monkeypatch: pytest.MonkeyPatch, started: list[Settings]
 ) -> None:
     monkeypatch.delenv("DFLASH_API_KEY", raising=False)
+    monkeypatch.delenv("DFLASH_ADMIN_KEY", raising=False)
     arguments = "--target m --drafter none --port 0 --memory-limit 2GiB --block-size 4 --seed -3"
     more = "--cors-origin http://a --cors-origin http://b --max-body-bytes 1MB --keep-alive 0.5"
+    safety = "--admin-key adm --allowed-host box --allowed-host b2 --max-connections 9"
+    times = "--send-timeout 1.5"
     parsers = "--tool-parser hermes --reasoning-parser none"
-    assert run(monkeypatch, *arguments.split(), *more.split(), *parsers.split()) == 7
+    given = " ".join((arguments, more, safety, times, parsers))
+    assert run(monkeypatch, *given.split()) == 7
     assert started == [
         Settings(
             target="m",
@@ -72,6 +76,10 @@ def test_options_arrive_and_the_exit_code_returns(
             block_size=4,
             seed=-3,
             cors_origin=("http://a", "http://b"),
+            admin_key="adm",
+            allowed_host=("box", "b2"),
+            max_connections=9,
+            send_timeout=1.5,
             max_body_bytes=10**6,
             keep_alive=0.5,
             tool_parser="hermes",
@@ -84,8 +92,9 @@ def test_the_defaults_of_the_command_line_are_those_of_settings(
     monkeypatch: pytest.MonkeyPatch, started: list[Settings]
 ) -> None:
     monkeypatch.setenv("DFLASH_API_KEY", "secret")
+    monkeypatch.setenv("DFLASH_ADMIN_KEY", "other")
     assert run(monkeypatch) == 7
-    assert started == [Settings(api_key="secret")]
+    assert started == [Settings(api_key="secret", admin_key="other")]
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,8 @@ def url(served: tuple[FakeEngine, str], engine: FakeEngine) -> str:
 
 def raw_request(body: dict[str, Any], *headers: str) -> bytes:
     content = json.dumps(body).encode()
-    lines = [f"POST {URL} HTTP/1.1", "Host: x", f"Content-Length: {len(content)}", *headers]
+    lines = [f"POST {URL} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    lines += [f"Content-Length: {len(content)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
@@ -106,7 +107,8 @@ def test_a_silent_stream_carries_comments(engine: FakeEngine, url: str) -> None:
 def test_a_body_in_chunks(url: str) -> None:
     content = json.dumps(GOOD).encode()
     pieces = (content[at : at + 7] for at in range(0, len(content), 7))
-    answer = httpx.post(url + URL, content=pieces, timeout=60)
+    json_type = {"Content-Type": "application/json"}
+    answer = httpx.post(url + URL, content=pieces, headers=json_type, timeout=60)
     assert answer.json()["choices"][0]["message"]["content"] == "hello"
 
 
@@ -266,3 +268,11 @@ def test_each_request_leaves_one_line_in_the_log(
         eventually(lambda: engine.live == 1)
     eventually(lambda: len(lines()) == 3)
     assert lines()[2].endswith("finish=aborted")
+
+
+def test_a_stream_without_keep_alive_is_a_stream(tokenizer: ChatTokenizer) -> None:
+    engine = FakeEngine(saying(tokenizer, "hello"))
+    with serving(make_app(engine, tokenizer, keep_alive=0)) as url:
+        answer = httpx.post(url + URL, json=GOOD | {"stream": True}, timeout=60)
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert ": keep-alive" not in answer.text

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.engine.errors import EngineError, EngineUnavailable
 from dflash_serve.engine.types import EngineRequest, TokenChunk
 from dflash_serve.server.deltas import Delta, EndDelta
-from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import Generation
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, choice, refuse, saying

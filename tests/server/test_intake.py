@@ -6,7 +6,7 @@ import pytest
 
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.server import intake
-from dflash_serve.server.context import ServerContext
+from dflash_serve.server.handling import Facts
 from dflash_serve.server.settings import Settings
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, make_context, model_card, saying
@@ -14,10 +14,10 @@ from tests.fakes import FakeEngine, make_context, model_card, saying
 
 @pytest.fixture
 def context(tokenizer: ChatTokenizer) -> Any:
-    def make(seed: int | None = 1, **card: Any) -> ServerContext:
+    def make(seed: int | None = 1, **card: Any) -> Facts:
         engine = FakeEngine(saying(tokenizer, "hello"))
         model = model_card(**card)
-        return make_context(engine, tokenizer, Settings(seed=seed), model=model)
+        return make_context(engine, tokenizer, Settings(seed=seed), model=model).facts
 
     return make
 

@@ -348,7 +348,8 @@ def test_errors_outside_the_route(http: httpx.Client, tokenizer: ChatTokenizer, 
     limit = {"max_tokens": 9} if path == "/v1/messages" else {}
     assert _kind(http.post(path, json=asked | limit)) == (404, "not_found_error")
     assert _kind(http.get(path)) == (405, "invalid_request_error")
-    assert _kind(http.post(path, content=b"{")) == (400, "invalid_request_error")
+    json_type = {"Content-Type": "application/json"}
+    assert _kind(http.post(path, content=b"{", headers=json_type)) == (400, "invalid_request_error")
     app = make_app(FakeEngine(lambda r: Script()), tokenizer, api_key="sesame", max_body_bytes=1024)
     with serving(app) as url, httpx.Client(base_url=url) as locked:
         assert _kind(locked.post(path, json=ASKED)) == (401, "authentication_error")

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
+from dflash_serve.compose.options import OptionsError
 from dflash_serve.engine.errors import EngineError
 from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, SamplingParams, Usage
-from dflash_serve.compose.options import OptionsError
-from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.recording import Finished, Recorder, Segments
 from dflash_serve.text.tokenizer import ChatTokenizer

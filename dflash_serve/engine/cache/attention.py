@@ -121,8 +121,8 @@ class AttentionView:
         masks = self._span.masks([self._store.keys(arrays) for arrays in self._rows], question)
         prepared = each(prepared_queries(queries, scale, self._store.spec.kv_heads))
         rows = [
-            attend(own, *arrays, mask, sinks)
-            for own, arrays, mask in zip(prepared, self._rows, masks, strict=True)
+            attend(own, keys, values, mask, sinks)
+            for own, (keys, values), mask in zip(prepared, self._rows, masks, strict=True)
         ]
         return attended(_joined(rows), queries.shape[1])
 
@@ -135,12 +135,12 @@ class AttentionView:
             parts = []
             for first, last in self._pieces(row):
                 self._write(row, first, last)
-                keys = self._store.keys(self._rows[row])
-                mask = self._span.mask(row, first, last, keys, question)
-                part = prepared_queries(own[:, :, first:last], scale, self._store.spec.kv_heads)
-                parts.append(
-                    attended(attend(part, *self._rows[row], mask, sinks), queries.shape[1])
+                mask = self._span.mask(
+                    row, first, last, self._store.keys(self._rows[row]), question
                 )
+                keys, values = self._rows[row]
+                part = prepared_queries(own[:, :, first:last], scale, self._store.spec.kv_heads)
+                parts.append(attended(attend(part, keys, values, mask, sinks), queries.shape[1]))
             rows.append(self._padded(parts))
         return _joined(rows)
 

@@ -17,7 +17,7 @@ _KINDS = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
-_OVERLOADED = frozenset({"queue_full", "grammar_queue_full"})
+_OVERLOADED = frozenset({"queue_full", "grammar_queue_full", "too_many_connections"})
 """Codes of a 503 that is gone in a moment; Anthropic has a status of its own for it."""
 
 _DETAILS = {"thread": "thread_unsupported_request"}

@@ -1,7 +1,4 @@
-"""A chat completion's request -> `Ask`. Pure functions.
-
-Knows nothing of tokenizers, engines or sockets.
-"""
+"""A chat completion's request -> `Ask`. Knows nothing of engines or sockets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +11,6 @@ from dflash_serve.server.ask import (
     ToolMode,
     ToolUse,
 )
-from dflash_serve.server.context import ModelContext
 from dflash_serve.server.doors import options
 from dflash_serve.server.doors.arguments import parse_arguments
 from dflash_serve.server.doors.tool_choice import (
@@ -24,29 +20,42 @@ from dflash_serve.server.doors.tool_choice import (
     only_named,
 )
 from dflash_serve.server.errors import ApiError, invalid, shown
+from dflash_serve.server.handling import Facts, Handling
+from dflash_serve.server.prompts import encoded
 from dflash_serve.server.protocol.chat import ChatRequest
 from dflash_serve.server.protocol.chat_messages import ContentPart, Message, ToolCall
 from dflash_serve.server.protocol.tools import AllowedToolsChoice, NamedTool, Tool
 from dflash_serve.text.parsers.base import ToolSpec
 
 
-def chat_ask(body: ChatRequest, context: ModelContext) -> Ask:
+def read_chat(data: bytes, handling: Handling) -> tuple[Ask, options.Delivery]:
+    """The body as an `Ask` whose prompt is encoded.
+
+    Raises:
+        ApiError: naming the field, the value and the limit.
+    """
+    body = intake.parse(data, ChatRequest)
+    ask = encoded(chat_ask(body, handling.facts), handling.facts, handling.room)
+    return ask, options.delivery(body)
+
+
+def chat_ask(body: ChatRequest, facts: Facts) -> Ask:
     """What the request asks of the model.
 
     Raises:
         ApiError: naming the field, the value and the limit.
     """
-    intake.check_model(body.model, context.model)
+    intake.check_model(body.model, facts)
     options.check_stream(body)
     max_tokens = _max_tokens(body)
     return Ask(
         prompt=ChatPrompt(template_messages(body.messages), dict(body.chat_template_kwargs or {})),
-        sampling=options.sampling(body, context),
+        sampling=options.sampling(body, facts),
         n=body.n or 1,
         max_tokens=max_tokens,
-        rules=options.rules(body, context, max_tokens),
+        rules=options.rules(body, facts, max_tokens),
         stop=tuple(body.stop or ()),
-        stop_tokens=options.stop_tokens(body, context),
+        stop_tokens=options.stop_tokens(body, facts),
         ignore_end=bool(body.ignore_eos),
         include_stop=bool(body.include_stop_str_in_output),
         logprobs=_logprobs(body),

@@ -1,15 +1,13 @@
-"""A text completion's request -> `Ask`, one per prompt. Pure functions.
-
-Knows nothing of tokenizers, engines or sockets.
-"""
+"""A text completion's request -> `Ask`, one per prompt. Knows nothing of engines or sockets."""
 
 from dataclasses import replace
 
 from dflash_serve.server import intake
 from dflash_serve.server.ask import Ask, RawPrompt
-from dflash_serve.server.context import ModelContext
 from dflash_serve.server.doors import options
 from dflash_serve.server.errors import ApiError, invalid
+from dflash_serve.server.handling import Facts, Handling
+from dflash_serve.server.prompts import encoded
 from dflash_serve.server.protocol.completions import CompletionRequest
 from dflash_serve.server.protocol.options import MAX_CHOICES
 
@@ -17,13 +15,24 @@ _MAX_TOKENS = 16
 """OpenAI's default in this door."""
 
 
-def completion_asks(body: CompletionRequest, context: ModelContext) -> list[Ask]:
+def read_completion(data: bytes, handling: Handling) -> tuple[list[Ask], options.Delivery]:
+    """The body as one `Ask` per prompt, which is encoded.
+
+    Raises:
+        ApiError: naming the field, the value and the limit.
+    """
+    body = intake.parse(data, CompletionRequest)
+    asks = completion_asks(body, handling.facts)
+    return [encoded(ask, handling.facts, handling.room) for ask in asks], options.delivery(body)
+
+
+def completion_asks(body: CompletionRequest, facts: Facts) -> list[Ask]:
     """What the request asks of the model. Choices of later prompts draw with later seeds.
 
     Raises:
         ApiError: naming the field, the value and the limit.
     """
-    intake.check_model(body.model, context.model)
+    intake.check_model(body.model, facts)
     options.check_stream(body)
     prompts, n = _prompts(body), body.n or 1
     _check_choices(body, len(prompts), n)
@@ -34,12 +43,12 @@ def completion_asks(body: CompletionRequest, context: ModelContext) -> list[Ask]
         )
     first = Ask(
         prompt=prompts[0],
-        sampling=options.sampling(body, context),
+        sampling=options.sampling(body, facts),
         n=n,
         max_tokens=max_tokens,
-        rules=options.rules(body, context, max_tokens),
+        rules=options.rules(body, facts, max_tokens),
         stop=tuple(body.stop or ()),
-        stop_tokens=options.stop_tokens(body, context),
+        stop_tokens=options.stop_tokens(body, facts),
         ignore_end=bool(body.ignore_eos),
         include_stop=bool(body.include_stop_str_in_output),
         logprobs=body.logprobs,

@@ -5,9 +5,11 @@ Knows nothing of tokenizers, engines or sockets.
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.server import intake
 from dflash_serve.server.ask import (
     Ask,
     ChatPrompt,
@@ -19,6 +21,8 @@ from dflash_serve.server.ask import (
 )
 from dflash_serve.server.doors.tool_choice import check_any, check_known, doubled
 from dflash_serve.server.errors import invalid, shown
+from dflash_serve.server.handling import Handling
+from dflash_serve.server.prompts import encoded, prompt_tokens
 from dflash_serve.server.protocol.messages import (
     AssistantTurn,
     CountRequest,
@@ -27,6 +31,7 @@ from dflash_serve.server.protocol.messages import (
     SystemTurn,
     TextBlock,
     ThinkingBlock,
+    TokenCount,
     Tool,
     ToolResultBlock,
     ToolUseBlock,
@@ -41,6 +46,43 @@ _MODES = {
     "any": ToolMode.REQUIRED,
     "tool": ToolMode.REQUIRED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDelivery:
+    """How the client wants to get the answer. ``omitted``: its reasoning without the text."""
+
+    stream: bool
+    thinking: bool
+    omitted: bool
+
+
+def read_message(data: bytes, handling: Handling) -> tuple[Ask, MessageDelivery]:
+    """The body as an `Ask` whose prompt is encoded.
+
+    Raises:
+        ApiError: naming the field and what is wrong with it.
+    """
+    body, facts = intake.parse(data, MessagesRequest), handling.facts
+    intake.check_model(body.model, facts)
+    sampling = intake.sampling(
+        facts, temperature=body.temperature, top_p=body.top_p, top_k=body.top_k
+    )
+    omitted = body.thinking is not None and body.thinking.display == "omitted"
+    delivery = MessageDelivery(bool(body.stream), wants_thinking(body), omitted)
+    return encoded(message_ask(body, sampling), facts, handling.room), delivery
+
+
+def count_message(data: bytes, handling: Handling) -> str:
+    """The answer's JSON: how many tokens the body's prompt has.
+
+    Raises:
+        ApiError: naming the field and what is wrong with it.
+    """
+    body = intake.parse(data, CountRequest)
+    intake.check_model(body.model, handling.facts)
+    count = len(prompt_tokens(count_ask(body), handling.facts))
+    return TokenCount(input_tokens=count).json_text()
 
 
 def message_ask(body: MessagesRequest, sampling: SamplingParams) -> Ask:

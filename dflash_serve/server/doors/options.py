@@ -1,17 +1,39 @@
 """What chats and text completions share of a request -> parts of an `Ask`. Pure functions."""
 
+from dataclasses import dataclass
+
 from dflash_serve.engine.types import LogitRules, SamplingParams
 from dflash_serve.server import intake
 from dflash_serve.server.ask import FormatKind, OutputFormat
-from dflash_serve.server.context import ModelContext
 from dflash_serve.server.errors import ApiError, invalid
-from dflash_serve.server.protocol.options import AnswerOptions
+from dflash_serve.server.handling import Facts
+from dflash_serve.server.protocol.options import AnswerOptions, StreamOptions
 from dflash_serve.server.protocol.tools import ResponseFormat
 
 
-def sampling(body: AnswerOptions, context: ModelContext) -> SamplingParams:
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How the client wants to get the answer: what a route reads of a request beside its `Ask`."""
+
+    stream: bool
+    usage: bool
+    continuous_usage: bool
+    meta_info: bool
+
+
+def delivery(body: AnswerOptions) -> Delivery:
+    options = body.stream_options or StreamOptions()
+    return Delivery(
+        stream=bool(body.stream),
+        usage=bool(options.include_usage),
+        continuous_usage=bool(options.continuous_usage_stats),
+        meta_info=bool(body.return_meta_info),
+    )
+
+
+def sampling(body: AnswerOptions, facts: Facts) -> SamplingParams:
     return intake.sampling(
-        context,
+        facts,
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -29,7 +51,7 @@ def check_stream(body: AnswerOptions) -> None:
         raise invalid("stream_options", "stream_options needs stream to be true")
 
 
-def rules(body: AnswerOptions, context: ModelContext, max_tokens: int | None) -> LogitRules:
+def rules(body: AnswerOptions, facts: Facts, max_tokens: int | None) -> LogitRules:
     """
     Raises:
         ApiError: a token id is not in the vocabulary, or ``min_tokens`` is over ``max_tokens``.
@@ -40,7 +62,7 @@ def rules(body: AnswerOptions, context: ModelContext, max_tokens: int | None) ->
         raise invalid("min_tokens", text)
     bias = {int(token): value for token, value in (body.logit_bias or {}).items()}
     for token in bias:
-        _check_token(token, "logit_bias", context)
+        _check_token(token, "logit_bias", facts)
     return LogitRules(
         bias=tuple((token, value) for token, value in bias.items() if value),
         presence=body.presence_penalty or 0.0,
@@ -50,13 +72,13 @@ def rules(body: AnswerOptions, context: ModelContext, max_tokens: int | None) ->
     )
 
 
-def stop_tokens(body: AnswerOptions, context: ModelContext) -> frozenset[int]:
+def stop_tokens(body: AnswerOptions, facts: Facts) -> frozenset[int]:
     """
     Raises:
         ApiError: a token id is not in the vocabulary.
     """
     for token in body.stop_token_ids or ():
-        _check_token(token, "stop_token_ids", context)
+        _check_token(token, "stop_token_ids", facts)
     return frozenset(body.stop_token_ids or ())
 
 
@@ -97,8 +119,8 @@ def _json_format(wanted: ResponseFormat) -> OutputFormat:
     return OutputFormat(FormatKind.JSON_SCHEMA, schema, f"{where}.schema", strict)
 
 
-def _check_token(token: int, param: str, context: ModelContext) -> None:
-    size = context.model.vocab_size
+def _check_token(token: int, param: str, facts: Facts) -> None:
+    size = facts.vocab_size
     if token >= size:
         text = f"Invalid '{param}': token ids must be 0 to {size - 1}, but one is {token}"
         raise invalid(param, text)

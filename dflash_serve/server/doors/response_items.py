@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from dflash_serve.server.doors.response_store import ResponseStore, StoredResponse
+from dflash_serve.server.doors.response_store import KeptItems, StoredResponse
 from dflash_serve.server.errors import ApiError, invalid, shown
 from dflash_serve.server.protocol.response_answer import ItemList, OutputItem, Response
 from dflash_serve.server.protocol.responses import (
@@ -24,7 +24,7 @@ _PREFIXES = {MessageItem: "msg", CallItem: "fc", CallOutputItem: "fco", Reasonin
 _ITEM: TypeAdapter[StoredItem] = TypeAdapter(StoredItem)
 
 
-def own_items(body: ResponsesRequest, store: ResponseStore) -> list[StoredItem]:
+def own_items(body: ResponsesRequest, store: KeptItems) -> list[StoredItem]:
     """The items that the request brings, each with an id, references looked up.
 
     Raises:
@@ -48,7 +48,7 @@ def own_items(body: ResponsesRequest, store: ResponseStore) -> list[StoredItem]:
     return items
 
 
-def earlier_items(body: ResponsesRequest, store: ResponseStore) -> tuple[StoredItem, ...]:
+def earlier_items(body: ResponsesRequest, store: KeptItems) -> tuple[StoredItem, ...]:
     """The conversation that the request goes on with.
 
     Raises:
@@ -57,11 +57,11 @@ def earlier_items(body: ResponsesRequest, store: ResponseStore) -> tuple[StoredI
     name = body.previous_response_id
     if name is None:
         return ()
-    entry = store.get(name)
-    if entry is None:
+    items = store.conversation(name)
+    if items is None:
         message = f"Previous response with id {shown(name)} not found on this server"
         raise _missing(message, "previous_response_id", "previous_response_not_found")
-    return entry.items
+    return items
 
 
 def stored(

@@ -6,16 +6,15 @@ from collections.abc import AsyncIterator, Iterable
 
 from fastapi import APIRouter, Request, Response
 
-from dflash_serve.server import intake
 from dflash_serve.server.ask import Ask
 from dflash_serve.server.begin import begin
+from dflash_serve.server.bodies import handle
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.deltas import Delta
 from dflash_serve.server.doors.chat_answer import ChatStream, Envelope, Shape, whole
-from dflash_serve.server.doors.chat_ask import chat_ask
+from dflash_serve.server.doors.chat_ask import read_chat
+from dflash_serve.server.doors.options import Delivery
 from dflash_serve.server.generation import Generation
-from dflash_serve.server.protocol.chat import ChatRequest
-from dflash_serve.server.protocol.options import StreamOptions
 from dflash_serve.server.sse import GenerationResponse, openai_events, while_connected
 from dflash_serve.version import __version__
 
@@ -27,13 +26,12 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/chat/completions", response_model=None)
     async def create_chat_completion(request: Request) -> Response:
-        body = await intake.read(request, ChatRequest)
-        ask = chat_ask(body, context)
+        ask, delivery = await handle(request, read_chat, context)
         name = f"chatcmpl-{uuid.uuid4().hex}"
         generation = await begin(ask, context, name)
         envelope = Envelope(name, int(time.time()), context.model.id, _FINGERPRINT)
-        shape = _shape(body, ask, generation)
-        if body.stream:
+        shape = _shape(delivery, ask, generation)
+        if delivery.stream:
             events = openai_events(_chunks(generation, ChatStream(envelope, shape)))
             return GenerationResponse(generation, events, context.settings)
         deltas = await while_connected(request, generation, _all(generation))
@@ -42,16 +40,15 @@ def router(context: ServerContext) -> APIRouter:
     return routes
 
 
-def _shape(body: ChatRequest, ask: Ask, generation: Generation) -> Shape:
-    options = body.stream_options or StreamOptions()
+def _shape(delivery: Delivery, ask: Ask, generation: Generation) -> Shape:
     return Shape(
         choices=ask.n,
         logprobs=ask.logprobs is not None,
         named=ask.tools.only is not None,
-        usage=bool(options.include_usage),
-        used=(lambda: generation.completion_tokens) if options.continuous_usage_stats else None,
+        usage=delivery.usage,
+        used=(lambda: generation.completion_tokens) if delivery.continuous_usage else None,
         prompt_tokens=generation.prompt_tokens,
-        meta=generation.meta_info if body.return_meta_info else None,
+        meta=generation.meta_info if delivery.meta_info else None,
     )
 
 

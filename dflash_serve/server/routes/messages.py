@@ -4,23 +4,17 @@ import uuid
 from collections.abc import AsyncIterator, Iterable
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from dflash_serve.engine.errors import EngineError
-from dflash_serve.server import errors, intake
-from dflash_serve.server.begin import begin, prompt_tokens
+from dflash_serve.server import errors
+from dflash_serve.server.begin import begin
+from dflash_serve.server.bodies import handle
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.anthropic_errors import anthropic_error
-from dflash_serve.server.doors.message_ask import count_ask, message_ask, wants_thinking
+from dflash_serve.server.doors.message_ask import count_message, read_message
 from dflash_serve.server.doors.message_events import MessageWriter
 from dflash_serve.server.generation import Generation
-from dflash_serve.server.protocol.messages import (
-    CountRequest,
-    MessageEvent,
-    MessageOut,
-    MessagesRequest,
-    TokenCount,
-)
+from dflash_serve.server.protocol.messages import MessageEvent, MessageOut
 from dflash_serve.server.sse import GenerationResponse, event, while_connected
 
 _PING = event('{"type": "ping"}', "ping")
@@ -31,18 +25,13 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/messages", response_model=None)
     async def create_message(request: Request) -> Response:
-        body = await intake.read(request, MessagesRequest)
-        intake.check_model(body.model, context.model)
+        ask, delivery = await handle(request, read_message, context)
         name = f"msg_{uuid.uuid4().hex}"
-        sampling = intake.sampling(
-            context, temperature=body.temperature, top_p=body.top_p, top_k=body.top_k
-        )
-        generation = await begin(message_ask(body, sampling), context, name)
-        omitted = body.thinking is not None and body.thinking.display == "omitted"
+        generation = await begin(ask, context, name)
         writer = MessageWriter(
-            name, context.model.id, thinking=wants_thinking(body), omitted=omitted
+            name, context.model.id, thinking=delivery.thinking, omitted=delivery.omitted
         )
-        if body.stream:
+        if delivery.stream:
             events = _events(generation, writer)
             return GenerationResponse(generation, events, context.settings, ping=_PING)
         message = await while_connected(request, generation, _whole(generation, writer))
@@ -50,11 +39,8 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/messages/count_tokens", response_model=None)
     async def count_tokens(request: Request) -> Response:
-        body = await intake.read(request, CountRequest)
-        intake.check_model(body.model, context.model)
-        tokens = await run_in_threadpool(prompt_tokens, count_ask(body), context)
-        count = TokenCount(input_tokens=len(tokens))
-        return Response(count.json_text(), media_type="application/json")
+        answer = await handle(request, count_message, context)
+        return Response(answer, media_type="application/json")
 
     return routes
 

@@ -1,27 +1,24 @@
 """``POST /v1/responses`` and its token count; what is kept: GET, DELETE, and input items."""
 
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from dflash_serve.engine.errors import EngineError
-from dflash_serve.engine.types import SamplingParams
-from dflash_serve.server import errors, intake
-from dflash_serve.server.begin import begin, prompt_tokens
+from dflash_serve.server import errors
+from dflash_serve.server.begin import begin
+from dflash_serve.server.bodies import handle
 from dflash_serve.server.context import ServerContext
-from dflash_serve.server.doors.response_ask import begun_response, response_ask, wants_summary
 from dflash_serve.server.doors.response_events import ResponseWriter
-from dflash_serve.server.doors.response_items import earlier_items, own_items, page, stored
-from dflash_serve.server.doors.response_store import ResponseStore, StoredResponse
+from dflash_serve.server.doors.response_intake import count_input, read_response
+from dflash_serve.server.doors.response_items import page, stored
+from dflash_serve.server.doors.response_store import Lookups, ResponseStore, StoredResponse
 from dflash_serve.server.errors import ApiError, shown
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.protocol import response_answer as wire
 from dflash_serve.server.protocol.common import ResponseModel
 from dflash_serve.server.protocol.response_events import ResponseEvent
-from dflash_serve.server.protocol.responses import ResponsesRequest
 from dflash_serve.server.sse import GenerationResponse, event, while_connected
 
 _KEPT = 1000
@@ -35,19 +32,12 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/responses", response_model=None)
     async def create_response(request: Request) -> Response:
-        body = await intake.read(request, ResponsesRequest)
-        intake.check_model(body.model, context.model)
-        return await _create(request, body, store, context)
+        return await _create(request, store, context)
 
     @routes.post("/v1/responses/input_tokens", response_model=None)
     async def count_input_tokens(request: Request) -> Response:
-        body = await intake.read(request, ResponsesRequest)
-        intake.check_model(body.model, context.model)
-        ask = response_ask(
-            body, earlier_items(body, store), own_items(body, store), SamplingParams()
-        )
-        tokens = await run_in_threadpool(prompt_tokens, ask, context)
-        return _json(wire.InputTokens(object="response.input_tokens", input_tokens=len(tokens)))
+        answer = await handle(request, count_input, context, Lookups(store).find)
+        return Response(answer, media_type="application/json")
 
     @routes.get("/v1/responses/{name}", response_model=None)
     async def retrieve_response(name: str, stream: str = "false") -> Response:
@@ -71,29 +61,17 @@ def router(context: ServerContext) -> APIRouter:
     return routes
 
 
-async def _create(
-    request: Request, body: ResponsesRequest, store: ResponseStore, context: ServerContext
-) -> Response:
-    earlier = earlier_items(body, store)
-    own = own_items(body, store)
-    sampling = intake.sampling(
-        context,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        seed=body.seed,
-    )
-    name = f"resp_{uuid.uuid4().hex}"
-    begun = begun_response(body, name, int(time.time()), context.model.id, sampling)
-    writer = ResponseWriter(begun, summary=wants_summary(body))
-    generation = await begin(response_ask(body, earlier, own, sampling), context, name)
+async def _create(request: Request, store: ResponseStore, context: ServerContext) -> Response:
+    lookups = Lookups(store)
+    taken = await handle(request, read_response, context, lookups.find)
+    writer = ResponseWriter(taken.begun, summary=taken.summary)
+    generation = await begin(taken.ask, context, taken.begun.id)
 
     def keep() -> None:
         if writer.response.store:
-            store.add(stored(writer.response, earlier, own))
+            store.add(stored(writer.response, lookups.earlier, taken.own))
 
-    if body.stream:
+    if taken.stream:
         events = _events(generation, writer, keep)
         return GenerationResponse(generation, events, context.settings)
     answer = await while_connected(request, generation, _whole(generation, writer))

@@ -1,0 +1,226 @@
+"""``dflash-bench stalls``: what holds running streams up.
+
+Three parts: request bodies of the maximum size and swaps of the drafter beside streams over real
+sockets, and a short prompt behind a long one in the engine. Every gap is compared with the longest
+one of a stretch as long without the disturbance.
+"""
+
+import http.client
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.bench.drive import Driver
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.load import first_model
+from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
+from dflash_serve.bench.random_targets import RANDOM_TARGETS
+from dflash_serve.bench.report import Result, middle
+from dflash_serve.bench.spawn import Spawned, spawned
+from dflash_serve.bench.stallclient import (
+    Arrivals,
+    Readers,
+    Window,
+    bodies,
+    longest_gap,
+    reading,
+    send,
+)
+from dflash_serve.compose.directories import checkpoints
+from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import EngineRequest, SamplingParams
+
+_ADMIN_KEY = "measured"
+_REFUSED, _DONE = (http.client.BAD_REQUEST, http.client.OK)
+_SETTLE = 4.0
+"""Seconds until all streams run."""
+_SHORT = 10
+"""Tokens of the short prompt."""
+_SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+"""Of the target that reads the long prompt: how many chunks it takes does not depend on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StallsOptions:
+    """``body_bytes``: of each body. ``prompt``: tokens of the long one, 0 leaves the part out.
+
+    ``swaps`` 0 leaves them out. ``quiet``: the shortest stretch that a disturbance is compared
+    with, in seconds.
+    """
+
+    target: str | None = None
+    drafter: str = "auto"
+    streams: int = 8
+    body_bytes: int = 8 * 2**20
+    repeats: int = 3
+    swaps: int = 3
+    prompt: int = 30_000
+    quiet: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Disturbed:
+    """One disturbance, the quiet stretch before it, and the status of the answer."""
+
+    name: str
+    quiet: Window
+    during: Window
+    status: int
+
+
+def run_stalls(options: StallsOptions) -> Result:
+    """All parts, one after the other."""
+    measured: dict[str, Any] = {}
+    failures: list[str] = []
+    if options.repeats:
+        measured["bodies"] = _beside_streams(options, _send_bodies)
+        failures += _unexpected(measured["bodies"], _REFUSED)
+    if options.swaps:
+        measured["swaps"] = _beside_streams(options, _swap)
+        failures += _unexpected(measured["swaps"], _DONE)
+    if options.prompt:
+        measured["short_behind_long"] = _short_behind_long(options)
+    settings = asdict(options) | {"target": options.target or "demo"}
+    return Result("stalls", settings, measured, tuple(failures))
+
+
+def _unexpected(rows: Sequence[dict[str, Any]], status: int) -> list[str]:
+    return [
+        f"{row['name']}: status {found}"
+        for row in rows
+        for found in row["statuses"]
+        if found != status
+    ]
+
+
+_Disturb = Callable[[StallsOptions, Spawned, int, str], list[_Disturbed]]
+
+
+def _beside_streams(options: StallsOptions, disturb: _Disturb) -> list[dict[str, Any]]:
+    directory = target_directory(options.target)
+    keys = ("--admin-key", _ADMIN_KEY)
+    with spawned("dflash", options.target, options.drafter, directory, keys) as server:
+        port, model = _port(server), first_model(server.base_url)
+        with reading(port, model, options.streams) as readers:
+            time.sleep(_SETTLE)
+            disturbed = disturb(options, server, port, model)
+            return _rows(disturbed, _stopped(readers))
+
+
+def _port(server: Spawned) -> int:
+    return int(server.base_url.rpartition(":")[2].partition("/")[0])
+
+
+def _stopped(readers: Readers) -> Arrivals:
+    arrivals = readers.stop()
+    if not any(arrivals):
+        raise BenchError("no stream gave a chunk")
+    return arrivals
+
+
+def _send_bodies(
+    options: StallsOptions, server: Spawned, port: int, model: str
+) -> list[_Disturbed]:
+    """Each body beside the streams, ``repeats`` times, in turns."""
+    done = []
+    kinds = bodies(model, options.body_bytes)
+    lasts = {body.name: options.quiet for body in kinds}
+    for _ in range(options.repeats):
+        for body in kinds:
+            quiet = _wait(lasts[body.name])
+            during, status = send(port, body)
+            lasts[body.name] = max(options.quiet, during.seconds)
+            done.append(_Disturbed(body.name, quiet, during, status))
+    return done
+
+
+def _swap(options: StallsOptions, server: Spawned, port: int, model: str) -> list[_Disturbed]:
+    """The drafter by itself, so that everything but the weights is as before."""
+    drafter = _drafter(options)
+    content = json.dumps({"drafter": drafter}).encode()
+    done = []
+    for _ in range(options.swaps):
+        quiet = _wait(max(1.0, options.quiet))
+        wire = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        head = {"Content-Type": "application/json", "Authorization": f"Bearer {_ADMIN_KEY}"}
+        begin = time.perf_counter()
+        wire.request("POST", "/admin/drafter", content, head)
+        status = wire.getresponse().status
+        during = Window(begin, time.perf_counter() + options.quiet)  # the first rounds with it
+        time.sleep(options.quiet)
+        wire.close()
+        done.append(_Disturbed("a swap of the drafter", quiet, during, status))
+    return done
+
+
+def _drafter(options: StallsOptions) -> str:
+    try:
+        _, drafter = checkpoints(EngineOptions(target=options.target, drafter=options.drafter))
+    except (AdapterError, OptionsError) as error:
+        raise BenchError(str(error)) from error
+    if drafter is None:
+        raise BenchError("--drafter none has nothing to swap: give --swaps 0")
+    return str(drafter)
+
+
+def _wait(seconds: float) -> Window:
+    begin = time.perf_counter()
+    time.sleep(seconds)
+    return Window(begin, time.perf_counter())
+
+
+def _rows(disturbed: Sequence[_Disturbed], arrivals: Arrivals) -> list[dict[str, Any]]:
+    """Per name: the longest gaps in milliseconds, and how much the disturbance adds."""
+    rows = []
+    for name in dict.fromkeys(one.name for one in disturbed):
+        ones = [one for one in disturbed if one.name == name]
+        quiet = [1e3 * longest_gap(arrivals, one.quiet) for one in ones]
+        during = [1e3 * longest_gap(arrivals, one.during) for one in ones]
+        rows.append(
+            {
+                "name": name,
+                "seconds": middle([one.during.seconds for one in ones]),
+                "quiet_ms": max(quiet),
+                "during_ms": max(during),
+                "added_ms": max(during) - max(quiet),
+                "added_ms_median": middle([b - a for a, b in zip(quiet, during, strict=True)]),
+                "statuses": [one.status for one in ones],
+            }
+        )
+    return rows
+
+
+def _short_behind_long(options: StallsOptions) -> dict[str, Any]:
+    """Steps until a short prompt that comes in the middle of a long one's has its first token."""
+    context = options.prompt + 1024
+    shape = RANDOM_TARGETS["qwen3-tiny"].config | _SHAPE | {"max_position_embeddings": context}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.json"
+        path.write_text(json.dumps(shape), encoding="utf-8")
+        target = load_pair(PairChoice(random_target=str(path), seed=options.seed)).target
+    runner = DeviceRunner(target, None, 1)
+    driver = Driver(runner, EngineConfig(max_batch=8, max_context=context, block_size=1))
+    greedy = SamplingParams()
+    driver.add(EngineRequest("long", (3,) * options.prompt, 4, sampling=greedy))
+    for _ in range(3):
+        driver.step()
+    driver.add(EngineRequest("short", (5,) * _SHORT, 4, sampling=greedy))
+    before = len(driver.steps)
+    while not driver.answers["short"].tokens:
+        driver.step()
+    taken = driver.steps[before:]
+    return {
+        "prompt_tokens": options.prompt,
+        "short_prompt_tokens": _SHORT,
+        "steps": len(taken),
+        "seconds": sum(step.total for step in taken),
+        "longest_step_ms": 1e3 * max(step.total for step in taken),
+    }

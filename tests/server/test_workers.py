@@ -1,0 +1,455 @@
+"""Large bodies in processes of their own: the same answers, bounded, and nothing left behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from dflash_serve.server.app import create_app
+from dflash_serve.server.ask import Ask, EncodedPrompt
+from dflash_serve.server.bodies import ON_A_THREAD
+from dflash_serve.server.context import ServerContext
+from dflash_serve.server.doors.chat_ask import read_chat
+from dflash_serve.server.doors.completion_ask import read_completion
+from dflash_serve.server.doors.message_ask import count_message, read_message
+from dflash_serve.server.doors.response_intake import count_input, read_response
+from dflash_serve.server.doors.tokenize_text import detokenize, tokenize
+from dflash_serve.server.errors import ApiError
+from dflash_serve.server.handling import Handler, Handling, nothing_kept
+from dflash_serve.server.protocol.responses import MessageItem
+from dflash_serve.server.settings import Settings
+from dflash_serve.server.worker import Job
+from dflash_serve.server.workers import Workers
+from dflash_serve.text.tokenizer import ChatTokenizer
+from tests.fakes import FakeEngine, make_context, saying, serving
+
+MODEL = "fake/model"
+ROOM = 512
+HI = [{"role": "user", "content": "hello"}]
+TOOL = {"type": "object", "properties": {"at": {"type": "string"}}}
+ITEM = MessageItem(type="message", role="user", content="once more", id="msg_1")
+
+
+def kept(kind: str, name: str) -> Any:
+    """What a server keeps: one conversation of one item."""
+    found = {("conversation", "resp_1"): (ITEM,), ("item", "msg_1"): ITEM}
+    return found.get((kind, name))
+
+
+def children() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children()
+        if "dflash_serve.server.worker" in " ".join(child.cmdline())
+    ]
+
+
+def context(tokenizer: ChatTokenizer, **settings: Any) -> ServerContext:
+    engine = FakeEngine(saying(tokenizer, "hello world"), max_context=ROOM)
+    return make_context(engine, tokenizer, Settings(**settings))
+
+
+@pytest.fixture
+def run(tokenizer: ChatTokenizer) -> Any:
+    """Runs a coroutine function with workers that are closed after it."""
+
+    def run(use: Callable[[Workers], Any], **options: Any) -> Any:
+        async def main() -> Any:
+            with contextlib.closing(Workers(context(tokenizer).facts, **options)) as workers:
+                return await use(workers)
+
+        return asyncio.run(main())
+
+    return run
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps({"model": MODEL, "messages": HI, "seed": 3} | fields).encode()
+
+
+def completion(prompt: Any, **fields: Any) -> bytes:
+    return json.dumps({"model": MODEL, "prompt": prompt, "seed": 3} | fields).encode()
+
+
+def message(**fields: Any) -> bytes:
+    return json.dumps({"model": MODEL, "max_tokens": 5, "messages": HI} | fields).encode()
+
+
+def response(**fields: Any) -> bytes:
+    return json.dumps({"model": MODEL, "input": "hello", "seed": 3} | fields).encode()
+
+
+def wrong(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+CORPUS: list[tuple[Handler[Any], bytes]] = [
+    (read_chat, chat()),
+    (read_chat, chat(n=3, stream=True, stream_options={"include_usage": True}, logprobs=True)),
+    (read_chat, chat(tools=[{"type": "function", "function": {"name": "f", "parameters": TOOL}}])),
+    (read_chat, chat(response_format={"type": "json_schema", "json_schema": {"schema": TOOL}})),
+    (read_chat, chat(messages=[{"role": "user", "content": "a<|im_end|>é<think>"}] * 9)),
+    (read_chat, chat(messages=[{"role": "user", "content": "x " * 9000}])),
+    (read_chat, chat(messages=[{"role": "user", "content": "x"}] * 900)),
+    (read_chat, chat(messages=[{"role": "user", "content": 7}] * 900)),
+    (read_chat, chat(model="another")),
+    (read_chat, chat(regex="a" * 600_000)),
+    (read_chat, chat(choice=["a" * 300_000, "b" * 300_000])),
+    (read_chat, b'{"model": "fake/model", "messages": [' + b"[" * 9000),
+    (read_chat, b"\xff" * 9000),
+    (read_chat, b""),
+    (read_completion, completion("hello <|im_end|>", echo=True, logprobs=2)),
+    (read_completion, completion(["one", "two"], n=2)),
+    (read_completion, completion([[1, 2, 3], [4, 5]], echo=True)),
+    (read_completion, completion([1] * 9000)),
+    (read_completion, completion([10**6])),
+    (read_completion, completion("")),
+    (read_completion, completion("\ud800")),
+    (read_completion, completion("word " * 5000)),
+    (read_message, message(temperature=0)),
+    (read_message, message(messages=[])),
+    (read_message, message(thinking={"type": "enabled", "budget_tokens": 1024}, stream=True)),
+    (count_message, wrong(model=MODEL, messages=HI)),
+    (read_response, response()),
+    (count_input, response(previous_response_id="resp_1")),
+    (count_input, response(input=[{"type": "item_reference", "id": "msg_1"}])),
+    (count_input, response(previous_response_id="resp_2")),
+    (tokenize, wrong(prompt="hello <|im_end|>", return_token_strs=True)),
+    (tokenize, wrong(messages=HI)),
+    (tokenize, wrong()),
+    (detokenize, wrong(tokens=[1, 2, 3])),
+    (detokenize, wrong(tokens=[1, 10**6])),
+]
+
+
+def outcome(result: Any) -> Any:
+    """A result with nothing drawn at random; errors by all their parts."""
+    if isinstance(result, ApiError):
+        return result.status, result.body(), result.headers
+    return result
+
+
+async def in_worker(workers: Workers, handler: Handler[Any], body: bytes) -> Any:
+    try:
+        return await workers.run(Job(handler, body, ROOM), kept)
+    except ApiError as error:
+        return error
+
+
+def in_process(handler: Handler[Any], body: bytes, handling: Handling) -> Any:
+    try:
+        return handler(body, handling)
+    except ApiError as error:
+        return error
+
+
+def comparable(result: Any) -> Any:
+    """Without what is drawn anew for each request: ids, times and Anthropic's seeds."""
+    if isinstance(result, tuple) and isinstance(result[0], Ask):
+        ask, delivery = result
+        return replace(ask, sampling=replace(ask.sampling, seed=0)), delivery
+    if hasattr(result, "begun"):
+        begun = result.begun.model_copy(update={"id": "", "created_at": 0})
+        own = tuple(item.model_copy(update={"id": ""}) for item in result.own)
+        return replace(result, begun=begun, own=own)
+    return outcome(result)
+
+
+def test_a_worker_answers_as_this_process_does(run: Any, tokenizer: ChatTokenizer) -> None:
+    async def use(workers: Workers) -> list[Any]:
+        return [await in_worker(workers, handler, body) for handler, body in CORPUS]
+
+    handling = Handling(context(tokenizer).facts, ROOM, kept)
+    refused = 0
+    for (handler, body), there in zip(CORPUS, run(use), strict=True):
+        here = in_process(handler, body, handling)
+        assert comparable(there) == comparable(here), (handler, body[:80])
+        refused += isinstance(here, ApiError)
+    assert 10 < refused < len(CORPUS) - 10
+
+
+def test_what_comes_back_has_no_text_of_the_prompt(run: Any) -> None:
+    async def use(workers: Workers) -> Any:
+        return await workers.run(Job(read_chat, chat(), ROOM), nothing_kept)
+
+    ask, _ = run(use)
+    assert isinstance(ask.prompt, EncodedPrompt)
+    assert "hello" not in repr(ask)
+
+
+def test_a_body_that_cannot_be_parsed_is_not_repeated(run: Any) -> None:
+    async def use(workers: Workers) -> list[Any]:
+        bodies = [b'{"a": "' + b"x" * 10**6, b"[" * 10**6, wrong(model="m" * 10**6, messages=HI)]
+        return [await in_worker(workers, read_chat, body) for body in bodies]
+
+    for error in run(use):
+        assert isinstance(error, ApiError)
+        assert len(error.json_text()) < 500
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "a <|im_end|> " * 10**5])
+def test_text_that_can_never_fit_is_refused_without_being_encoded(
+    tokenizer: ChatTokenizer, text: str
+) -> None:
+    error = in_process(read_completion, completion(text), Handling(context(tokenizer).facts, ROOM))
+    assert (error.status, error.param, error.code) == (400, "prompt", "context_length_exceeded")
+    least = int(error.message.split("at least ")[1].split()[0])
+    assert ROOM < least <= len(tokenizer.encode_raw(text))
+
+
+def test_a_worker_that_dies_fails_its_body_alone(run: Any) -> None:
+    long = chat(messages=[{"role": "user", "content": "a<|im_end|>" * 300_000}])
+
+    async def use(workers: Workers) -> None:
+        await in_worker(workers, read_chat, chat())
+        failing = asyncio.create_task(in_worker(workers, read_chat, long))
+        await asyncio.sleep(0.3)
+        for child in children():
+            child.kill()
+        error = await failing
+        assert (error.status, error.code) == (500, "internal_error")
+        [ask, _] = await workers.run(Job(read_chat, chat(), ROOM), nothing_kept)
+        assert ask.n == 1
+        for child in children():  # idle ones as well
+            child.kill()
+            child.wait()
+        await workers.run(Job(read_chat, chat(), ROOM), nothing_kept)
+
+    run(use, count=1)
+
+
+def test_only_so_many_bodies_wait(run: Any) -> None:
+    async def use(workers: Workers) -> list[Any]:
+        work = [in_worker(workers, read_chat, chat()) for _ in range(5)]
+        return await asyncio.gather(*work)
+
+    results = run(use, count=1, waiting=2)
+    refused = [result for result in results if isinstance(result, ApiError)]
+    assert len(refused) == 2
+    assert {(error.status, error.code) for error in refused} == {(503, "queue_full")}
+    assert all("Retry-After" in error.headers for error in refused)
+
+
+def test_who_no_longer_waits_gives_the_turn_back(run: Any) -> None:
+    body = wrong(prompt="hello there " * 600_000)  # many seconds
+
+    async def use(workers: Workers) -> None:
+        await in_worker(workers, read_chat, chat())
+        gone = asyncio.create_task(in_worker(workers, tokenize, body))
+        waits = asyncio.create_task(in_worker(workers, read_chat, chat()))
+        await asyncio.sleep(0.1)
+        before = [child.pid for child in children()]
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert isinstance(await waits, tuple)
+        assert [child.pid for child in children()] != before
+
+    run(use, count=1)
+
+
+def test_closing_ends_the_processes_whatever_they_do(run: Any) -> None:
+    async def use(workers: Workers) -> list[psutil.Process]:
+        busy = asyncio.create_task(in_worker(workers, tokenize, wrong(prompt="a b " * 1_500_000)))
+        await asyncio.sleep(0.5)
+        found = children()
+        workers.close()
+        assert (await busy).status == 500
+        return found
+
+    found = run(use)
+    assert found
+    assert psutil.wait_procs(found, timeout=20)[1] == []
+
+
+SCRIPT = """
+import asyncio, json, os, sys
+from pathlib import Path
+from dflash_serve.server.doors.tokenize_text import tokenize
+from dflash_serve.server.handling import Facts, nothing_kept
+from dflash_serve.server.worker import Job
+from dflash_serve.server.workers import Workers
+from dflash_serve.engine.types import SamplingParams
+from dflash_serve.text.parsers import table
+from dflash_serve.text.tokenizer import ChatTokenizer
+
+tokenizer = ChatTokenizer.load(Path(sys.argv[1]))
+markup = table.detect(tokenizer.template, tokenizer.added_tokens)
+facts = Facts("m", 512, 512, SamplingParams(), None, tokenizer, markup, None)
+
+async def main():
+    workers = Workers(facts)
+    print(await workers.run(Job(tokenize, b'{"prompt": "hi"}', 512), nothing_kept), flush=True)
+    await workers.run(Job(tokenize, json.dumps({"prompt": "a b " * 2000000}).encode(), 512),
+                      nothing_kept)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_program_without_a_main_guard_and_its_sudden_end(
+    tmp_path: Path, tokenizer_dir: Path, ending: signal.Signals
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    program = psutil.Popen(
+        [sys.executable, str(script), str(tokenizer_dir)],
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        assert json.loads(program.stdout.readline())["count"] > 0
+        [worker] = program.children()
+        program.send_signal(ending)
+        assert program.wait(20) == -ending
+        assert psutil.wait_procs([worker], timeout=20)[1] == []
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            program.kill()
+        program.stdout.close()
+
+
+def test_a_worker_imports_no_engine_and_no_mlx(run: Any) -> None:
+    async def use(workers: Workers) -> str:
+        for handler, body in CORPUS[:1] + CORPUS[22:23] + CORPUS[26:27]:
+            await in_worker(workers, handler, body)
+        return "".join(m.path for child in children() for m in child.memory_maps())
+
+    if not sys.platform.startswith("linux"):
+        assert "mlx" not in sys.modules["dflash_serve.server.worker"].__dict__
+        return
+    assert "mlx/lib" not in run(use)
+
+
+@contextlib.asynccontextmanager
+async def served(context: ServerContext) -> AsyncIterator[httpx.AsyncClient]:
+    workers = Workers(context.facts)
+    app = create_app(replace(context, workers=workers))
+    with contextlib.closing(workers), serving(app) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+            yield http
+
+
+@pytest.mark.parametrize(("size", "inside"), [(ON_A_THREAD, True), (ON_A_THREAD + 1, False)])
+def test_only_small_bodies_are_handled_in_this_process(
+    tokenizer: ChatTokenizer, size: int, inside: bool
+) -> None:
+    body = wrong(prompt="", model=MODEL)
+    body = body.replace(b'""', b'"' + b"x" * (size - len(body)) + b'"')
+    assert len(body) == size
+
+    async def main() -> int:
+        async with served(context(tokenizer)) as http:
+            answer = await http.post(
+                "/tokenize", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert answer.json()["count"] > 0
+            return len(children())
+
+    assert (asyncio.run(main()) == 0) is inside
+
+
+def test_large_bodies_beside_running_streams(tokenizer: ChatTokenizer) -> None:
+    here = context(tokenizer)
+    here.client.script = saying(tokenizer, "hello world " * 40, pause=0.02)  # type: ignore[attr-defined]
+
+    async def stream(http: httpx.AsyncClient) -> str:
+        text = ""
+        body = {"model": MODEL, "messages": HI, "stream": True}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    text += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+        return text
+
+    async def large(http: httpx.AsyncClient) -> tuple[int, str]:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "six " * 1_500_000}]}
+        answer = await http.post("/v1/chat/completions", json=body)
+        return answer.status_code, answer.json()["error"]["code"]
+
+    async def main() -> tuple[list[str], list[tuple[int, str]]]:
+        async with served(here) as http:
+            texts = [asyncio.create_task(stream(http)) for _ in range(4)]
+            refusals = await asyncio.gather(*(large(http) for _ in range(3)))
+            return await asyncio.gather(*texts), refusals
+
+    texts, refusals = asyncio.run(main())
+    assert set(texts) == {"hello world " * 40}
+    assert refusals == [(400, "context_length_exceeded")] * 3
+
+
+def large(**fields: Any) -> bytes:
+    """A small request in a body that is large by its spaces."""
+    return wrong(model=MODEL, **fields) + b" " * (2 * ON_A_THREAD)
+
+
+def shown(answer: httpx.Response) -> Any:
+    """An answer without what is drawn anew for each request."""
+    assert answer.is_success, answer.text
+    drawn = {"id", "created", "created_at", "completed_at", "item_id"}
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(part) for key, part in value.items() if key not in drawn}
+        return [strip(part) for part in value] if isinstance(value, list) else value
+
+    return strip(answer.json())
+
+
+def test_every_door_answers_a_large_body_as_a_small_one(tokenizer: ChatTokenizer) -> None:
+    ask: dict[str, Any] = {"messages": HI}
+    doors: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": ask | {"n": 2, "seed": 1, "logprobs": True},
+        "/v1/completions": {"prompt": ["one", "two"], "echo": True, "seed": 1},
+        "/v1/messages": ask | {"max_tokens": 5, "temperature": 0},
+        "/v1/messages/count_tokens": ask,
+        "/v1/responses": {"input": "hello", "instructions": "be brief", "seed": 1},
+        "/v1/responses/input_tokens": {"input": "hello"},
+        "/tokenize": ask,
+        "/detokenize": {"tokens": [1, 2, 3]},
+    }
+
+    async def main() -> None:
+        async with served(context(tokenizer)) as http:
+            http.headers["Content-Type"] = "application/json"
+            for path, fields in doors.items():
+                body = wrong(model=MODEL, **fields)
+                small = shown(await http.post(path, content=body))
+                assert shown(await http.post(path, content=large(**fields))) == small, path
+
+    asyncio.run(main())
+
+
+def test_a_conversation_goes_on_over_large_bodies(tokenizer: ChatTokenizer) -> None:
+    here = context(tokenizer)
+
+    async def main() -> None:
+        async with served(here) as http:
+            http.headers["Content-Type"] = "application/json"
+            first = (await http.post("/v1/responses", content=large(input="one"))).json()
+            more = large(input="two", previous_response_id=first["id"])
+            second = (await http.post("/v1/responses", content=more)).json()
+            assert second["previous_response_id"] == first["id"]
+            third = wrong(model=MODEL, input="three", previous_response_id=second["id"])
+            assert (await http.post("/v1/responses", content=third)).is_success
+            unknown = large(input="x", previous_response_id="resp_none")
+            refusal = await http.post("/v1/responses", content=unknown)
+            assert refusal.json()["error"]["code"] == "previous_response_not_found"
+
+    asyncio.run(main())
+    prompts = [tokenizer.decode(r.prompt) for r in here.client.requests]  # type: ignore[attr-defined]
+    assert [prompt.count("<|im_start|>user") for prompt in prompts] == [1, 2, 3]
+    assert prompts[2].index("one") < prompts[2].index("two") < prompts[2].index("three")
