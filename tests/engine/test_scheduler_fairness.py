@@ -115,6 +115,21 @@ def test_streams_never_stall_for_longer_than_the_target_while_a_long_prompt_is_p
     assert machine.now / count > 0.2, "and chunks are no smaller than that takes"
 
 
+def test_a_new_drafter_is_shown_what_it_missed_at_less_than_a_tenth_of_a_second_a_step() -> None:
+    machine = Machine(plan_seconds)
+    for number in range(3):
+        machine.add(f"stream {number}", 3000, 10_000)
+    machine.steps_until("stream 2")
+    machine.steps_until("stream 2")
+    machine.steps.clear()
+    machine.scheduler.draft_anew(4, lambda tokens: tokens)
+    machine.steps_until("stream 0")
+    while any(step > 0.1 for step in machine.steps[-1:]):
+        machine.step()
+    assert len(machine.steps) > 3 * 3000 / 250
+    assert max(machine.steps) < 0.1 + 0.1
+
+
 def test_a_short_prompt_waits_no_longer_than_two_stall_targets() -> None:
     machine = Machine(plan_seconds)
     machine.add("stream", 100, 10_000)
