@@ -79,7 +79,8 @@ def _context(options: EngineOptions, own: int, block: int, runner: DeviceRunner)
     try:
         return context_under(options.memory_limit, runner.bytes_for, wanted, block)
     except ValueError as error:
-        raise OptionsError(f"--memory-limit: {error}") from error
+        reason = str(error).removeprefix("the memory limit")
+        raise OptionsError(f"--memory-limit{reason}") from error
 
 
 def _report_matmul() -> None:

@@ -75,14 +75,13 @@ class AsyncEngine:
         self._engine = EngineLoop(self._tell)
         # one thread for all loads: MLX keeps a worker for each thread that ever computed
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="mlx-loader")
-        self._loading: Future[Loaded] | None = None
+        self._loading: Future[None] | None = None
 
     def start(self) -> None:
         """Start loading; returns at once."""
         self._event_loop = asyncio.get_running_loop()
         self._engine.start()
-        self._loading = self._loader.submit(self._load)
-        self._loading.add_done_callback(self._open)
+        self._loading = self._loader.submit(self._load_and_open)
 
     async def loaded(self) -> None:
         """Wait until loading has ended.
@@ -215,12 +214,16 @@ class AsyncEngine:
             f"The engine {state} and takes no requests now. Please try again later."
         )
 
-    def _open(self, loading: Future[Loaded]) -> None:
-        if (failure := loading.exception()) is None:
-            self._loaded = loading.result()
-            self._engine.put(Open(self._loaded))
-        else:
-            self._engine.put(Stop(failure))
+    def _load_and_open(self) -> None:
+        """Runs on the loader's thread, whose future keeps no weights alive."""
+        try:
+            loaded = self._load()
+        except BaseException as error:  # noqa: BLE001 - the border: whoever waits is told
+            self._engine.put(Stop(error))
+            return
+        if not self._ended.is_set():
+            self._loaded = loaded
+            self._engine.put(Open(loaded))
 
     def _tell(self, event: Event) -> None:
         """Take ``event`` on the event loop; once that is closed nobody is left to tell."""

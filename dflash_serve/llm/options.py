@@ -23,6 +23,7 @@ class EngineKeywords(TypedDict, total=False):
     max_queue: int
     max_context: int
     prefill_chunk: int
+    max_stall_ms: int
     memory_limit: int | str
     seed: int | None
     tool_parser: str

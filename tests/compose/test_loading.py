@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.compose.loading import load, load_pair, swap_in
+from dflash_serve.compose.loading import load, load_pair, new_drafter
 from dflash_serve.compose.options import EngineOptions, OptionsError
-from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.loop import Loaded
+from dflash_serve.engine.commands import Loaded
 from dflash_serve.engine.runner import DeviceRunner
 from tests.tiny import write_drafter, write_target
 
@@ -51,13 +50,16 @@ def test_without_a_drafter_decoding_is_plain(target: Path) -> None:
 def test_the_memory_limit_bounds_the_context(target: Path, drafter: Path) -> None:
     with loading(EngineOptions(max_context=100), target, drafter) as loaded:
         assert loaded.config.max_context == 100
-        cost = loaded.bytes_per_token
-    with loading(EngineOptions(memory_limit=40 * cost), target, drafter) as loaded:
-        assert loaded.config.max_context == 40
-    with loading(EngineOptions(memory_limit=cost * 10**6), target, drafter) as loaded:
+        takes = loaded.runner.bytes_for
+        block = loaded.config.block_size
+        room, least = takes(192), takes(64 + block)
+    with loading(EngineOptions(memory_limit=room), target, drafter) as loaded:
+        assert loaded.config.max_context == 192 - block
+    with loading(EngineOptions(memory_limit=1000 * room), target, drafter) as loaded:
         assert loaded.config.max_context == OWN_CONTEXT
-    with pytest.raises(OptionsError, match=rf"--memory-limit is {cost} bytes, .* takes {cost}$"):
-        load(EngineOptions(memory_limit=cost), target, drafter)
+    small = EngineOptions(memory_limit=least - 1)
+    with pytest.raises(OptionsError, match=rf"--memory-limit is {least - 1} bytes, .* {least}$"):
+        load(small, target, drafter)
 
 
 def test_halves_that_do_not_fit_are_refused(target: Path, tmp_path: Path) -> None:
@@ -66,17 +68,8 @@ def test_halves_that_do_not_fit_are_refused(target: Path, tmp_path: Path) -> Non
         load_pair(target, wrong)
 
 
-def test_a_drafter_without_room_is_refused_and_the_old_one_stays(
-    target: Path, drafter: Path
-) -> None:
+def test_a_new_drafter_comes_loaded_for_the_target_that_runs(target: Path, drafter: Path) -> None:
     with loading(EngineOptions(), target, None) as loaded:
-        before = loaded.bytes_per_token
-        config = EngineConfig(max_context=64, block_size=8, memory_limit=64 * before)
-        with pytest.raises(OptionsError, match="with this drafter a row of 64 tokens"):
-            swap_in(loaded.runner, drafter, config)
-        assert isinstance(loaded.runner, DeviceRunner)
-        assert loaded.runner.bytes_per_token == before
-        roomy = EngineConfig(max_context=64, block_size=8)
-        drafting = swap_in(loaded.runner, drafter, roomy)
-        assert drafting.block_size == 8
-        assert loaded.runner.bytes_per_token == drafting.bytes_per_token > before
+        new = new_drafter(loaded.runner, drafter, 8)
+        assert (new.block_size, new.drafter is None) == (8, False)
+        assert new_drafter(loaded.runner, None, 1).drafter is None
