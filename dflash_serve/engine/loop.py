@@ -139,6 +139,9 @@ class EngineLoop:
         finally:
             for runner in self._runners():
                 _close(runner)
+            # whoever still holds this loop does not hold the weights
+            self._lanes.clear()
+            self._warming.clear()
         # a new error: the old one's traceback holds arrays and graphs, which have to go here
         return Changed(EngineState.FAILED, EngineFailed(reason))
 
