@@ -26,13 +26,13 @@ from dflash_serve.server.doors.message_ask import count_message, read_message
 from dflash_serve.server.doors.response_intake import count_input, read_response
 from dflash_serve.server.doors.tokenize_text import detokenize, tokenize
 from dflash_serve.server.errors import ApiError
-from dflash_serve.server.handling import Handler, Handling, nothing_kept
+from dflash_serve.server.handling import Find, Handler, Handling, nothing_kept
 from dflash_serve.server.protocol.responses import MessageItem
 from dflash_serve.server.settings import Settings
 from dflash_serve.server.worker import Job
 from dflash_serve.server.workers import Workers
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, make_context, saying, serving
+from tests.fakes import FakeEngine, eventually, make_context, saying, serving
 
 MODEL = "fake/model"
 ROOM = 512
@@ -335,8 +335,10 @@ def test_a_worker_imports_no_engine_and_no_mlx(run: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(context: ServerContext) -> AsyncIterator[httpx.AsyncClient]:
-    workers = Workers(context.facts)
+async def served(
+    context: ServerContext, workers: Workers | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    workers = workers or Workers(context.facts)
     app = create_app(replace(context, workers=workers))
     with contextlib.closing(workers), serving(app) as url:
         async with httpx.AsyncClient(base_url=url, timeout=120) as http:
@@ -453,3 +455,38 @@ def test_a_conversation_goes_on_over_large_bodies(tokenizer: ChatTokenizer) -> N
     prompts = [tokenizer.decode(r.prompt) for r in here.client.requests]  # type: ignore[attr-defined]
     assert [prompt.count("<|im_start|>user") for prompt in prompts] == [1, 2, 3]
     assert prompts[2].index("one") < prompts[2].index("two") < prompts[2].index("three")
+
+
+class Watched(Workers):
+    """Workers that count the bodies that nobody waited for any more."""
+
+    left = 0
+
+    async def run(self, job: Job, find: Find) -> Any:
+        try:
+            return await super().run(job, find)
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+
+
+def test_a_client_that_leaves_frees_the_worker_that_handles_its_body(
+    tokenizer: ChatTokenizer,
+) -> None:
+    here = context(tokenizer)
+    workers = Watched(here.facts)
+    long = wrong(prompt="hello there " * 600_000)  # many seconds
+
+    async def main() -> None:
+        async with served(here, workers) as http:
+            http.headers["Content-Type"] = "application/json"
+            assert (await http.post("/tokenize", content=large(prompt="hi"))).is_success
+            [worker] = children()
+            with pytest.raises(httpx.ReadTimeout):
+                await http.post("/tokenize", content=long, timeout=0.5)
+            await asyncio.to_thread(eventually, lambda: workers.left == 1)
+            await asyncio.to_thread(eventually, lambda: not worker.is_running())
+            assert (await http.post("/tokenize", content=large(prompt="hi"))).is_success
+
+    asyncio.run(main())
+    assert workers.left == 1
