@@ -21,7 +21,11 @@ _DEMO_PAIR = "Directory or hub id; without it, the embedded demo pair."
 Target = Annotated[str | None, typer.Option(help=_DEMO_PAIR)]
 Drafter = Annotated[str, typer.Option(help="auto, none, random (weights), a directory or hub id.")]
 RandomTarget = Annotated[
-    str | None, typer.Option(help="Random weights: qwen3-100m, qwen3-tiny or a config.json.")
+    str | None,
+    typer.Option(
+        help="Random weights: qwen3-100m, qwen3-22m, qwen3-tiny, mistral-tiny (sliding window), "
+        "qwen3_5-tiny (recurrent layers) or a config.json."
+    ),
 ]
 DraftLayers = Annotated[
     int, typer.Option(min=0, help="Layers of a random drafter; 0 scales the published shape.")
