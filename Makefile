@@ -5,9 +5,11 @@ BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard dflash_serve/kernels/csrc/*)
 ARGS ?=
 FRAMEWORKS := tests/clients/test_frameworks.py
+QUICK := tests/server tests/text tests/compose tests/test_dependencies.py tests/test_console.py \
+	tests/engine/test_async_client.py tests/engine/test_grammar.py tests/e2e/test_openai_client.py
 NEWEST := $(FRAMEWORKS) $(addprefix tests/clients/,test_openai.py test_openai_doors.py test_wire_types.py)
 
-.PHONY: serve test test-clients lint format test-metal bench clean
+.PHONY: serve test test-clients test-lowest lint format test-metal bench clean
 
 serve: .venv/serve  ## Serve the embedded demo pair on 127.0.0.1:8000
 	$(BIN)/dflash-serve $(ARGS)
@@ -18,6 +20,9 @@ test: .venv/dev  ## Run every test that this machine can run
 test-clients: .venv/serve .clients/ready  ## The clients that people use, each against a real server
 	.clients/venv/bin/python -m pytest -c tests/clients/pytest.ini tests/clients --ignore=$(FRAMEWORKS) $(ARGS)
 	.clients/newest/bin/python -m pytest -c tests/clients/pytest.ini $(NEWEST) $(ARGS)
+
+test-lowest: .venv/dev .lowest/ready  ## Quick tests with the lowest versions that the pins allow
+	.lowest/venv/bin/python -m pytest $(QUICK) $(ARGS)
 
 lint: .venv/dev  ## Format check, ruff, mypy strict, import contracts
 	$(BIN)/ruff format --check .
@@ -36,7 +41,7 @@ bench: .venv/dev  ## Speculative against plain decoding of the demo pair
 	$(BIN)/dflash-bench decode
 
 clean:
-	rm -rf .venv .clients tests/clients/node/node_modules build *.egg-info dflash_serve/kernels/*.so
+	rm -rf .venv .clients .lowest tests/clients/node/node_modules build *.egg-info dflash_serve/kernels/*.so
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
@@ -53,6 +58,13 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint,train,bench]'
 	$(BIN)/python -m pip install --quiet --no-deps dflash==0.1.0
 	@touch $@ .venv/serve
+
+# The package itself is taken from this directory, with the matmul that .venv/dev has built.
+.lowest/ready: pyproject.toml tools/lowest.py .venv/dev
+	$(PYTHON) -m venv --clear .lowest/venv
+	$(BIN)/python tools/lowest.py test train bench > .lowest/pins.txt
+	.lowest/venv/bin/python -m pip install --quiet -r .lowest/pins.txt
+	@touch $@
 
 # Clients pin each other's versions, so they stay out of .venv; some hold openai back, so the newest
 # one has a place of its own.

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.engine.types import EngineRequest, Usage
