@@ -38,9 +38,18 @@ from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, S
 from tests.tiny import QWEN3_5, tiny_pair
 
 BLOCK, CONTEXT, FAULTS, LOAD = 4, 192, 100, 6
-CHANCES = {"takeover": 0.5}
-"""How likely a point fails; ``CHANCE`` where nothing is said: most are passed many times."""
-CHANCE = 0.02
+CHANCES = {
+    "draft": 0.15,
+    "context": 0.12,
+    "verify": 0.01,
+    "logits": 0.025,
+    "scan": 0.025,
+    "growth": 0.005,
+    "sync": 0.02,
+    "takeover": 0.7,
+    "states": 0.006,
+}
+"""How likely each point fails when it is passed, so that all of them fail about as often."""
 POINTS = ("draft", "context", "verify", "logits", "scan", "growth", "sync", "takeover")
 TARGETS = {"attention": ({}, POINTS), "states": ({"base": QWEN3_5}, (*POINTS, "states"))}
 """Changes of the target, and where its steps can fail."""
@@ -57,7 +66,7 @@ class Faults:
     def at(self, point: str) -> None:
         over = not self.armed or len(self.raised) == FAULTS
         over = over or self.raised[-1:] == [point] == ["takeover"]  # twice on end is for good
-        if not over and self._rng.random() < CHANCES.get(point, CHANCE):
+        if not over and self._rng.random() < CHANCES[point]:
             self.raised.append(point)
             raise self._rng.choice([ValueError, RuntimeError, KeyError])(f"at {point}")
 
