@@ -41,7 +41,7 @@ BLOCK, CONTEXT, FAULTS, LOAD = 4, 192, 100, 6
 CHANCES = {
     "draft": 0.15,
     "context": 0.12,
-    "verify": 0.01,
+    "verify": 0.015,
     "logits": 0.025,
     "scan": 0.025,
     "growth": 0.005,
