@@ -14,15 +14,13 @@ def tables(result: Result) -> list[Table]:
         (one["block"], *(one["round_ms"][name] for name in ("long", "short", "all")), one["ratio"])
         for one in found["ragged"]
     ]
-    leave = found["leave"]
-    leaving: list[tuple[object, ...]] = [
-        ("round of all rows, ms", leave["round_ms"]),
-        ("round without one of them, ms", leave["without_ms"]),
-        ("the same and the step in which it leaves, ms", leave["with_ms"]),
-        ("cost of the leave, share of a round", leave["of_a_round"]),
-        ("most bytes allocated, with the leave", leave["bytes"]["with"]),
-        ("most bytes allocated, without", leave["bytes"]["without"]),
-        ("bytes of a row", leave["row_bytes"]),
+    leaves = [
+        (
+            *(one[name] for name in ("block", "round_ms", "without_ms", "with_ms", "of_a_round")),
+            *(one["bytes"][name] for name in ("without", "with")),
+            one["row_bytes"],
+        )
+        for one in found["leave"]
     ]
     schedules = [
         (
@@ -37,7 +35,11 @@ def tables(result: Result) -> list[Table]:
     columns = ("target", "schedules", "steps", "requests", "aborts", "swaps")
     return [
         table(f"Rounds: {parts}", ("block", "long, ms", "short, ms", "all, ms", "ratio"), ragged),
-        table(f"A leave: {options['rows']} rows of {options['leave']} tokens", ("", ""), leaving),
+        table(
+            f"A leave: {options['rows']} rows of {options['leave']} tokens, bytes allocated",
+            ("block", "round, ms", "one less", "and leave", "cost", "bytes", "with it", "a row's"),
+            leaves,
+        ),
         table(
             "Bytes of caches in random schedules",
             (*columns, "of needs", "of limit", "wrong"),
@@ -50,7 +52,8 @@ def plot(result: Result) -> Figure:
     """Every figure against what is allowed, as shares of it."""
     found = result.measured
     bars = {f"ragged rows, block {one['block']}": one["ratio"] / RAGGED for one in found["ragged"]}
-    bars["leave, time"] = found["leave"]["of_a_round"] / LEAVE
+    for one in found["leave"]:
+        bars[f"leave, block {one['block']}"] = one["of_a_round"] / LEAVE
     for one in found["schedules"]:
         bars[f"bytes of needs, {one['target']}"] = one["worst_ratio_beyond_slack"] / ALLOWED
         bars[f"bytes of limit, {one['target']}"] = one["worst_of_limit"]
