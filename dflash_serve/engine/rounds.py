@@ -39,6 +39,21 @@ class Verdict(NamedTuple):
     packed: mx.array
     logits: mx.array | None
 
+    @classmethod
+    def of_first(cls, chosen: mx.array, logits: mx.array | None = None) -> "Verdict":
+        """One token per row, [R, 1] int32, without drafts before it."""
+        return cls(mx.concatenate([mx.ones_like(chosen), chosen], axis=1), logits)
+
+    @property
+    def counts(self) -> mx.array:
+        """[R] int32: how many tokens each row commits."""
+        return self.packed[:, 0]
+
+    def tokens(self) -> list[tuple[int, ...]]:
+        """The tokens that each row commits, on the host."""
+        rows: Any = self.packed.tolist()
+        return [tuple(tokens[:count]) for count, *tokens in rows]
+
 
 class RoundRows(NamedTuple):
     """The rows of a round, [R] int32 each: anchor tokens, tokens held before, block lengths."""
@@ -230,7 +245,7 @@ class Rounds:
         caches: Caches,
     ) -> tuple[Verdict, Caches]:
         verdict, forward = self._judge(shape, rows, proposal, arrays, caches)
-        return verdict, forward.commit(verdict.packed[:, 0])
+        return verdict, forward.commit(verdict.counts)
 
     def _graph(
         self, half: str, shape: RoundShape, sizes: Sizes, function: Callable[..., Any]

@@ -8,7 +8,6 @@ own taps, for the whole block, and what is rejected is rolled back in both.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +16,8 @@ from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
 from dflash_serve.engine.cache.pool import DRAFTER, TARGET, CachePool, Caches
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.choice import ChoiceRow, RowGroup, choose, group_rows
-from dflash_serve.engine.constraint import ConstraintError, Walk
+from dflash_serve.engine.constraint import Walk
+from dflash_serve.engine.pending import Pending, Walks, taken, with_logprobs
 from dflash_serve.engine.plan import (
     Chosen,
     ContextRow,
@@ -27,14 +27,13 @@ from dflash_serve.engine.plan import (
     StepResult,
 )
 from dflash_serve.engine.rounds import (
-    Forward,
     Proposal,
     RoundRows,
     Rounds,
     RoundShape,
     Verdict,
 )
-from dflash_serve.engine.row_logprobs import WantedLogprobs, chosen_logprobs, prompt_logprobs
+from dflash_serve.engine.row_logprobs import prompt_logprobs
 from dflash_serve.engine.row_state import RowStates
 from dflash_serve.engine.types import SamplingParams, TokenLogprob
 
@@ -51,33 +50,6 @@ class _Stopwatch:
 
     def __exit__(self, *failure: object) -> None:
         self.seconds += time.perf_counter() - self._started
-
-
-Walks = Sequence[Walk | str | None]
-"""How far each constrained row's draft went, or why the row fails."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """Choices that are not computed yet, for rows in order.
-
-    ``verdict`` is lazy. ``prompts``: log-probabilities of the chunks of prefill rows, empty where
-    nobody asked. ``forward``: the pass whose caches wait for the host to count what is committed.
-    """
-
-    rows: Sequence[PrefillRow | DecodeRow]
-    verdict: Verdict
-    walks: Walks
-    prompts: Sequence[tuple[TokenLogprob, ...]] = ()
-    forward: Forward | None = None
-
-    @property
-    def lazy(self) -> list[mx.array]:
-        return [array for array in self.verdict if array is not None]
-
-    @property
-    def numbers(self) -> list[int]:
-        return [row.row for row in self.rows]
 
 
 class DeviceRunner:
@@ -196,7 +168,7 @@ class DeviceRunner:
     def _new_rounds(self) -> Rounds:
         return Rounds(self._target, self._drafter, self._pool.models, self._compiled)
 
-    def _prefill(self, rows: Sequence[PrefillRow]) -> _Pending:
+    def _prefill(self, rows: Sequence[PrefillRow]) -> Pending:
         """Run prompt chunks; the chosen next tokens are meaningful for last chunks."""
         tokens, span = self._packed(rows)
         numbers = [row.row for row in rows]
@@ -208,8 +180,8 @@ class DeviceRunner:
             self._states.read(row)
         prompts = [self._of_prompt(row, hidden[index]) for index, row in enumerate(rows)]
         if not any(row.last for row in rows):
-            empty = mx.array([[1, 0]] * len(rows), dtype=mx.int32)
-            return _Pending(rows, Verdict(empty, None), [None] * len(rows), prompts)
+            nothing = mx.zeros((len(rows), 1), dtype=mx.int32)
+            return Pending(rows, Verdict.of_first(nothing), [None] * len(rows), prompts)
         final = mx.take_along_axis(hidden, (span.lengths - 1)[:, None, None], axis=1)  # [R, 1, H]
         logits = self._target.logits(final)
         walks = [self._states.walk(row, ()) if row.last else None for row in rows]
@@ -219,9 +191,8 @@ class DeviceRunner:
             for row, end, walk in zip(rows, ends, walks, strict=True)
         ]
         chosen = choose(logits, mx.zeros((len(rows), 0), dtype=mx.int32), group_rows(choices, 1))
-        packed = mx.concatenate([mx.ones_like(chosen), chosen], axis=1)
         kept = logits if self._wants_logits(rows) else None
-        return _Pending(rows, Verdict(packed, kept), walks, prompts)
+        return Pending(rows, Verdict.of_first(chosen, kept), walks, prompts)
 
     def _of_prompt(self, row: PrefillRow, hidden: mx.array) -> tuple[TokenLogprob, ...]:
         state = self._states.get(row.row)
@@ -258,7 +229,7 @@ class DeviceRunner:
         offsets = mx.array([row.start for row in rows], dtype=mx.int32)
         return mx.array(tokens), Span(offsets, mx.array(columns, dtype=mx.int32), width, columns)
 
-    def _round(self, decode: Sequence[DecodeRow]) -> _Pending:
+    def _round(self, decode: Sequence[DecodeRow]) -> Pending:
         """Draft, verify and accept for all rows; in two halves where the host sees the draft.
 
         Rows of one length stand together: fewer shapes.
@@ -282,9 +253,9 @@ class DeviceRunner:
             caches = self._pool.take(numbers)
             verdict, caches = self._rounds.run(shape, _round_rows(rows), groups, caches)
         self._pool.put(numbers, caches)
-        return _Pending(rows, verdict, walks)
+        return Pending(rows, verdict, walks)
 
-    def _guided_round(self, rows: Sequence[DecodeRow], width: int) -> _Pending:
+    def _guided_round(self, rows: Sequence[DecodeRow], width: int) -> Pending:
         """A round in which masks for whole drafts are computed between its halves."""
         numbers = [row.row for row in rows]
         guided = self._guided(rows, width)
@@ -293,16 +264,16 @@ class DeviceRunner:
                 guided.shape, guided.rows, guided.proposal, guided.groups, guided.caches
             )
         self._pool.put(numbers, caches)
-        return _Pending(rows, verdict, guided.walks)
+        return Pending(rows, verdict, guided.walks)
 
-    def _counted_round(self, rows: Sequence[DecodeRow], width: int) -> _Pending:
+    def _counted_round(self, rows: Sequence[DecodeRow], width: int) -> Pending:
         """A round whose states wait for the host's count: a constraint may cut what is accepted."""
         guided = self._guided(rows, width)
         with self._device:
             verdict, forward = self._rounds.judge(
                 guided.shape, guided.rows, guided.proposal, guided.groups, guided.caches
             )
-        return _Pending(rows, verdict, guided.walks, forward=forward)
+        return Pending(rows, verdict, guided.walks, forward=forward)
 
     def _guided(self, rows: Sequence[DecodeRow], width: int) -> "_Guided":
         """A round's first half, and what its second half takes: masks are computed in between."""
@@ -340,56 +311,19 @@ class DeviceRunner:
         bare = self._bare_shape(rows, width)
         return replace(bare, kinds=kinds, logits=self._wants_logits(rows)), groups
 
-    def _in_order(self, decode: Sequence[DecodeRow], pending: _Pending) -> tuple[Chosen, ...]:
+    def _in_order(self, decode: Sequence[DecodeRow], pending: Pending) -> tuple[Chosen, ...]:
         """The choices of a round in the plan's order."""
         chosen = dict(zip(pending.numbers, self._choices(pending), strict=True))
         return tuple(chosen[row.row] for row in decode)
 
-    def _choices(self, pending: _Pending) -> tuple[Chosen, ...]:
+    def _choices(self, pending: Pending) -> tuple[Chosen, ...]:
         """What an evaluated verdict says, taken into the rows' states."""
-        packed: Any = pending.verdict.packed.tolist()
-        chosen = [
-            self._commit(row, tuple(line[1 : 1 + line[0]]), walk)
-            for row, line, walk in zip(pending.rows, packed, pending.walks, strict=True)
-        ]
+        chosen = taken(pending, self._states)
         if pending.forward is not None:
             counts = mx.array([len(one.tokens) for one in chosen], dtype=mx.int32)
             self._pool.put(pending.numbers, pending.forward.commit(counts))
-        entries = self._entries(pending, chosen)
-        prompts = pending.prompts or [()] * len(chosen)
-        return tuple(
-            replace(one, logprobs=entries.get(index, ()), prompt_logprobs=prompt)
-            if index in entries or prompt
-            else one
-            for index, (one, prompt) in enumerate(zip(chosen, prompts, strict=True))
-        )
-
-    def _entries(
-        self, pending: _Pending, chosen: Sequence[Chosen]
-    ) -> dict[int, tuple[TokenLogprob, ...]]:
-        """Log-probabilities of what was chosen, by row index, for the rows that asked."""
-        if pending.verdict.logits is None:
-            return {}
-        wanted = [
-            WantedLogprobs(index, chosen[index].tokens, state.spec.logprobs)
-            for index, row in enumerate(pending.rows)
-            if (state := self._states.get(row.row)) is not None and state.spec.logprobs is not None
-        ]
         with self._device:
-            return chosen_logprobs(pending.verdict.logits, wanted)
-
-    def _commit(
-        self, row: PrefillRow | DecodeRow, tokens: tuple[int, ...], walk: Walk | str | None
-    ) -> Chosen:
-        if isinstance(walk, str):
-            return Chosen((), failure=walk)
-        state = self._states.get(row.row)
-        if state is None or (isinstance(row, PrefillRow) and not row.last):
-            return Chosen(tokens)
-        try:
-            return Chosen(tokens[: state.commit(tokens)])
-        except ConstraintError as error:
-            return Chosen((), failure=str(error))
+            return with_logprobs(pending, chosen, self._states)
 
     def _padded_width(self, block: int) -> int:
         """Round up to a power of two or the full block: few shapes to trace."""

@@ -43,8 +43,11 @@ class StateView:
     """A `StateCache` over rows of one `StateStore`."""
 
     def __init__(self, rows: Sequence[Arrays], span: Span) -> None:
-        self._rows = rows
         self._span = span
+        self._state = tuple(
+            arrays[0] if len(rows) == 1 else mx.concatenate(list(arrays))
+            for arrays in zip(*rows, strict=True)
+        )
         self._advance: Advance | None = None
 
     @property
@@ -57,9 +60,7 @@ class StateView:
 
     @property
     def state(self) -> tuple[mx.array, ...]:
-        if len(self._rows) == 1:
-            return tuple(self._rows[0])
-        return tuple(mx.concatenate(list(arrays)) for arrays in zip(*self._rows, strict=True))
+        return self._state
 
     def record(self, advance: Advance) -> None:
         self._advance = advance
@@ -69,10 +70,9 @@ class StateView:
         # let go: the function refers to this view, and holds what its forward computed
         advance, self._advance = self._advance, None
         assert advance is not None, "a recurrent layer recorded nothing"
-        after = advance(self.state, counts)
-        parts = [
-            each(array.astype(old.dtype)) for array, old in zip(after, self.state, strict=True)
-        ]
+        before, self._state = self._state, ()
+        after = advance(before, counts)
+        parts = [each(array.astype(old.dtype)) for array, old in zip(after, before, strict=True)]
         return [list(arrays) for arrays in zip(*parts, strict=True)]
 
 
