@@ -32,7 +32,7 @@ from dflash_serve.engine.types import (
 )
 from tests.engine.letters import END, THINK, THOUGHT, VOCAB, compiler
 from tests.engine.scripted import ScriptedDrafter
-from tests.tiny import DFLASH2, tiny_pair
+from tests.tiny import DFLASH2, QWEN3_5, tiny_pair
 
 CONTEXT = 256
 SCHEMA = {
@@ -200,6 +200,33 @@ def test_a_selector_s_drafts_are_processed_alike(
 ) -> None:
     chunks, _ = generate(tiny_pair(tmp_path, None, DFLASH2), requests(24, 3), block=8, batch=5)
     assert texts(chunks) == texts(oracle)
+
+
+def test_recurrent_states_follow_what_constraints_let_through(tmp_path: Path) -> None:
+    """A marker in mid-block drops accepted tokens: the state must not have seen them."""
+    pair = tiny_pair(tmp_path, {"base": QWEN3_5})
+    rng = random.Random(4)
+    grammar = compiler().compile(SOURCES[1])
+    work = [
+        EngineRequest(
+            str(number),
+            tuple(rng.randrange(3, VOCAB) for _ in range(12)),
+            40,
+            SamplingParams(1.0, seed=number),
+            frozenset([END]),
+            rules=LogitRules(bias=((THOUGHT, 4.0),)),  # it comes early, at a place of its own
+            grammar=grammar,
+            thinking=ThinkingRule((THOUGHT,), (THINK,), begun=True),
+        )
+        for number in range(12)
+    ]
+    plain, _ = generate((pair[0], None), work, block=1, batch=1, compiled=False)
+    reasoned = [reasoning(own, work[0].thinking) for own in texts(plain).values()]  # type: ignore[arg-type]
+    assert len(set(reasoned)) > 3
+    drafter = knowing(pair[1], texts(plain), work)
+    chunks, stats = generate((pair[0], drafter), work, block=8, batch=5, compiled=False)
+    assert texts(chunks) == texts(plain)
+    assert stats.accepted > 0.3 * stats.generated_tokens
 
 
 def test_rows_do_what_they_were_asked(oracle: dict[str, list[TokenChunk]]) -> None:
