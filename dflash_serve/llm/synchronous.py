@@ -129,6 +129,10 @@ def _opened(
     return opened
 
 
+_LOOK = 0.2
+"""Seconds after which a wait looks for signals."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Serving:
     """The event loop of an `AsyncLLM`, and the task that holds it open until it is cancelled."""
@@ -139,6 +143,20 @@ class _Serving:
     def end(self) -> None:
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self.loop.call_soon_threadsafe(self.task.cancel)
+
+
+def _result(future: Future[_T]) -> _T:
+    """Wait for ``future``, so that an interrupt is never missed.
+
+    Python can enter an untimed wait with a signal pending, and then sleeps on it until the wait is
+    over.
+    """
+    while True:
+        try:
+            return future.result(_LOOK)
+        except TimeoutError:
+            if future.done():
+                return future.result()
 
 
 class _Background:
@@ -153,7 +171,7 @@ class _Background:
         self._thread.start()
         self._serving = self._begun.result()
         try:
-            self._ready.result()
+            _result(self._ready)
         except BaseException:  # interrupted as well
             self._serving.end()
             raise
@@ -168,7 +186,7 @@ class _Background:
             raise LLMError("the models are closed")
         future = asyncio.run_coroutine_threadsafe(work(self._llm), self._serving.loop)
         try:
-            return future.result()
+            return _result(future)
         except CancelledError:
             raise LLMError("the models were closed before the answer was complete") from None
         except BaseException:
