@@ -161,7 +161,7 @@ async def _read_all(port: int, model: str, streams: int, connection: Connection)
 async def _read_on(port: int, model: str, number: int, arrivals: Arrivals) -> None:
     body = {
         "model": model,
-        "prompt": f"{number} rivers and stones",
+        "messages": [{"role": "user", "content": f"Tell me a story about {number} rivers."}],
         "max_tokens": 1500,
         "ignore_eos": True,
         "stream": True,
@@ -169,7 +169,7 @@ async def _read_on(port: int, model: str, number: int, arrivals: Arrivals) -> No
     }
     content = json.dumps(body).encode()
     head = (
-        "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     )
     while True:
