@@ -170,7 +170,8 @@ async def _read_on(port: int, model: str, number: int, arrivals: Arrivals) -> No
     content = json.dumps(body).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        "Content-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     )
     while True:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
