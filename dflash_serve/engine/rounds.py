@@ -5,6 +5,7 @@ acceptance scan, and the commit of what it accepts to all caches. Rows whose mas
 draft need the host in between. Owner of the compiled graphs; knows no rows by number.
 """
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -131,10 +132,11 @@ class Rounds:
         self, shape: RoundShape, rows: RoundRows, groups: Sequence[RowGroup], caches: Caches
     ) -> tuple[Verdict, Caches]:
         """A whole round in one graph."""
+        passes = self._for_graph()
 
         def both(rows: RoundRows, arrays: list[Arrays], caches: Caches) -> tuple[Verdict, Caches]:
-            proposal, after = self._propose(shape, rows, caches)
-            return self._settle(shape, rows, proposal, arrays, after)
+            proposal, after = passes._propose(shape, rows, caches)
+            return passes._settle(shape, rows, proposal, arrays, after)
 
         result: tuple[Verdict, Caches] = self._graph("run", shape, _sizes(groups), both)(
             rows, [group.arrays for group in groups], caches
@@ -145,9 +147,10 @@ class Rounds:
         self, shape: RoundShape, rows: RoundRows, caches: Caches
     ) -> tuple[Proposal, Caches]:
         """The first half by itself."""
+        passes = self._for_graph()
 
         def half(rows: RoundRows, caches: Caches) -> tuple[Proposal, Caches]:
-            return self._propose(shape, rows, caches)
+            return passes._propose(shape, rows, caches)
 
         result: tuple[Proposal, Caches] = self._graph("propose", shape, (), half)(rows, caches)
         return result
@@ -161,11 +164,12 @@ class Rounds:
         caches: Caches,
     ) -> tuple[Verdict, Caches]:
         """The second half by itself."""
+        passes = self._for_graph()
 
         def half(
             rows: RoundRows, proposal: Proposal, arrays: list[Arrays], caches: Caches
         ) -> tuple[Verdict, Caches]:
-            return self._settle(shape, rows, proposal, arrays, caches)
+            return passes._settle(shape, rows, proposal, arrays, caches)
 
         result: tuple[Verdict, Caches] = self._graph("verify", shape, _sizes(groups), half)(
             rows, proposal, [group.arrays for group in groups], caches
@@ -246,6 +250,15 @@ class Rounds:
     ) -> tuple[Verdict, Caches]:
         verdict, forward = self._judge(shape, rows, proposal, arrays, caches)
         return verdict, forward.commit(verdict.counts)
+
+    def _for_graph(self) -> "Rounds":
+        """This object, for a function that its own graphs keep, without a reference cycle.
+
+        MLX finds a trace by its function's address, in a table of the thread that traced it, and
+        takes it out on the thread that frees the function. A cycle would be freed by whichever
+        thread collects garbage, and the next function at that address would run an old trace.
+        """
+        return weakref.proxy(self)
 
     def _graph(
         self, half: str, shape: RoundShape, sizes: Sizes, function: Callable[..., Any]

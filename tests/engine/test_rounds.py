@@ -1,5 +1,8 @@
 """The graphs of a round: traced once while they are in use, bounded in number."""
 
+import gc
+import weakref
+
 import mlx.core as mx
 
 from dflash_serve.engine.rounds import RoundRows, Rounds, RoundShape
@@ -61,3 +64,17 @@ def test_the_graphs_that_were_used_least_recently_are_let_go() -> None:
     assert calls(drafter, rounds, (7,)) == 0
     assert calls(drafter, rounds, (999,)) == 0
     assert calls(drafter, rounds, (8,)) == 1
+
+
+def test_graphs_end_with_their_rounds_not_with_the_next_garbage_collection() -> None:
+    """Freed on another thread, a trace would stay in the table of the one that made it."""
+    drafter, rounds = made()
+    for _ in range(ENOUGH + 1):
+        calls(drafter, rounds, (64,))
+    gone = weakref.ref(drafter)
+    gc.disable()
+    try:
+        del drafter, rounds
+        assert gone() is None
+    finally:
+        gc.enable()
