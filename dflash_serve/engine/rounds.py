@@ -8,7 +8,7 @@ draft need the host in between. Owner of the compiled graphs; knows no rows by n
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -104,7 +104,7 @@ class _Graph:
 
     function: Callable[..., Any]
     uses: int = 0
-    traced: Callable[..., Any] | None = field(default=None)
+    traced: Callable[..., Any] | None = None
 
 
 class Rounds:

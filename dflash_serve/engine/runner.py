@@ -75,7 +75,7 @@ class DeviceRunner:
         self._block_size = block_size
         self._compiled = compiled
         self._states = RowStates(target.vocab_size)
-        self._pool = self._new_pool()
+        self._pool = _pool(self._target, self._drafter)
         self._rounds = self._new_rounds()
         self._device = _Stopwatch()
         _check_block(self._pool, block_size)
@@ -120,12 +120,10 @@ class DeviceRunner:
         Raises:
             AdapterError: as at construction; the old drafter goes on.
         """
-        specs = None if drafter is None else drafter.cache_specs
-        named = {TARGET: self._target.cache_specs, **({} if specs is None else {DRAFTER: specs})}
-        _check_block(CachePool(named), block_size)
+        _check_block(_pool(self._target, drafter), block_size)
         self._drafter = drafter
         self._block_size = block_size
-        self._pool.replace(DRAFTER, specs)
+        self._pool.replace(DRAFTER, None if drafter is None else drafter.cache_specs)
         self._rounds.close()
         self._rounds = self._new_rounds()
         mx.clear_cache()
@@ -134,7 +132,7 @@ class DeviceRunner:
         """Forget every row and free its caches, as after a step that raised; weights stay."""
         self._rounds.close()
         self._states = RowStates(self._target.vocab_size)
-        self._pool = self._new_pool()
+        self._pool = _pool(self._target, self._drafter)
         self._rounds = self._new_rounds()
         mx.clear_cache()
 
@@ -158,12 +156,6 @@ class DeviceRunner:
             () if decode is None else self._in_order(plan.decode, decode),
             self._device.seconds,
         )
-
-    def _new_pool(self) -> CachePool:
-        specs = {TARGET: self._target.cache_specs}
-        if self._drafter is not None:
-            specs[DRAFTER] = self._drafter.cache_specs
-        return CachePool(specs)
 
     def _new_rounds(self) -> Rounds:
         return Rounds(self._target, self._drafter, self._pool.models, self._compiled)
@@ -341,6 +333,14 @@ class _Guided:
     groups: tuple[RowGroup, ...]
     caches: Caches
     walks: Walks
+
+
+def _pool(target: TargetAdapter, drafter: DraftAdapter | None) -> CachePool:
+    """A pool without rows for a pair."""
+    specs = {TARGET: target.cache_specs}
+    if drafter is not None:
+        specs[DRAFTER] = drafter.cache_specs
+    return CachePool(specs)
 
 
 def _check_block(pool: CachePool, block_size: int) -> None:
