@@ -90,5 +90,4 @@ def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> Response:
         # the traceback is logged by the web server, to which starlette passes it on
-        message = "The server had an error while processing the request."
-        return refuse(request, ApiError(500, message, kind="server_error", code="internal_error"))
+        return refuse(request, errors.internal())

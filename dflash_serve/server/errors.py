@@ -111,6 +111,12 @@ def invalid(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_value")
 
 
+def internal() -> ApiError:
+    """What a client is told of a failure whose reason is in the log."""
+    message = "The server had an error while processing the request."
+    return ApiError(500, message, kind="server_error", code="internal_error")
+
+
 def shown(value: Any) -> str:
     """``value`` as JSON, shortened."""
     if isinstance(value, dict | list) and len(value) > _SHOWN_ITEMS:

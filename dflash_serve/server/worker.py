@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import psutil
 
-from dflash_serve.server.errors import ApiError
+from dflash_serve.server.errors import ApiError, internal
 from dflash_serve.server.handling import Handler, Handling
 
 _NICENESS = 5
@@ -81,8 +81,7 @@ def _reply(job: Job, handling: Handling) -> Reply:
         failure = error
     except Exception:
         logging.getLogger("dflash_serve").exception("a request body could not be handled")
-        message = "The server had an error while processing the request."
-        failure = ApiError(500, message, kind="server_error", code="internal_error")
+        failure = internal()
     large = psutil.Process().memory_info().rss > _MEMORY
     return Reply(value, failure, last=large)
 

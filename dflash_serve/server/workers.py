@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dflash_serve.server.errors import ApiError
+from dflash_serve.server.errors import ApiError, internal
 from dflash_serve.server.handling import Facts, Find
 from dflash_serve.server.worker import Job, Question, Reply
 
@@ -88,8 +88,7 @@ class Workers:
             loop.call_later(_PATIENCE, lambda: None if work.done() else worker.kill())
             raise
         except WorkerDied as error:
-            message = "The server had an error while processing the request."
-            raise ApiError(500, message, kind="server_error", code="internal_error") from error
+            raise internal() from error
         if reply.error is not None:
             raise reply.error
         return reply.value
