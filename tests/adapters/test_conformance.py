@@ -1,4 +1,4 @@
-"""What every family must keep: one row of ``FAMILIES`` runs all of it, over both caches."""
+"""What every family must keep: one row of `FAMILIES` runs all of it, over both caches."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,33 +11,11 @@ from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.adapters.loading import load_target
 from tests.adapters.caches import EngineRows, Rows
 from tests.adapters.dense import DenseRows
+from tests.adapters.families import FAMILIES
 from tests.adapters.feeding import PROMPT, feed
-from tests.adapters.quantised import write_quantised
 from tests.adapters.upstream import Upstream
-from tests.tiny import (
-    MINISTRAL3,
-    MISTRAL,
-    MISTRAL3,
-    QWEN3_5,
-    QWEN3_5_MOE,
-    WINDOW,
-    write_target,
-)
+from tests.tiny import WINDOW
 
-FAMILIES: dict[str, Callable[[Path], Path]] = {
-    "qwen3": write_target,
-    "qwen3, 4 bit": lambda directory: write_quantised(directory, 4),
-    "mistral": lambda directory: write_target(directory, base=MISTRAL),
-    "mistral, 4 bit": lambda directory: write_quantised(directory, 4, base=MISTRAL),
-    "llama": lambda directory: write_target(directory, base=MISTRAL, model_type="llama"),
-    "mistral3": lambda directory: write_target(directory, base=MISTRAL3),
-    "ministral3": lambda directory: write_target(directory, base=MINISTRAL3),
-    "qwen3_5": lambda directory: write_target(directory, base=QWEN3_5),
-    "qwen3_5, 4 bit": lambda directory: write_quantised(directory, 4, base=QWEN3_5),
-    "qwen3_5 text": lambda directory: write_target(directory, base=QWEN3_5["text_config"]),
-    "qwen3_5_moe, 4 bit": lambda directory: write_quantised(directory, 4, base=QWEN3_5_MOE),
-    "qwen3_5_moe": lambda directory: write_target(directory, base=QWEN3_5_MOE),
-}
 LONG = [*PROMPT, *reversed(PROMPT), *PROMPT]
 """Several windows, and more than a ring of the engine's holds."""
 
@@ -46,7 +24,7 @@ MakeRows = Callable[[Sequence[LayerSpec], int], Rows]
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return FAMILIES[request.param](tmp_path_factory.mktemp("family"))
+    return FAMILIES[request.param].write(tmp_path_factory.mktemp("family"))
 
 
 @pytest.fixture(scope="module")

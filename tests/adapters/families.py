@@ -1,0 +1,47 @@
+"""The families that `test_conformance` and `test_family_conformance` hold to what all must keep.
+
+A new adapter joins both by one row of `FAMILIES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tests.adapters.quantised import write_quantised
+from tests.tiny import (
+    MINISTRAL3,
+    MISTRAL,
+    MISTRAL3,
+    QWEN3_5,
+    QWEN3_5_MOE,
+    write_target,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of checkpoint.
+
+    write: puts a tiny one of random weights into the directory given, and returns that directory.
+    Its vocabulary has 96 tokens, it has at least 4 layers, and those that slide have a window of
+    `tests.tiny.WINDOW` tokens.
+    """
+
+    write: Callable[[Path], Path]
+
+
+FAMILIES: dict[str, Family] = {
+    "qwen3": Family(write_target),
+    "qwen3, 4 bit": Family(partial(write_quantised, bits=4)),
+    "mistral": Family(partial(write_target, base=MISTRAL)),
+    "mistral, 4 bit": Family(partial(write_quantised, bits=4, base=MISTRAL)),
+    "llama": Family(partial(write_target, base=MISTRAL, model_type="llama")),
+    "mistral3": Family(partial(write_target, base=MISTRAL3)),
+    "ministral3": Family(partial(write_target, base=MINISTRAL3)),
+    "qwen3_5": Family(partial(write_target, base=QWEN3_5)),
+    "qwen3_5, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5)),
+    "qwen3_5 text": Family(partial(write_target, base=QWEN3_5["text_config"])),
+    "qwen3_5_moe": Family(partial(write_target, base=QWEN3_5_MOE)),
+    "qwen3_5_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5_MOE)),
+}
