@@ -15,6 +15,7 @@ from tests.tiny import (
     MISTRAL3,
     QWEN3_5,
     QWEN3_5_MOE,
+    WINDOW,
     write_target,
 )
 
@@ -26,18 +27,20 @@ class Family:
     write: puts a tiny one of random weights into the directory given, and returns that directory.
     Its vocabulary has 96 tokens, it has at least 4 layers, and those that slide have a window of
     `tests.tiny.WINDOW` tokens.
+    left_out: the window of all layers, where mlx-lm's model runs without it.
     """
 
     write: Callable[[Path], Path]
+    left_out: int | None = None
 
 
 FAMILIES: dict[str, Family] = {
     "qwen3": Family(write_target),
     "qwen3, 4 bit": Family(partial(write_quantised, bits=4)),
-    "mistral": Family(partial(write_target, base=MISTRAL)),
-    "mistral, 4 bit": Family(partial(write_quantised, bits=4, base=MISTRAL)),
+    "mistral": Family(partial(write_target, base=MISTRAL), WINDOW),
+    "mistral, 4 bit": Family(partial(write_quantised, bits=4, base=MISTRAL), WINDOW),
     "llama": Family(partial(write_target, base=MISTRAL, model_type="llama")),
-    "mistral3": Family(partial(write_target, base=MISTRAL3)),
+    "mistral3": Family(partial(write_target, base=MISTRAL3), WINDOW),
     "ministral3": Family(partial(write_target, base=MINISTRAL3)),
     "qwen3_5": Family(partial(write_target, base=QWEN3_5)),
     "qwen3_5, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5)),

@@ -11,7 +11,7 @@ from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.adapters.loading import load_target
 from tests.adapters.caches import EngineRows, Rows
 from tests.adapters.dense import DenseRows
-from tests.adapters.families import FAMILIES
+from tests.adapters.families import FAMILIES, Family
 from tests.adapters.feeding import PROMPT, feed
 from tests.adapters.upstream import Upstream
 from tests.tiny import WINDOW
@@ -23,8 +23,13 @@ MakeRows = Callable[[Sequence[LayerSpec], int], Rows]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return FAMILIES[request.param].write(tmp_path_factory.mktemp("family"))
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def directory(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return family.write(tmp_path_factory.mktemp("family"))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +49,11 @@ def slides(target: TargetAdapter) -> bool:
     )
 
 
-def test_logits_are_bit_for_bit_those_of_mlx_lm(directory: Path, target: TargetAdapter) -> None:
+def test_logits_are_bit_for_bit_those_of_mlx_lm(
+    family: Family, directory: Path, target: TargetAdapter
+) -> None:
     """A prompt, single tokens and a block; keys stand in mlx-lm's order."""
-    theirs, rows = Upstream(directory), DenseRows(target.cache_specs, 1)
+    theirs, rows = Upstream(directory, family.left_out), DenseRows(target.cache_specs, 1)
     for tokens in (PROMPT, [3], [94], [0], [7, 8, 9]):
         want = theirs.logits(tokens)
         got = target.logits(feed(target, rows, [tokens]).hidden)
@@ -55,9 +62,9 @@ def test_logits_are_bit_for_bit_those_of_mlx_lm(directory: Path, target: TargetA
 
 
 def test_greedy_text_is_that_of_mlx_lm(
-    directory: Path, target: TargetAdapter, make_rows: MakeRows
+    family: Family, directory: Path, target: TargetAdapter, make_rows: MakeRows
 ) -> None:
-    theirs, rows = Upstream(directory), make_rows(target.cache_specs, 1)
+    theirs, rows = Upstream(directory, family.left_out), make_rows(target.cache_specs, 1)
     want, got = [], []
     tokens = LONG
     for _ in range(24):
@@ -70,10 +77,10 @@ def test_greedy_text_is_that_of_mlx_lm(
 
 
 def test_taps_are_the_residual_stream_after_each_layer(
-    directory: Path, target: TargetAdapter
+    family: Family, directory: Path, target: TargetAdapter
 ) -> None:
     """Not before the layer, not after the norm; in the order asked for."""
-    *after, normed = Upstream(directory).residuals(PROMPT)
+    *after, normed = Upstream(directory, family.left_out).residuals(PROMPT)
     captured = feed(target, DenseRows(target.cache_specs, 1), [PROMPT], (2, 0, 3))
     want = mx.concatenate([after[index] for index in (2, 0, 3)], axis=-1)
     assert mx.array_equal(captured.taps, want).item()
