@@ -12,6 +12,7 @@ import mlx.nn as nn
 from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import LayerSpec
 from dflash_serve.adapters.rotary import Rotary
+from dflash_serve.adapters.row_attention import attending_rows
 
 
 class LayeredTarget:
@@ -87,9 +88,9 @@ class LayeredTarget:
         return self._text.lm_head(hidden)
 
 
-def replace_attention(layer: nn.Module, attention: nn.Module, rotary: Rotary) -> None:
-    """Put ``attention`` in place of a new layer's own, with its weights and a shared rotation."""
-    attention.update(layer.self_attn.parameters())
+def replace_attention(layer: nn.Module, rotary: Rotary) -> None:
+    """Give a new layer attention over our caches, with its own weights and a shared rotation."""
+    attention = attending_rows(layer.self_attn)
     attention.rope = rotary
     layer.self_attn = attention
 

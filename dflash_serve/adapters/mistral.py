@@ -7,7 +7,7 @@ built of full layers and only `AttentionSpec.window` tells them apart.
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_lm.models.llama import Attention, Model, ModelArgs
+from mlx_lm.models.llama import Model, ModelArgs
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
@@ -18,11 +18,8 @@ from dflash_serve.adapters.layered import (
     replace_attention,
 )
 from dflash_serve.adapters.rotary import Rotary
-from dflash_serve.adapters.row_attention import over_rows
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-
-RowAttention = over_rows(Attention)
 
 
 @dataclass
@@ -79,7 +76,7 @@ class RowModel(Model):
         dims = self.layers[0].self_attn.head_dim
         rotary = Rotary(dims, args.rope_theta, args.rope_scaling, args.max_position_embeddings)
         for layer in self.model.layers:
-            replace_attention(layer, RowAttention(args), rotary)
+            replace_attention(layer, rotary)
 
 
 class MistralTarget(LayeredTarget):

@@ -10,9 +10,6 @@ from dflash_serve.adapters import mistral
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.layered import replace_attention
 from dflash_serve.adapters.rotary import Rotary
-from dflash_serve.adapters.row_attention import over_rows
-
-MinistralAttention = over_rows(ministral3.Attention)
 
 _ROPE_NEEDS = ("rope_theta", "llama_4_scaling_beta", "original_max_position_embeddings")
 
@@ -45,7 +42,7 @@ class MinistralModel(ministral3.Model):
         dims = self.layers[0].self_attn.head_dim
         rotary = Rotary(dims, rope["rope_theta"], rope, args.max_position_embeddings)
         for layer in self.model.layers:
-            replace_attention(layer, MinistralAttention(args), rotary)
+            replace_attention(layer, rotary)
 
 
 _TEXTS: dict[str, tuple[type[nn.Module], Any]] = {

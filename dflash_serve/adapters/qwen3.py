@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mlx_lm.models.qwen3 import Attention, Model, ModelArgs
+from mlx_lm.models.qwen3 import Model, ModelArgs
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
@@ -13,9 +13,6 @@ from dflash_serve.adapters.layered import (
     replace_attention,
 )
 from dflash_serve.adapters.rotary import Rotary
-from dflash_serve.adapters.row_attention import over_rows
-
-RowAttention = over_rows(Attention)
 
 
 @dataclass
@@ -44,7 +41,7 @@ class RowModel(Model):
             args.head_dim, args.rope_theta, args.rope_scaling, args.max_position_embeddings
         )
         for layer in self.model.layers:
-            replace_attention(layer, RowAttention(args), rotary)
+            replace_attention(layer, rotary)
 
 
 class Qwen3Target(LayeredTarget):

@@ -20,11 +20,9 @@ from dflash_serve.adapters.layered import (
     replace_attention,
 )
 from dflash_serve.adapters.rotary import Rotary
-from dflash_serve.adapters.row_attention import over_rows
+from dflash_serve.adapters.row_attention import as_class
 
 _FULL, _LINEAR = "full_attention", "linear_attention"
-
-RowAttention = over_rows(qwen3_5.Attention)
 
 
 @dataclass
@@ -128,11 +126,9 @@ def _over_caches(model: qwen3_5.Model) -> None:
     )
     for layer in model.model.layers:
         if layer.is_linear:
-            recurrent = RowDeltaNet(args)
-            recurrent.update(layer.linear_attn.parameters())
-            layer.linear_attn = recurrent
+            layer.linear_attn = as_class(layer.linear_attn, RowDeltaNet)
         else:
-            replace_attention(layer, RowAttention(args), rotary)
+            replace_attention(layer, rotary)
 
 
 class RowModel(qwen3_5.Model):

@@ -6,6 +6,7 @@ subclass made here runs the module's own code, in which that one name means `_ov
 code is used unchanged, and neither mlx-lm's modules nor their instances are modified.
 """
 
+import copy
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +16,22 @@ import mlx.nn as nn
 from dflash_serve.adapters.base import AttentionCache
 
 _NAME = "scaled_dot_product_attention"
+
+
+def attending_rows(attention: nn.Module) -> nn.Module:
+    """A copy of a mlx-lm attention module that takes an `AttentionCache`; weights are shared.
+
+    Raises:
+        TypeError: as `over_rows`.
+    """
+    return as_class(attention, over_rows(type(attention)))
+
+
+def as_class(module: nn.Module, made: type[nn.Module]) -> nn.Module:
+    """A shallow copy of ``module`` as an instance of ``made``, which computes with its contents."""
+    copied = copy.copy(module)
+    copied.__class__ = made
+    return copied
 
 
 def over_rows(attention: type[nn.Module]) -> type[nn.Module]:

@@ -5,9 +5,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx_lm.models import gpt_oss, llama, qwen3
+from mlx_lm.models import gpt_oss, qwen3
 
-from dflash_serve.adapters.row_attention import over_rows
+from dflash_serve.adapters.row_attention import attending_rows
 
 
 class Recording:
@@ -50,7 +50,7 @@ ARGS = qwen3.ModelArgs(
 
 
 def test_the_cache_attends_with_the_modules_scale() -> None:
-    attention, cache = over_rows(qwen3.Attention)(ARGS), Recording()
+    attention, cache = attending_rows(qwen3.Attention(ARGS)), Recording()
     assert isinstance(attention, qwen3.Attention)
     assert attention(mx.ones((1, 3, 64)), None, cache).shape == (1, 3, 64)
     assert cache.asked == [(0.25, None)]
@@ -59,24 +59,29 @@ def test_the_cache_attends_with_the_modules_scale() -> None:
 def test_sinks_come_along() -> None:
     config = {"model_type": "gpt_oss", "hidden_size": 64, "head_dim": 16}
     args = gpt_oss.ModelArgs.from_dict(config | {"num_attention_heads": 4, "num_hidden_layers": 1})
-    attention, cache = over_rows(gpt_oss.AttentionBlock)(args), Recording()
+    attention, cache = attending_rows(gpt_oss.AttentionBlock(args)), Recording()
     attention(mx.ones((1, 3, 64)), None, cache)
     assert cache.asked[0][1] is attention.sinks
 
 
 def test_mlx_lms_own_module_is_as_it_was() -> None:
-    before = llama.Attention.__call__
-    made = over_rows(llama.Attention)
-    assert llama.Attention.__call__ is before
-    assert made.__call__.__code__ is before.__code__
+    module, call = qwen3.Attention(ARGS), qwen3.Attention.__call__
+    contents = dict(module)
+    made = attending_rows(module)
+    made.rope = nn.RoPE(4)
+    assert type(module) is qwen3.Attention
+    assert all(module[name] is value for name, value in contents.items())
+    assert made.q_proj is module.q_proj
+    assert qwen3.Attention.__call__ is call
+    assert type(made).__call__.__code__ is call.__code__
     changed = {
         name
-        for name, value in made.__call__.__globals__.items()
-        if before.__globals__.get(name) is not value
+        for name, value in type(made).__call__.__globals__.items()
+        if call.__globals__.get(name) is not value
     }
     assert changed == {"scaled_dot_product_attention"}
 
 
 def test_a_class_that_does_not_attend_so_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Linear does not call scaled_dot_product_attention"):
-        over_rows(nn.Linear)
+        attending_rows(nn.Linear(4, 4))
