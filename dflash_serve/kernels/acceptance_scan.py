@@ -5,13 +5,12 @@ Metal; the CUDA source has been compiled by NVRTC 12.9 (sm_75, sm_90) and never 
 """
 
 from functools import cache
-from typing import Protocol, cast
+from typing import cast
 
 import mlx.core as mx
 
-from dflash_serve.kernels.dispatch import Backend, default_backend
+from dflash_serve.kernels.dispatch import SIMD_WIDTH, Backend, Kernel, kernel_backend
 
-SIMD_WIDTH = 32
 INPUTS = ("drafts", "choices", "block_lengths")
 OUTPUTS = ("committed",)
 
@@ -76,20 +75,6 @@ CUDA_SOURCE = """
 """
 
 
-class Kernel(Protocol):
-    """What ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel`` return."""
-
-    def __call__(
-        self,
-        *,
-        inputs: list[mx.array],
-        output_shapes: list[tuple[int, ...]],
-        output_dtypes: list[mx.Dtype],
-        grid: tuple[int, int, int],
-        threadgroup: tuple[int, int, int],
-    ) -> list[mx.array]: ...
-
-
 def acceptance_scan(
     drafts: mx.array,
     choices: mx.array,
@@ -107,7 +92,7 @@ def acceptance_scan(
     assert drafts.shape == (rows, width - 1)
     assert block_lengths.shape == (rows,)
     assert drafts.dtype == choices.dtype == block_lengths.dtype == mx.int32
-    backend = backend or default_backend()
+    backend = backend or kernel_backend()
     # Without drafts there is nothing to scan, and a kernel would get an empty buffer.
     if backend is Backend.PLAIN or width == 1:
         return acceptance_scan_reference(drafts, choices, block_lengths)

@@ -1,8 +1,19 @@
-"""Which implementation of a kernel this process can run. Knows MLX's devices, no kernel."""
+"""Which implementation of a kernel this process runs. Knows MLX's devices, no kernel.
+
+Hand-written kernels are switched by the environment alone: DFLASH_KERNELS=plain turns all of them
+off, and tokens stay the same.
+"""
 
 import enum
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Protocol
 
 import mlx.core as mx
+
+SWITCH = "DFLASH_KERNELS"
+SIMD_WIDTH = 32
 
 
 class Backend(enum.Enum):
@@ -13,6 +24,21 @@ class Backend(enum.Enum):
     PLAIN = "plain"
 
 
+class Kernel(Protocol):
+    """What ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel`` return."""
+
+    def __call__(
+        self,
+        *,
+        inputs: list[mx.array],
+        output_shapes: list[tuple[int, ...]],
+        output_dtypes: list[mx.Dtype],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+        template: Sequence[tuple[str, int | mx.Dtype]] = (),
+    ) -> list[mx.array]: ...
+
+
 def default_backend() -> Backend:
     """The back end of the current default device; PLAIN on a CPU, even where a GPU exists."""
     if mx.default_device() == mx.Device(mx.cpu):
@@ -20,3 +46,26 @@ def default_backend() -> Backend:
     if mx.metal.is_available():
         return Backend.METAL
     return Backend.CUDA if mx.cuda.is_available() else Backend.PLAIN
+
+
+def kernel_backend() -> Backend:
+    """What hand-written kernels run by: the default back end, or PLAIN where they are off."""
+    return default_backend() if hand_written() else Backend.PLAIN
+
+
+@cache
+def hand_written() -> bool:
+    """Whether hand-written kernels may run; DFLASH_KERNELS is read once per process.
+
+    Raises:
+        ValueError: the variable holds neither "auto" nor "plain".
+    """
+    return wanted(os.environ)
+
+
+def wanted(environ: Mapping[str, str]) -> bool:
+    """`hand_written` of the given environment."""
+    choice = environ.get(SWITCH, "auto")
+    if choice not in ("auto", "plain"):
+        raise ValueError(f"{SWITCH}={choice!r} is none of auto, plain")
+    return choice == "auto"
