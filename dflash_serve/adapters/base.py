@@ -25,7 +25,10 @@ class AttentionCache(Protocol):
 
     @property
     def offset(self) -> mx.array:
-        """[R] int32: the position of each row's first token, as rotary embeddings take it."""
+        """What rotary embeddings take, int32: [R], the position of each row's first token.
+
+        Or [R, q], one per token, where they do not follow each other: `rotary.Rotary` takes both.
+        """
         ...
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
@@ -147,8 +150,27 @@ class TargetAdapter(TargetSizes, Protocol):
         ...
 
 
+class Draft(Protocol):
+    """What a forward over a block of ``width`` tokens, the anchor included, predicts for R rows.
+
+    Slot i, for i in [0, width - 1), is the token i + 1 places behind the anchor.
+    """
+
+    def chain(self) -> mx.array:
+        """The drafter's own choice: tokens [R, width - 1] int32."""
+        ...
+
+    def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
+        """The likeliest tokens of ``slot`` after each of ``before`` [R, N], the tokens before it.
+
+        Returns ids [R, N, C] int32, the best first, and their log-probabilities [R, N, C] float32,
+        with C = ``count``, or fewer where the drafter tells no more apart.
+        """
+        ...
+
+
 class DraftAdapter(Protocol):
-    """A drafter: proposes a block of tokens for the target to verify."""
+    """A drafter: predicts the tokens of a block for the target to verify."""
 
     @property
     def dtype(self) -> mx.Dtype: ...
@@ -174,11 +196,10 @@ class DraftAdapter(Protocol):
         """Write context keys and values of [R, q, K * H] target features at each row's offset."""
         ...
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
-        """Draft after ``anchors`` [R] int32, which sit at each cache row's offset.
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> Draft:
+        """Predict what follows ``anchors`` [R] int32, which sit at each cache row's offset.
 
-        ``width`` counts the slots of a block, the anchor included; the caches know how many of
-        them exist for each row. Returns proposals [R, width - 1] int32 for the positions after the
-        anchor.
+        ``width`` counts the tokens of a block, the anchor included; the caches know how many of
+        them exist for each row.
         """
         ...

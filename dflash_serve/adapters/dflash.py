@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from dflash_serve.adapters.base import AttentionCache, TargetAdapter
+from dflash_serve.adapters.base import AttentionCache, Draft, TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.dflash_config import DFlashConfig
 from dflash_serve.adapters.rotary import Rotary
@@ -118,6 +118,38 @@ class DFlashModel(nn.Module):
         return self.hidden_norm(self.fc(taps))
 
 
+class SlotDraft:
+    """A `Draft` whose slots are predicted independently of each other: logits [R, q, V]."""
+
+    def __init__(self, logits: mx.array) -> None:
+        self._logits = logits
+        self._best: tuple[mx.array, mx.array] | None = None
+
+    def chain(self) -> mx.array:
+        return mx.argmax(self._logits, axis=-1).astype(mx.int32)
+
+    def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
+        if self._best is None or self._best[0].shape[-1] < count:
+            self._best = likeliest(self._logits, count)
+        shape = (*before.shape, count)
+        ids, scores = (mx.expand_dims(best[:, slot, :count], 1) for best in self._best)
+        return mx.broadcast_to(ids, shape), mx.broadcast_to(scores, shape)
+
+
+def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
+    """The ``count`` highest of logits [..., V]: ids [..., count] int32, and log-probabilities.
+
+    The best first; fewer where the vocabulary is smaller.
+    """
+    count = min(count, logits.shape[-1])
+    ids = mx.argpartition(-logits, count - 1, axis=-1)[..., :count]
+    scores = mx.take_along_axis(logits, ids, axis=-1).astype(mx.float32)
+    order = mx.argsort(-scores, axis=-1)
+    total = mx.logsumexp(logits.astype(mx.float32), axis=-1, keepdims=True)
+    ids, scores = (mx.take_along_axis(array, order, axis=-1) for array in (ids, scores))
+    return ids.astype(mx.int32), scores - total
+
+
 class DFlashDrafter:
     """A `DraftAdapter`: the draft network with its target's frozen embedding and head."""
 
@@ -158,8 +190,8 @@ class DFlashDrafter:
         for layer, cache in zip(self.model.layers, caches, strict=True):
             cache.update_and_fetch(*layer.self_attn.keys_values(context, cache.offset))
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
-        return self.choose(self.block_rows(anchors, width, caches), anchors)
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> Draft:
+        return self.read(self.block_rows(anchors, width, caches), anchors)
 
     def block_logits(
         self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
@@ -186,12 +218,9 @@ class DFlashDrafter:
         scale = self.config.input_embedding_scale
         return x if scale == 1.0 else x * scale
 
-    def choose(self, rows: mx.array, anchors: mx.array) -> mx.array:
-        """Proposals [R, q] int32 from rows [R, q, H] after the final norm, behind ``anchors`` [R].
-
-        Each slot's most likely token: slots are predicted independently of each other.
-        """
-        return mx.argmax(self.logits(rows), axis=-1).astype(mx.int32)
+    def read(self, rows: mx.array, anchors: mx.array) -> Draft:
+        """What rows [R, q, H] after the final norm predict of q tokens behind ``anchors`` [R]."""
+        return SlotDraft(self.logits(rows))
 
     def target_logits(self, rows: mx.array) -> mx.array:
         """The target's own logits [..., V] of its rows [..., H] after its final norm."""

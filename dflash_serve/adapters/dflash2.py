@@ -9,7 +9,14 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from dflash_serve.adapters.dflash import Attend, DFlashDrafter, DFlashModel, DraftLayer
+from dflash_serve.adapters.base import Draft
+from dflash_serve.adapters.dflash import (
+    Attend,
+    DFlashDrafter,
+    DFlashModel,
+    DraftLayer,
+    likeliest,
+)
 from dflash_serve.adapters.dflash_config import DFlashConfig
 from dflash_serve.adapters.rotary import Rotary
 
@@ -91,17 +98,46 @@ class CandidateSelector(nn.Module):
         gate = self.hidden_projection(rows) * self.predecessor_codebook[previous]  # [..., r]
         return unary + (self.successor_codebook[candidates] @ gate[..., None])[..., 0]
 
-    def walk(self, rows: mx.array, logits: mx.array, anchors: mx.array) -> mx.array:
-        """Rows [R, q, H], logits [R, q, V], anchors [R] -> tokens [R, q] int32, left to right."""
-        candidates = self.candidates(logits)
-        unary = mx.take_along_axis(logits, candidates, axis=-1)
-        chosen, previous = [], anchors
-        for slot in range(rows.shape[1]):
-            scores = self.scores(rows[:, slot], previous, candidates[:, slot], unary[:, slot])
+
+class SelectedDraft:
+    """A `Draft` whose slots' candidates are rescored by the token before them.
+
+    rows [R, q, H] after the final norm, logits [R, q, V], anchors [R].
+    """
+
+    def __init__(
+        self, selector: CandidateSelector, rows: mx.array, logits: mx.array, anchors: mx.array
+    ) -> None:
+        self._selector = selector
+        self._rows = rows
+        self._anchors = anchors
+        self._candidates = selector.candidates(logits)  # [R, q, C]
+        self._unary = mx.take_along_axis(logits, self._candidates, axis=-1)
+
+    def chain(self) -> mx.array:
+        chosen, before = [], self._anchors[:, None]
+        for slot in range(self._rows.shape[1]):
+            candidates, scores = self._scores(slot, before)
             best = mx.argmax(scores, axis=-1, keepdims=True)
-            previous = mx.take_along_axis(candidates[:, slot], best, axis=-1)[:, 0]
-            chosen.append(previous)
-        return mx.stack(chosen, axis=1).astype(mx.int32)
+            before = mx.take_along_axis(candidates, best, axis=-1)[..., 0]
+            chosen.append(before)
+        return mx.concatenate(chosen, axis=1).astype(mx.int32)
+
+    def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
+        candidates, scores = self._scores(slot, before)
+        at, log_probabilities = likeliest(scores, count)
+        return mx.take_along_axis(candidates, at, axis=-1).astype(mx.int32), log_probabilities
+
+    def _scores(self, slot: int, before: mx.array) -> tuple[mx.array, mx.array]:
+        """Candidate ids and scores [R, N, C] of ``slot`` after ``before`` [R, N]."""
+        count = self._candidates.shape[-1]
+        shape = (*before.shape, count)
+        candidates, unary = (
+            mx.broadcast_to(array[:, None, slot], shape)
+            for array in (self._candidates, self._unary)
+        )
+        scores = self._selector.scores(self._rows[:, None, slot], before, candidates, unary)
+        return candidates, scores
 
 
 class DFlash2Model(DFlashModel):
@@ -119,5 +155,5 @@ class DFlash2Drafter(DFlashDrafter):
 
     model_class = DFlash2Model
 
-    def choose(self, rows: mx.array, anchors: mx.array) -> mx.array:
-        return self.model.candidate_selector.walk(rows, self.logits(rows), anchors)
+    def read(self, rows: mx.array, anchors: mx.array) -> Draft:
+        return SelectedDraft(self.model.candidate_selector, rows, self.logits(rows), anchors)

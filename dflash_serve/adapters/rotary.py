@@ -50,9 +50,9 @@ class Rotary(nn.Module):
         self._last: tuple[mx.array, int, mx.array, mx.array] | None = None
 
     def __call__(self, x: mx.array, offset: mx.array) -> mx.array:
-        """Rotate [R, heads, q, head_dim] from each row's offset [R] int32."""
+        """Rotate [R, heads, q, head_dim] from each row's offset [R] or at positions [R, q]."""
         if not self._shared or mx.default_device() != mx.Device(mx.cpu):
-            return self._rope(x, offset=offset)
+            return rotated(self._rope, x, offset)
         cos, sin = self._tables(offset, x.shape[2])
         left, right = x[..., : self._half], x[..., self._half : 2 * self._half]
         cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
@@ -62,13 +62,40 @@ class Rotary(nn.Module):
         return mx.concatenate(parts, axis=-1)
 
     def _tables(self, offset: mx.array, width: int) -> tuple[mx.array, mx.array]:
-        """Cosines and sines [R, 1, q, dims / 2] of the last offsets, by identity.
+        """Cosines and sines [R, 1, q, dims / 2] of the last offsets or positions, by identity.
 
         All layers of a forward pass the same array; holding it keeps its identity its own.
         """
         if self._last is None or self._last[0] is not offset or self._last[1] != width:
             frequencies = mx.exp(mx.arange(0, -self._half, -1, dtype=mx.float32) * self._step)
-            positions = mx.arange(width, dtype=mx.int32) + offset[:, None]
+            positions = offset
+            if offset.ndim == 1:
+                positions = mx.arange(width, dtype=mx.int32) + offset[:, None]
             angles = positions.astype(mx.float32)[:, None, :, None] * frequencies
             self._last = (offset, width, mx.cos(angles), mx.sin(angles))
         return self._last[2], self._last[3]
+
+
+class AnyRotary(nn.Module):
+    """A rotation of mlx-lm's that takes an offset per row, over `AttentionCache.offset`."""
+
+    def __init__(self, rope: nn.Module) -> None:
+        super().__init__()
+        self._rope = rope
+
+    def __call__(self, x: mx.array, offset: mx.array) -> mx.array:
+        """As `Rotary`: from an offset per row, or by a position per token."""
+        return rotated(self._rope, x, offset)
+
+
+def rotated(rope: nn.Module, x: mx.array, offset: mx.array) -> mx.array:
+    """``rope`` over [R, heads, q, head_dim], from offsets [R] or at positions [R, q], int32.
+
+    It knows one offset per row, so tokens with positions of their own become rows.
+    """
+    if offset.ndim == 1:
+        return rope(x, offset=offset)
+    rows, heads, width, dim = x.shape
+    tokens = x.swapaxes(1, 2).reshape(rows * width, heads, 1, dim)
+    turned = rope(tokens, offset=offset.reshape(-1))
+    return turned.reshape(rows, width, heads, dim).swapaxes(1, 2)

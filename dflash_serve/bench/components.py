@@ -115,7 +115,7 @@ def _draft_call(drafter: DraftAdapter, hidden: int, size: SpanSize) -> Callable[
         span = Span(offsets, blocks, block, (block,) * rows)
         store = pool.models[DRAFTER]
         views = store.views(held, span)
-        drafts = drafter.propose(anchors, block, attending(views))
+        drafts = drafter.draft(anchors, block, attending(views)).chain()
         context = store.views(committed(views, blocks), span)
         drafter.append_context(taps, attending(context))
         return drafts, committed(context, blocks)

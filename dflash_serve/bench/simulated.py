@@ -13,6 +13,20 @@ from dflash_serve.adapters.cache_spec import LayerSpec
 from dflash_serve.bench.errors import BenchError
 
 
+class ChainDraft:
+    """A `Draft` that knows one chain, tokens [R, q] int32, and nothing beside it."""
+
+    def __init__(self, tokens: mx.array) -> None:
+        self._tokens = tokens
+
+    def chain(self) -> mx.array:
+        return self._tokens
+
+    def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
+        ids = mx.broadcast_to(self._tokens[:, slot, None, None], (*before.shape, 1))
+        return ids, mx.zeros(ids.shape)
+
+
 class _Around:
     """A drafter that is ``inner`` in all but what it proposes."""
 
@@ -50,10 +64,10 @@ class EchoDrafter(_Around):
     drafts of all lengths are accepted, which random weights' own hardly ever are.
     """
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
-        drafts = self._inner.propose(anchors, width, caches)
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> ChainDraft:
+        drafts = self._inner.draft(anchors, width, caches).chain()
         # Zero times the real drafts: nothing may prune the work that made them.
-        return anchors[:, None].astype(mx.int32) + 0 * drafts
+        return ChainDraft(anchors[:, None].astype(mx.int32) + 0 * drafts)
 
 
 class SimulatedDrafter(_Around):
@@ -77,14 +91,14 @@ class SimulatedDrafter(_Around):
         self._proposals = mx.array(np.where(hits, right, wrong).astype(np.int32))  # [rows, T]
         mx.eval(self._proposals)
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
-        drafts = self._inner.propose(anchors, width, caches)
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> ChainDraft:
+        drafts = self._inner.draft(anchors, width, caches).chain()
         rows = mx.arange(anchors.shape[0], dtype=mx.int32)[:, None]
         # slot i of a block whose anchor sits at S proposes the token at position S + i
         position = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
         position = mx.minimum(position, self._proposals.shape[1] - 1)
         # Zero times the real drafts: nothing may prune the work that made them.
-        return self._proposals[rows, position] + 0 * drafts
+        return ChainDraft(self._proposals[rows, position] + 0 * drafts)
 
 
 class VerifyOnly:
@@ -116,8 +130,8 @@ class VerifyOnly:
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         """Nothing to keep: there are no layers."""
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
-        return mx.zeros((anchors.shape[0], width - 1), dtype=mx.int32)
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> ChainDraft:
+        return ChainDraft(mx.zeros((anchors.shape[0], width - 1), dtype=mx.int32))
 
 
 def seeded_hits(probability: float, rows: int, length: int, seed: int) -> np.ndarray:

@@ -221,7 +221,7 @@ class Rounds:
         if not shape.draft or self._drafter is None:
             return Proposal(mx.zeros((count, shape.width - 1), dtype=mx.int32)), caches
         views = self._stores[DRAFTER].views(caches[DRAFTER], _span(shape, rows))
-        drafts = self._drafter.propose(rows.anchors, shape.width, attending(views))
+        drafts = self._drafter.draft(rows.anchors, shape.width, attending(views)).chain()
         return Proposal(drafts), {**caches, DRAFTER: committed(views, rows.blocks)}
 
     def _judge(

@@ -66,7 +66,7 @@ def proposals(
     Slots that hold real tokens are proposed anew like all others; their reader knows them.
     """
     rows = block_rows(drafter, context, anchors[:, None], tokens[:, None])[:, 0, 1:]
-    return drafter.choose(rows, tokens[:, 0])
+    return drafter.read(rows, tokens[:, 0]).chain()
 
 
 def training_mask(

@@ -131,7 +131,7 @@ def _count(
     rows = rows.reshape(-1, *rows.shape[2:])[:, visible:]  # [S * N, B - visible, H], the hidden
     labels = blocks.labels.reshape(-1, slots.size)
     # a selector goes on from the last visible token
-    chosen = np.array(drafter.choose(rows, mx.array(labels[:, visible - 1])))
+    chosen = np.array(drafter.read(rows, mx.array(labels[:, visible - 1])).chain())
     seen = blocks.weights.reshape(-1, slots.size)[:, visible:] > 0
     right = (chosen == labels[:, visible:]) & seen
     usable = seen[:, 0]  # blocks whose first hidden slot has a label

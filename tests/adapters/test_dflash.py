@@ -199,7 +199,7 @@ def test_proposals_are_the_best_tokens_of_the_block(tmp_path: Path) -> None:
     drafts = rows.run(
         [BLOCK] * 2,
         BLOCK,
-        lambda views: drafter.propose(mx.array([7, 8], dtype=mx.int32), BLOCK, views),
+        lambda views: drafter.draft(mx.array([7, 8], dtype=mx.int32), BLOCK, views).chain(),
     )
     assert drafts.dtype == mx.int32
     np.testing.assert_array_equal(np.array(drafts), logits.argmax(-1))

@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models.rope_utils import initialize_rope
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.adapters.rotary import Rotary
+from dflash_serve.adapters.rotary import AnyRotary, Rotary
 
 SCALINGS: dict[str, dict[str, Any] | None] = {
     "default": None,
@@ -31,6 +31,22 @@ def test_rows_rotate_as_with_mlx_lm(name: str, dims: int) -> None:
             [theirs(x[row : row + 1], offset=int(offsets[row].item())) for row in range(3)]
         )
         assert mx.array_equal(rotary(x, offset=offsets), want).item()
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_tokens_rotate_by_positions_of_their_own(name: str) -> None:
+    """As each would alone: those of a tree do not follow each other."""
+    positions = mx.array([[7, 8, 8, 9, 8], [300, 301, 302, 302, 303]], dtype=mx.int32)
+    scaling = SCALINGS[name]
+    theirs = initialize_rope(16, 10000.0, False, scaling, 512)
+    x = mx.random.normal((2, 4, 5, 16), key=mx.random.key(1))
+    for rotary in (Rotary(16, 10000.0, scaling, 512), AnyRotary(theirs)):
+        got = rotary(x, offset=positions)
+        for row in range(2):
+            for token in range(5):
+                at = int(positions[row, token].item())
+                want = theirs(x[row : row + 1, :, token : token + 1], offset=at)
+                assert mx.array_equal(got[row : row + 1, :, token : token + 1], want).item()
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope", "spiral"])

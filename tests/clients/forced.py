@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from dflash_serve.adapters.base import AttentionCache, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import StateArray, StateSpec
+from dflash_serve.bench.simulated import ChainDraft
 from tests.clients.script import STORY, THOUGHT, read, replies
 
 Ids = npt.NDArray[np.int64]
@@ -193,11 +194,11 @@ class ForcedDrafter:
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         """Nothing to keep: there are no layers."""
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> ChainDraft:
         drafts = [anchors]
         for _ in range(width - 1):
             drafts.append(self._follows[drafts[-1]])
-        return mx.stack(drafts[1:], axis=1)
+        return ChainDraft(mx.stack(drafts[1:], axis=1))
 
 
 def _appended(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from dflash_serve.adapters.base import AttentionCache, DraftAdapter
+from dflash_serve.bench.simulated import ChainDraft
 
 Script = Callable[[mx.array, mx.array, mx.array], mx.array]
 """(the drafter's own drafts [R, q], their positions [R, q], anchors [R]) -> drafts [R, q] int32."""
@@ -20,7 +21,7 @@ class ScriptedDrafter:
     def __getattr__(self, name: str) -> object:
         return getattr(self._drafter, name)
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
-        drafts = self._drafter.propose(anchors, width, caches)
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> ChainDraft:
+        drafts = self._drafter.draft(anchors, width, caches).chain()
         positions = caches[0].offset[:, None] + mx.arange(1, width, dtype=mx.int32)
-        return self._script(drafts, positions, anchors)
+        return ChainDraft(self._script(drafts, positions, anchors))

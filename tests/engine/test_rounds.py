@@ -5,6 +5,7 @@ import weakref
 
 import mlx.core as mx
 
+from dflash_serve.bench.simulated import ChainDraft
 from dflash_serve.engine.rounds import RoundRows, Rounds, RoundShape
 
 ENOUGH = 3
@@ -17,9 +18,9 @@ class CountingDrafter:
     def __init__(self) -> None:
         self.calls = 0
 
-    def propose(self, anchors: mx.array, width: int, views: list[object]) -> mx.array:
+    def draft(self, anchors: mx.array, width: int, views: list[object]) -> ChainDraft:
         self.calls += 1
-        return mx.broadcast_to(anchors[:, None], (anchors.shape[0], width - 1))
+        return ChainDraft(mx.broadcast_to(anchors[:, None], (anchors.shape[0], width - 1)))
 
 
 class NoLayers:

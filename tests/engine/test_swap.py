@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.adapters.base import AttentionCache, DraftAdapter, TargetAdapter
-from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.base import AttentionCache, Draft, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.dflash import DFlashDrafter, SlotDraft
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
@@ -190,13 +190,13 @@ class Watched:
     def __getattr__(self, name: str) -> object:
         return getattr(self._drafter, name)
 
-    def propose(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> mx.array:
+    def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> Draft:
         logits = self._drafter.block_logits(anchors, width, caches)
         rows = zip(caches[0].offset.tolist(), anchors.tolist(), strict=True)
         for where, row in zip(rows, np.array(logits), strict=True):
             block = self.blocks[where]
             self._seen.append(((*where, block), row[: block - 1]))
-        return mx.argmax(logits, axis=-1).astype(mx.int32)
+        return SlotDraft(logits)
 
     def proposals(self) -> Proposals:
         """By position, anchor and block: the logits there, for any request."""

@@ -53,7 +53,7 @@ def test_the_walk_is_left_to_right_among_the_best_candidates(pair: Pair) -> None
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(3, 5, 64)).astype(np.float32)
     anchors = [5, 90, 17]
-    found = np.array(drafter.choose(mx.array(rows), mx.array(anchors)))
+    found = np.array(drafter.read(mx.array(rows), mx.array(anchors)).chain())
     logits = np.array(drafter.logits(mx.array(rows)))
     selector = drafter.model.candidate_selector
     before, after, projection = (
@@ -86,5 +86,5 @@ def test_a_new_drafters_selector_and_convolutions_change_nothing(tmp_path: Path)
     conv = fresh.layers[0].attention_conv
     np.testing.assert_array_equal(np.array(conv(rows, lambda x: 2 * x)), np.array(2 * rows))
     new = DFlash2Drafter(drafter.config, fresh, target)
-    chosen = new.choose(rows, mx.array([1, 2]))
+    chosen = new.read(rows, mx.array([1, 2])).chain()
     np.testing.assert_array_equal(np.array(chosen), np.array(mx.argmax(new.logits(rows), axis=-1)))

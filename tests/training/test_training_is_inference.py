@@ -61,7 +61,7 @@ class Serving:
 
         return (
             run(lambda views: self._drafter.block_logits(anchors, width, views)),
-            run(lambda views: self._drafter.propose(anchors, width, views)),
+            run(lambda views: self._drafter.draft(anchors, width, views).chain()),
         )
 
 

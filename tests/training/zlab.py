@@ -116,7 +116,7 @@ class Ours:
 
         def draft(views: list[LayerCache]) -> tuple[mx.array, mx.array]:
             rows = self._drafter.block_rows(tokens, BLOCK, views)
-            return self._drafter.logits(rows), self._drafter.choose(rows, tokens)
+            return self._drafter.logits(rows), self._drafter.read(rows, tokens).chain()
 
         self._rows.run([len(taps)], len(taps), append)
         logits, chosen = self._rows.run([BLOCK], BLOCK, draft, keep=[0])
