@@ -12,11 +12,12 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures, report
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.drive import run_all
+from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice
 from dflash_serve.bench.work import DecodeOptions, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.kernels.dispatch import default_backend
+from dflash_serve.kernels.dispatch import SWITCH, hand_written, kernel_backend
 
 _MATMUL = (8, 1024, 3584)
 """Rows, inner and columns: a block of eight tokens through a wide layer."""
@@ -29,7 +30,7 @@ def examine_machine() -> dict[str, Any]:
         **provenance.origin(),
         "backend": {
             "device": str(mx.default_device()).removeprefix("Device(").removesuffix(")"),
-            "kernels": default_backend().value,
+            "kernels": kernel_state(),
             "metal": mx.metal.is_available(),
             "cuda": mx.cuda.is_available(),
         },
@@ -37,6 +38,18 @@ def examine_machine() -> dict[str, Any]:
         "compiler": shutil.which("g++"),
         "exact_path": exact_path(),
     }
+
+
+def kernel_state() -> str:
+    """What hand-written kernels run by, and whether the environment turned them off.
+
+    Raises:
+        BenchError: the environment asks for something else than on or off.
+    """
+    try:
+        return kernel_backend().value if hand_written() else f"off ({SWITCH}=plain)"
+    except ValueError as error:
+        raise BenchError(str(error)) from error
 
 
 def matmul_gflops() -> float:

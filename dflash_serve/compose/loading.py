@@ -16,6 +16,7 @@ from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.kernels.dispatch import hand_written
 
 _log = logging.getLogger("dflash_serve")
 
@@ -27,7 +28,9 @@ def load_pair(
 
     Raises:
         AdapterError: a checkpoint is damaged, or they do not fit.
+        OptionsError: the environment asks for kernels that do not exist.
     """
+    _check_kernels()
     target = load_target(target_path)
     return target, None if drafter_path is None else load_drafter(drafter_path, target)
 
@@ -81,6 +84,13 @@ def _context(options: EngineOptions, own: int, block: int, runner: DeviceRunner)
     except ValueError as error:
         reason = str(error).removeprefix("the memory limit")
         raise OptionsError(f"--memory-limit{reason}") from error
+
+
+def _check_kernels() -> None:
+    try:
+        hand_written()
+    except ValueError as error:
+        raise OptionsError(str(error)) from error
 
 
 def _report_matmul() -> None:

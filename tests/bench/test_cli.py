@@ -1,6 +1,7 @@
 """The commands as a user runs them: help without MLX, one line and exit code 2 for bad input."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,28 @@ def test_doctor_shows_tables(
     assert code == 0
     assert "This machine" in out
     assert "Pair target: fits" in out
+
+
+@pytest.mark.parametrize(
+    ("choice", "code", "shown"),
+    [
+        ("plain", 0, "kernels: off (DFLASH_KERNELS=plain)"),
+        ("fast", 2, "dflash-doctor: error: DFLASH_KERNELS='fast' is none of auto, plain"),
+    ],
+)
+def test_doctor_shows_the_switch_of_the_kernels(
+    stored: Stored, choice: str, code: int, shown: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dflash_serve.bench.doctor", "--target", str(stored.target)]
+        + ["--drafter", "none"],
+        env=os.environ | {"DFLASH_KERNELS": choice, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert shown in done.stdout + done.stderr
 
 
 def test_doctor_refuses_a_drafter_for_another_target(
