@@ -5,6 +5,7 @@ Every failure is an `AdapterError` of one line. Knows nothing of model families.
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.shard_header import read_header
 
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -91,24 +93,38 @@ def fingerprint(directory: Path) -> str:
 
 
 def shard_paths(directory: Path) -> list[Path]:
-    """All safetensors files of a checkpoint; those its index names must exist."""
+    """All safetensors files of a checkpoint; those its index names must hold what it says."""
     index = directory / "model.safetensors.index.json"
     if not index.exists():
         found = sorted(directory.glob("model*.safetensors"))
         if not found:
             raise AdapterError(f"{directory} has no model*.safetensors")
         return found
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in weight_map.values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise AdapterError(f"{index} cannot be read: {error!r}") from error
-    if not names:
-        raise AdapterError(f"{index} names no shards")
-    missing = [name for name in names if not (directory / name).exists()]
+    placed = _placed(index)
+    missing = [name for name in sorted(placed) if not (directory / name).is_file()]
     if missing:
         raise AdapterError(f"{directory} lacks {len(missing)} shard(s): {', '.join(missing)}")
-    return [directory / name for name in names]
+    for file, names in sorted(placed.items()):
+        absent = sorted(names - read_header(directory / file).keys())
+        if absent:
+            raise AdapterError(
+                f"{directory / file} lacks {len(absent)} tensor(s) that {index.name} places "
+                f"there, first {absent[0]}"
+            )
+    return [directory / name for name in sorted(placed)]
+
+
+def _placed(index: Path) -> dict[str, set[str]]:
+    """File name -> names of the tensors that an index places in it."""
+    placed: dict[str, set[str]] = {}
+    try:
+        for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+            placed.setdefault(str(file), set()).add(name)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise AdapterError(f"{index} cannot be read: {error!r}") from error
+    if not placed:
+        raise AdapterError(f"{index} names no shards")
+    return placed
 
 
 def read_weights(directory: Path) -> dict[str, mx.array]:
@@ -124,33 +140,54 @@ def read_weights(directory: Path) -> dict[str, mx.array]:
 
 
 def read_shard(path: Path) -> dict[str, mx.array]:
-    """The tensors of one safetensors file, evaluated, so that a short file is seen here."""
+    """The tensors of one safetensors file, evaluated."""
+    tensors = open_shard(path)
     try:
-        tensors = mx.load(str(path))
         mx.eval(tensors)
-    except (RuntimeError, ValueError, OSError) as error:
+    except RuntimeError as error:
         raise AdapterError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    if not isinstance(tensors, dict):
-        raise AdapterError(f"{path} is damaged: it holds no named tensors")
     return tensors
 
 
-def check_names(given: dict[str, mx.array], wanted: dict[str, mx.array], what: str) -> None:
-    """Exactly the wanted names, each in its wanted shape.
+def open_shard(path: Path) -> dict[str, mx.array]:
+    """The tensors of one safetensors file, not read yet.
+
+    Raises:
+        AdapterError: the file is not as long as its header says, or holds what MLX cannot.
+    """
+    read_header(path)
+    try:
+        tensors = mx.load(str(path), format="safetensors")
+    except (RuntimeError, ValueError, OSError) as error:
+        raise AdapterError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    assert isinstance(tensors, dict)
+    return tensors
+
+
+def check_names(
+    given: Mapping[str, mx.array],
+    wanted: Mapping[str, mx.array],
+    what: str,
+    place: Callable[[str], object] | None = None,
+) -> None:
+    """Exactly the wanted names, each in its wanted shape. ``place``: the file of a given tensor.
 
     Raises:
         AdapterError: naming the first missing, unexpected or misshapen tensor.
     """
     missing = sorted(wanted.keys() - given.keys())
     extra = sorted(given.keys() - wanted.keys())
+    where = place or (lambda name: what)
     if missing:
         raise AdapterError(f"{what} lacks {len(missing)} tensor(s), first {missing[0]}")
     if extra:
-        raise AdapterError(f"{what} has {len(extra)} unexpected tensor(s), first {extra[0]}")
+        raise AdapterError(
+            f"{where(extra[0])} has {len(extra)} unexpected tensor(s), first {extra[0]}"
+        )
     for name, tensor in wanted.items():
         if given[name].shape != tensor.shape:
             raise AdapterError(
-                f"{what}: {name} has shape {list(given[name].shape)}, "
+                f"{where(name)}: {name} has shape {list(given[name].shape)}, "
                 f"but its config says {list(tensor.shape)}"
             )
 

@@ -8,21 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import load_model
 
 from dflash_serve.adapters import registry
 from dflash_serve.adapters.base import AdapterError, TargetAdapter, TargetSizes
-from dflash_serve.adapters.checkpoint import (
-    check_names,
-    read_config,
-    read_shard,
-    read_weights,
-    shard_paths,
-)
+from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
 from dflash_serve.adapters.layered import LayeredTarget
+from dflash_serve.adapters.target_config import check_quantization, check_types
+from dflash_serve.adapters.weights import Weights, checked_class, open_weights, report, take
 
 _NOT_STORED = ("embed_tokens.", "lm_head.", "d2t", "t2d")
 _MISFITS = (
@@ -41,25 +36,38 @@ _MISFITS = (
 def load_target(directory: Path) -> TargetAdapter:
     """A target in Hugging Face or mlx-lm layout, quantised or not, sharded or not.
 
-    On a CPU the floating-point weights become float32: it is the only dtype that is fast there.
+    On a CPU the activations become float32, the only dtype that is fast there, and so do 16-bit
+    matrices as far as memory has room for them.
+
+    Raises:
+        AdapterError: the checkpoint is damaged, or not one that can be served.
     """
     config = read_config(directory)
     adapter = registry.find(registry.TARGETS, str(config.get("model_type")), "target model_type")
-    for path in shard_paths(directory):
-        read_shard(path)
-    try:
-        model, _ = load_model(
-            directory, strict=True, get_model_classes=lambda config: adapter.model_classes
-        )
-    except _MISFITS as error:
-        raise AdapterError(
-            f"target {directory} does not match its config: {_reason(error)}"
-        ) from error
-    if on_cpu():
-        model.set_dtype(mx.float32)
-    mx.eval(model)  # rotary tables too, which are no parameters: another thread will use them
+    what = f"target {directory}"
+    check_types(config, what)
+    check_quantization(config, what)
+    weights = open_weights(directory)
+    model = _fill(adapter, weights, what)
+    report(what, take(model, weights, mx.float32 if on_cpu() else None))
     target: TargetAdapter = adapter(model)
     return target
+
+
+def _fill(adapter: Any, weights: Weights, what: str) -> Any:
+    """mlx-lm's model of a checkpoint, with tensors that are not read yet."""
+    model_class, args_class = adapter.model_classes
+    checked = checked_class(model_class, weights, what)
+    try:
+        model, _ = load_model(
+            weights.directory,
+            lazy=True,
+            strict=False,
+            get_model_classes=lambda config: (checked, args_class),
+        )
+    except _MISFITS as error:
+        raise AdapterError(f"{what} does not match its config: {_reason(error)}") from error
+    return model
 
 
 def make_target(config: dict[str, Any]) -> LayeredTarget:
@@ -88,18 +96,16 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DFlashDrafter:
     drafter = make_drafter(read_config(directory), target)
     if (directory / "mask_embedding.pt").exists():
         raise AdapterError(f"drafter {directory} has a mask_embedding.pt, which is not supported")
-    model = drafter.model
-    weights = {
+    what = f"drafter {directory}"
+    weights = open_weights(directory)
+    renamed = {
         key.removeprefix("model."): value
-        for key, value in read_weights(directory).items()
+        for key, value in weights.tensors.items()
         if not key.removeprefix("model.").startswith(_NOT_STORED)
     }
-    wanted: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    check_names(weights, wanted, f"drafter {directory}")
-    dtype = target.dtype
-    model.update(tree_unflatten([(key, value.astype(dtype)) for key, value in weights.items()]))
-    model.eval()
-    mx.eval(model)
+    weights.give(renamed, drafter.model, what)
+    del renamed
+    report(what, take(drafter.model, weights, target.dtype))
     return drafter
 
 
