@@ -203,3 +203,16 @@ class DraftAdapter(Protocol):
         them exist for each row.
         """
         ...
+
+
+class FillingDrafter(DraftAdapter, Protocol):
+    """A drafter that was trained to go on from a visible prefix: a VP-drafter (D2SD)."""
+
+    def fill(self, blocks: mx.array, caches: Sequence[AttentionCache]) -> tuple[mx.array, mx.array]:
+        """Fill K blocks per row, which stand side by side and do not see each other.
+
+        blocks [R, K, w] int32 with -1 where a token is wanted, the anchor first. Returns tokens
+        int32 and their log-probabilities float32, both [R, K, w - 1], of the slots behind the
+        anchor; given ones are returned as they are.
+        """
+        ...

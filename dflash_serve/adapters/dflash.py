@@ -142,10 +142,14 @@ def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
     The best first; fewer where the vocabulary is smaller.
     """
     count = min(count, logits.shape[-1])
+    total = mx.logsumexp(logits.astype(mx.float32), axis=-1, keepdims=True)
+    if count == 1:
+        best = mx.argmax(logits, axis=-1, keepdims=True)
+        score = mx.take_along_axis(logits, best, axis=-1).astype(mx.float32)
+        return best.astype(mx.int32), score - total
     ids = mx.argpartition(-logits, count - 1, axis=-1)[..., :count]
     scores = mx.take_along_axis(logits, ids, axis=-1).astype(mx.float32)
     order = mx.argsort(-scores, axis=-1)
-    total = mx.logsumexp(logits.astype(mx.float32), axis=-1, keepdims=True)
     ids, scores = (mx.take_along_axis(array, order, axis=-1) for array in (ids, scores))
     return ids.astype(mx.int32), scores - total
 
@@ -203,14 +207,26 @@ class DFlashDrafter:
         self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
     ) -> mx.array:
         """Rows [R, width - 1, H] of the slots after the anchor, after the final norm."""
-        rows = anchors.shape[0]
-        empty = mx.full((rows, width - 1), self.config.mask_token_id, dtype=mx.int32)
-        x = self.embed_block(mx.concatenate([anchors[:, None], empty], axis=1))
+        empty = mx.full((anchors.shape[0], width - 1), -1, dtype=mx.int32)
+        x = self._through(mx.concatenate([anchors[:, None], empty], axis=1), caches)
+        return self.model.norm(x[:, 1:])
+
+    def fill(self, blocks: mx.array, caches: Sequence[AttentionCache]) -> tuple[mx.array, mx.array]:
+        """As `FillingDrafter`, of which a DFlash v1 network is one if it was trained as one."""
+        rows, count, width = blocks.shape
+        x = self._through(blocks.reshape(rows, -1), caches).reshape(rows, count, width, -1)
+        ids, scores = likeliest(self.logits(self.model.norm(x[:, :, 1:])), 1)
+        given = blocks[:, :, 1:]
+        return mx.where(given < 0, ids[..., 0], given), scores[..., 0]
+
+    def _through(self, tokens: mx.array, caches: Sequence[AttentionCache]) -> mx.array:
+        """Block tokens [R, q], -1 for a mask -> rows [R, q, H] before the final norm."""
+        x = self.embed_block(mx.where(tokens < 0, self.config.mask_token_id, tokens))
         for layer, causal, cache in zip(
             self.model.layers, self.config.layer_causal, caches, strict=True
         ):
             x = layer(x, over_cache(cache, causal))
-        return self.model.norm(x[:, 1:])
+        return x
 
     def embed_block(self, tokens: mx.array) -> mx.array:
         """Token ids of a block -> the rows that enter the first layer, in the drafter's dtype."""

@@ -104,7 +104,7 @@ class Admission:
             sequence.reserved = self._reservation(sequence)
 
     def _reservation(self, sequence: Sequence) -> int:
-        return self._row_bytes(sequence.longest + self._config.block_size)
+        return self._row_bytes(sequence.longest + self._config.round_tokens)
 
     def _in_turn(self, running: Counter[str]) -> list[Sequence]:
         """The oldest request of each group: those that nobody may pass any more, then by turn."""
@@ -126,7 +126,7 @@ def check_limit(config: EngineConfig, row_bytes: RowBytes) -> None:
     Raises:
         ValueError: naming the limit and what such a row takes.
     """
-    needed = row_bytes(config.max_context + config.block_size)
+    needed = row_bytes(config.max_context + config.round_tokens)
     if config.memory_limit and needed > config.memory_limit:
         raise ValueError(
             f"the memory limit is {config.memory_limit} bytes, but the caches of one row of "

@@ -1,6 +1,9 @@
-"""How many tokens to verify for a row in the next round. Pure Python, no device."""
+"""What the next round verifies: a block per row, and chains or trees. Pure Python, no device."""
+
+from collections import deque
 
 from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.plan import DecodeRow, StepPlan, StepResult
 from dflash_serve.engine.sequence import Sequence
 
 CPU_VERIFY_TOKENS = 64
@@ -21,3 +24,61 @@ def choose_block(sequence: Sequence, rows: int, config: EngineConfig) -> int:
         room = max(1, config.verify_tokens // rows)
         block = min(block, 1 << (room.bit_length() - 1))  # a width that is traced anyway
     return max(1, min(block, sequence.remaining))
+
+
+_RECENT = 24
+"""Rounds of one kind that its rate is taken from."""
+_ENOUGH = 8
+"""Rounds of a kind after which it may be passed over."""
+_PROBE_EVERY = 64
+"""Rounds between two of a kind that is not the best."""
+
+
+class RoundKinds:
+    """Which kind of round commits the most tokens per second here: chains, or trees of some size.
+
+    Rates are those of rounds that ran, by the number of rows: each kind is tried for a few rounds,
+    then the best one runs and the others are probed now and then. Without a choice nothing is kept.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._kinds = config.tree_nodes
+        self._verify_tokens = config.verify_tokens
+        self._rates: dict[tuple[int, int], deque[float]] = {}
+        self._rounds: dict[int, int] = {}
+
+    def choose(self, decode: tuple[DecodeRow, ...]) -> int:
+        """Nodes of the next round's trees, 0 for chains."""
+        if not any(row.block > 1 for row in decode):
+            return 0
+        kinds = [kind for kind in self._kinds if self._fits(kind, len(decode))] or [0]
+        if len(kinds) == 1:
+            return kinds[0]
+        rows = len(decode)
+        turn = self._rounds[rows] = self._rounds.get(rows, 0) + 1
+        young = [kind for kind in kinds if len(self._of(rows, kind)) < _ENOUGH]
+        if young:
+            return young[0]
+        best = max(kinds, key=lambda kind: self._rate(rows, kind))
+        probe, due = divmod(turn, _PROBE_EVERY)
+        return best if due else kinds[probe % len(kinds)]
+
+    def observe(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
+        """Count a step that was a round and nothing else."""
+        if len(self._kinds) == 1 or plan.prefill or plan.context or not plan.decode:
+            return
+        if all(row.block == 1 for row in plan.decode):
+            return
+        tokens = sum(len(chosen.tokens) for chosen in result.decode)
+        self._of(len(plan.decode), plan.nodes).append(tokens / max(seconds, 1e-9))
+
+    def _fits(self, kind: int, rows: int) -> bool:
+        return not kind or not self._verify_tokens or kind * rows <= self._verify_tokens
+
+    def _of(self, rows: int, kind: int) -> deque[float]:
+        return self._rates.setdefault((rows, kind), deque(maxlen=_RECENT))
+
+    def _rate(self, rows: int, kind: int) -> float:
+        """Mean of the recent rates, the first of which may have traced a graph."""
+        rates = self._of(rows, kind)
+        return sum(rates) / len(rates)

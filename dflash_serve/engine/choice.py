@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from dflash_serve.engine.cache.layout import Layout
 from dflash_serve.engine.sampler import draw, position_keys, process
 from dflash_serve.engine.token_table import BANNED_UNTIL, BIAS, COUNT, FIELDS, SEEN, TokenTable
 from dflash_serve.engine.types import LogitRules, SamplingParams
@@ -96,35 +97,49 @@ def _part(kind: GroupKind, members: list[int], rows: Sequence[ChoiceRow], width:
     return RowGroup(kind, arrays | {"index": mx.array(members, dtype=mx.int32)})
 
 
-def choose(logits: mx.array, drafts: mx.array, groups: Sequence[RowGroup]) -> mx.array:
-    """Logits [R, width, V], drafts [R, width - 1] -> the target's tokens [R, width] int32."""
+def choose(
+    logits: mx.array, drafts: mx.array, groups: Sequence[RowGroup], tree: Layout | None = None
+) -> mx.array:
+    """Logits [R, width, V], drafts [R, width - 1] -> the target's tokens [R, width] int32.
+
+    ``tree``: how the columns stand to each other, which follow one another otherwise. Keys are by
+    depth then, and there are no masks.
+    """
     if groups and groups[0].kind.whole:
-        return _choose_group(logits, drafts, groups[0])
+        return _choose_group(logits, drafts, groups[0], tree)
     choices = mx.argmax(logits, axis=-1).astype(mx.int32)
     for group in groups:
         index = group.arrays["index"]
-        choices[index] = _choose_group(logits[index], drafts[index], group)
+        part = None if tree is None else Layout(tree.depths[index], tree.sees[index])
+        choices[index] = _choose_group(logits[index], drafts[index], group, part)
     return choices
 
 
-def _choose_group(logits: mx.array, drafts: mx.array, group: RowGroup) -> mx.array:
+def _choose_group(
+    logits: mx.array, drafts: mx.array, group: RowGroup, tree: Layout | None
+) -> mx.array:
     kind, arrays = group.kind, group.arrays
     scores = logits.astype(mx.float32)
     if kind.adjusted:
-        scores = adjust(scores, drafts if kind.counted else drafts[:, :0], arrays)
+        scores = adjust(scores, drafts if kind.counted else drafts[:, :0], arrays, tree)
     if kind.masked:
         scores = mask_tokens(scores, arrays["masks"])
     if kind.sampled:
         scores = process(scores, arrays["settings"], kind.filtered)
-        return draw(scores, arrays["keys"])
+        keys = arrays["keys"]
+        if tree is not None:
+            keys = mx.take_along_axis(keys, tree.depths[..., None], axis=1)
+        return draw(scores, keys)
     return mx.argmax(scores, axis=-1).astype(mx.int32)
 
 
-def adjust(scores: mx.array, drafts: mx.array, arrays: Arrays) -> mx.array:
+def adjust(
+    scores: mx.array, drafts: mx.array, arrays: Arrays, tree: Layout | None = None
+) -> mx.array:
     """Bias, penalties and bans on scores [K, width, V], for the tokens of the table alone.
 
-    Position i counts ``drafts[:, :i]`` as generated: drafts [K, width - 1], or [K, 0] where no
-    count matters.
+    Column i counts ``drafts[:, :i]`` as generated, or in a tree those on its path: drafts
+    [K, width - 1], or [K, 0] where no count matters.
     """
     ids, values = _with_drafts(arrays["ids"], arrays["values"], drafts)
     presence, frequency, repetition, generated = (
@@ -135,15 +150,23 @@ def adjust(scores: mx.array, drafts: mx.array, arrays: Arrays) -> mx.array:
     bias, count, seen, until = (values[:, None, :, i] for i in (BIAS, COUNT, SEEN, BANNED_UNTIL))
     if drafts.shape[1]:
         hits = (drafts[:, :, None] == ids[:, None]).astype(mx.float32)  # [K, width - 1, E]
-        count = count + mx.pad(mx.cumsum(hits, axis=1), [(0, 0), (1, 0), (0, 0)])
+        count = count + _counted(hits, tree)
         seen = mx.maximum(seen, count)
     score = mx.take_along_axis(scores, here, axis=-1) + bias
     repeated = mx.where(score > 0, score / repetition, score * repetition)
     score = mx.where(seen > 0, repeated, score)
     score = score - frequency * count - presence * (count > 0)
-    position = generated + mx.arange(width, dtype=mx.float32)[:, None]
+    depths = mx.arange(width) if tree is None else tree.depths
+    position = generated + depths.astype(mx.float32)[..., None]
     score = mx.where(position < until, _BANNED, score)
     return mx.put_along_axis(scores, here, score, axis=-1)
+
+
+def _counted(hits: mx.array, tree: Layout | None) -> mx.array:
+    """Hits [K, width - 1, E] of drafts -> their number before each column [K, width, E]."""
+    if tree is None:
+        return mx.pad(mx.cumsum(hits, axis=1), [(0, 0), (1, 0), (0, 0)])
+    return tree.sees[..., 1:].astype(mx.float32) @ hits
 
 
 def _with_drafts(ids: mx.array, values: mx.array, drafts: mx.array) -> tuple[mx.array, mx.array]:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+SPARE_TOKENS = 64
+"""The most tokens that a round may verify of a tree: what caches of every kind can roll back."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -12,7 +15,9 @@ class EngineConfig:
     processed between two rounds. block_size: tokens verified per row and round, the anchor
     included; 1 is plain decoding. verify_tokens: bound on rows x block in one round, 0 for none:
     where verification is compute-bound, more rows leave less room to draft. memory_limit: bytes
-    of cache the rows may take, 0 for none. max_stall: seconds that a prefill chunk and the round
+    of cache the rows may take, 0 for none. tree_nodes: the kinds of
+    round to choose among, by the tokens that are verified per row of a tree, the anchor included;
+    0 is a chain. max_stall: seconds that a prefill chunk and the round
     beside it may take together; chunks are cut to it, though not below 64 tokens.
     """
 
@@ -24,6 +29,12 @@ class EngineConfig:
     verify_tokens: int = 0
     memory_limit: int = 0
     max_stall: float = 0.25
+    tree_nodes: tuple[int, ...] = (0,)
+
+    @property
+    def round_tokens(self) -> int:
+        """Places beyond the tokens that a row keeps which a round may write in its caches."""
+        return max(self.block_size, SPARE_TOKENS if any(self.tree_nodes) else 0)
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_context", "prefill_chunk", "block_size"):
@@ -34,5 +45,10 @@ class EngineConfig:
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name} is {value}, but must not be negative")
+        for nodes in self.tree_nodes:
+            if nodes and not 2 <= nodes <= SPARE_TOKENS:
+                raise ValueError(f"tree_nodes is {nodes}, but must be 2 to {SPARE_TOKENS}, or 0")
+        if not self.tree_nodes:
+            raise ValueError("tree_nodes names no kind of round")
         if not self.max_stall > 0:
             raise ValueError(f"max_stall is {self.max_stall}, but must be above 0")

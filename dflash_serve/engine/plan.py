@@ -92,7 +92,9 @@ class StepPlan:
 
     ``closed``: rows that have ended since the last plan, whose caches are freed first; a plan may
     hold nothing else. ``opened``: rows with a spec that begin in this plan's prefill. A row's
-    caches begin with its first prefill chunk.
+    caches begin with its first prefill chunk. ``nodes``: tokens that the round verifies of a tree
+    per row, the anchor included, no deeper than its block; 0: chains, as where rows' masks depend
+    on drafts.
     """
 
     closed: tuple[int, ...] = ()
@@ -100,6 +102,7 @@ class StepPlan:
     context: tuple[ContextRow, ...] = ()
     prefill: tuple[PrefillRow, ...] = ()
     decode: tuple[DecodeRow, ...] = ()
+    nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,24 @@ draft need the host in between. Owner of the compiled graphs; knows no rows by n
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.engine.cache.pool import DRAFTER, TARGET, Caches
+from dflash_serve.adapters.base import Draft, DraftAdapter, TargetAdapter
+from dflash_serve.engine.cache.layout import Layout, side_by_side
+from dflash_serve.engine.cache.layout import tree as tree_layout
+from dflash_serve.engine.cache.pool import DRAFTER, SECOND, TARGET, Caches
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.cache.stores import ModelStore, View, attending, committed
 from dflash_serve.engine.choice import Arrays, GroupKind, RowGroup, choose
+from dflash_serve.engine.dual_draft import branches, grow_dual
+from dflash_serve.engine.tree import grow
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
+from dflash_serve.kernels.tree_scan import tree_scan
 
 _KEPT = 256
 """Shapes that are remembered: rows of all kinds and lengths can be mixed in more ways than memory
@@ -26,12 +32,17 @@ holds."""
 _TRACED_AFTER = 2
 """Rounds of one shape that run op by op before it is traced: a trace costs a few of them."""
 Sizes = tuple[tuple[int, ...], ...]
+Drafters = Mapping[str, DraftAdapter]
 
 
 class Proposal(NamedTuple):
-    """A draft for every row: ``tokens`` [R, width - 1] int32, a chain behind the anchor."""
+    """A draft for every row: ``tokens`` [R, n] int32 behind the anchor.
+
+    A chain of width - 1, or with ``parents`` [R, n] int32 a tree: see `tree.Tree`.
+    """
 
     tokens: mx.array
+    parents: mx.array | None = None
 
 
 class Verdict(NamedTuple):
@@ -69,12 +80,14 @@ class RoundShape:
     """What traced halves depend on besides array shapes.
 
     ``width``: the widest block. ``capacities``: of the rows' caches. ``draft``: the drafter
-    proposes; ``logits``: they are kept for log-probabilities.
+    proposes; ``nodes``: tokens that are verified of a tree at most, the anchor included, 0 for a
+    chain. ``logits``: they are kept for log-probabilities.
     """
 
     width: int
     capacities: tuple[int, ...]
     draft: bool
+    nodes: int = 0
     kinds: tuple[GroupKind, ...] = ()
     logits: bool = False
 
@@ -83,19 +96,16 @@ class RoundShape:
 class Forward:
     """A target's pass over some rows, before it is known how many tokens of each row stay.
 
-    ``hidden`` [R, width, H] after the final norm.
+    ``hidden`` [R, width, H] after the final norm. ``path``: of a tree, as in `committed`.
     """
 
     hidden: mx.array
-    target: list[View]
-    drafter: list[View] | None
+    views: dict[str, list[View]]
+    path: mx.array | None = None
 
     def commit(self, counts: mx.array) -> Caches:
-        """The caches when the first ``counts`` [R] int32 tokens of each row stay."""
-        caches = {TARGET: committed(self.target, counts)}
-        if self.drafter is not None:
-            caches[DRAFTER] = committed(self.drafter, counts)
-        return caches
+        """The caches when ``counts`` [R] int32 tokens of each row stay."""
+        return {model: committed(views, counts, self.path) for model, views in self.views.items()}
 
 
 @dataclass(slots=True)
@@ -108,17 +118,21 @@ class _Graph:
 
 
 class Rounds:
-    """The passes of one target and drafter over rows' caches. ``compiled`` off traces nothing."""
+    """The passes of one target and its drafters over rows' caches.
+
+    ``drafters`` by the names of their ``stores``, none for plain decoding. ``compiled`` off traces
+    nothing.
+    """
 
     def __init__(
         self,
         target: TargetAdapter,
-        drafter: DraftAdapter | None,
+        drafters: Drafters,
         stores: dict[str, ModelStore],
         compiled: bool = True,
     ) -> None:
         self._target = target
-        self._drafter = drafter
+        self._drafters = drafters
         self._stores = stores
         self._compiled = compiled
         # one trace each, so that their number is bounded: the one used last comes last
@@ -189,40 +203,66 @@ class Rounds:
         return self._judge(shape, rows, proposal, arrays, caches)
 
     def forward(self, tokens: mx.array, span: Span, caches: Caches) -> Forward:
-        """Target forward over [R, width] tokens, its taps into the drafter's context."""
-        views = self._stores[TARGET].views(caches[TARGET], span)
-        taps = self._drafter.target_layer_ids if self._drafter else ()
-        captured = self._target.forward(tokens, views, taps)
-        if self._drafter is None:
-            return Forward(captured.hidden, views, None)
-        context = self._stores[DRAFTER].views(caches[DRAFTER], span)
-        if captured.taps is not None:
-            self._drafter.append_context(captured.taps, attending(context))
-        return Forward(captured.hidden, views, context)
+        """Target forward over [R, width] tokens, its taps into the drafters' context."""
+        views = {TARGET: self._stores[TARGET].views(caches[TARGET], span)}
+        captured = self._target.forward(tokens, views[TARGET], _taps(self._drafters))
+        self._append(captured.taps, span, caches, views)
+        return Forward(captured.hidden, views)
 
     def show(self, tokens: mx.array, span: Span, caches: Caches) -> Caches:
-        """Give the drafter its context of tokens that the target's caches hold already.
+        """Give the drafters their context of tokens that the target's caches hold already.
 
         The target runs over them once more against its own stored keys and values, which stay as
         they are: what it emits next cannot change.
         """
-        assert self._drafter is not None
         held = self._stores[TARGET].views(caches[TARGET], span, held=True)
-        taps = self._target.forward(tokens, held, self._drafter.target_layer_ids).taps
-        assert taps is not None  # a drafter taps at least one layer
-        context = self._stores[DRAFTER].views(caches[DRAFTER], span)
-        self._drafter.append_context(taps, attending(context))
-        return {**caches, DRAFTER: committed(context, span.lengths)}
+        taps = self._target.forward(tokens, held, _taps(self._drafters)).taps
+        views: dict[str, list[View]] = {}
+        self._append(taps, span, caches, views)
+        return caches | {name: committed(context, span.lengths) for name, context in views.items()}
+
+    def _append(
+        self, taps: mx.array | None, span: Span, caches: Caches, views: dict[str, list[View]]
+    ) -> None:
+        """Write ``taps`` into the context of all drafters, whose views are added to ``views``."""
+        features = _by_layers(taps, self._drafters)
+        for name, drafter in self._drafters.items():
+            views[name] = self._stores[name].views(caches[name], span)
+            if drafter.target_layer_ids:
+                drafter.append_context(features[drafter.target_layer_ids], attending(views[name]))
 
     def _propose(
         self, shape: RoundShape, rows: RoundRows, caches: Caches
     ) -> tuple[Proposal, Caches]:
         count = rows.anchors.shape[0]
-        if not shape.draft or self._drafter is None:
+        if not shape.draft or DRAFTER not in self._drafters:
             return Proposal(mx.zeros((count, shape.width - 1), dtype=mx.int32)), caches
         views = self._stores[DRAFTER].views(caches[DRAFTER], _span(shape, rows))
-        drafts = self._drafter.draft(rows.anchors, shape.width, attending(views)).chain()
-        return Proposal(drafts), {**caches, DRAFTER: committed(views, rows.blocks)}
+        drafter = self._drafters[DRAFTER]
+        draft = drafter.draft(rows.anchors, shape.width, attending(views))
+        caches = {**caches, DRAFTER: committed(views, rows.blocks)}
+        if not shape.nodes:
+            return Proposal(draft.chain()), caches
+        if SECOND in self._drafters:
+            return self._propose_dual(shape, rows, draft, caches)
+        return Proposal(*grow(draft, rows.anchors, shape.width - 1, shape.nodes - 1)), caches
+
+    def _propose_dual(
+        self, shape: RoundShape, rows: RoundRows, draft: Draft, caches: Caches
+    ) -> tuple[Proposal, Caches]:
+        """A tree of the first drafter's chain and what the second makes of it."""
+        second: Any = self._drafters[SECOND]  # a `FillingDrafter`: the runner takes no other
+        count, columns = branches(shape.width), branches(shape.width) * shape.width
+        layout = side_by_side(rows.anchors.shape[0], count, shape.width)
+        views = self._stores[SECOND].views(caches[SECOND], _spread(shape, rows, columns, layout))
+        tree = grow_dual(
+            draft,
+            rows.anchors,
+            (count, shape.width),
+            shape.nodes - 1,
+            lambda blocks: second.fill(blocks, attending(views)),
+        )
+        return Proposal(*tree), {**caches, SECOND: committed(views, rows.blocks)}
 
     def _judge(
         self,
@@ -234,11 +274,35 @@ class Rounds:
     ) -> tuple[Verdict, Forward]:
         drafts = proposal.tokens
         tokens = mx.concatenate([rows.anchors[:, None], drafts], axis=1)
+        groups = [RowGroup(kind, part) for kind, part in zip(shape.kinds, arrays, strict=True)]
+        if proposal.parents is not None:
+            return self._judge_tree(shape, rows, tokens, proposal.parents, groups, caches)
         forward = self.forward(tokens, _span(shape, rows), caches)
         logits = self._target.logits(forward.hidden)
-        groups = [RowGroup(kind, part) for kind, part in zip(shape.kinds, arrays, strict=True)]
         packed = acceptance_scan(drafts, choose(logits, drafts, groups), rows.blocks)
         return Verdict(packed, logits if shape.logits else None), forward
+
+    def _judge_tree(
+        self,
+        shape: RoundShape,
+        rows: RoundRows,
+        tokens: mx.array,
+        parents: mx.array,
+        groups: Sequence[RowGroup],
+        caches: Caches,
+    ) -> tuple[Verdict, Forward]:
+        """All paths of ``tokens`` [R, n + 1] in one forward; the longest right one stays."""
+        count, columns = tokens.shape
+        parents = mx.pad(parents, [(0, 0), (1, 0)])
+        layout = tree_layout(parents, shape.width)
+        forward = self.forward(tokens, _spread(shape, rows, columns, layout), caches)
+        logits = self._target.logits(forward.hidden)
+        choices = choose(logits, tokens[:, 1:], groups, layout)
+        lengths = mx.full((count,), columns, dtype=mx.int32)
+        scanned = tree_scan(tokens, parents, choices, lengths, rows.blocks, shape.width)
+        packed, path = mx.split(scanned, [1 + shape.width], axis=1)
+        kept = mx.take_along_axis(logits, path[..., None], axis=1) if shape.logits else None
+        return Verdict(packed, kept), replace(forward, path=path)
 
     def _settle(
         self,
@@ -279,6 +343,34 @@ class Rounds:
 def _span(shape: RoundShape, rows: RoundRows) -> Span:
     columns = (shape.width,) * len(shape.capacities)
     return Span(rows.offsets, rows.blocks, shape.width, columns)
+
+
+def _spread(shape: RoundShape, rows: RoundRows, columns: int, layout: Layout) -> Span:
+    """All rows fill a forward of ``columns`` columns that stand as ``layout`` says."""
+    count = len(shape.capacities)
+    lengths = mx.full((count,), columns, dtype=mx.int32)
+    return Span(rows.offsets, lengths, columns, (columns,) * count, layout)
+
+
+def _taps(drafters: Drafters) -> tuple[int, ...]:
+    """The layers that drafters see; equal ones of two drafters once."""
+    return tuple(chain.from_iterable(_asked(drafters)))
+
+
+def _asked(drafters: Drafters) -> list[tuple[int, ...]]:
+    ids = dict.fromkeys(drafter.target_layer_ids for drafter in drafters.values())
+    return [layers for layers in ids if layers]
+
+
+def _by_layers(taps: mx.array | None, drafters: Drafters) -> dict[tuple[int, ...], mx.array]:
+    """Taps [R, q, K * H] of `_taps` -> those of each drafter, by its layers."""
+    asked = _asked(drafters)
+    if taps is None:
+        return {}
+    size = taps.shape[-1] // sum(map(len, asked))
+    ends = list(accumulate(len(layers) * size for layers in asked))
+    parts = mx.split(taps, ends[:-1], axis=-1) if len(asked) > 1 else [taps]
+    return dict(zip(asked, parts, strict=True))
 
 
 def _sizes(groups: Sequence[RowGroup]) -> Sizes:

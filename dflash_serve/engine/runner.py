@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
-from dflash_serve.engine.cache.pool import DRAFTER, TARGET, CachePool, Caches
+from dflash_serve.adapters.base import AdapterError, DraftAdapter, FillingDrafter, TargetAdapter
+from dflash_serve.engine.cache.pool import DRAFTER, SECOND, TARGET, CachePool, Caches
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.choice import ChoiceRow, RowGroup, choose, group_rows
 from dflash_serve.engine.constraint import Walk
+from dflash_serve.engine.dual_draft import branches
 from dflash_serve.engine.pending import Pending, Walks, taken, with_logprobs
 from dflash_serve.engine.plan import (
     Chosen,
@@ -27,6 +28,7 @@ from dflash_serve.engine.plan import (
     StepResult,
 )
 from dflash_serve.engine.rounds import (
+    Drafters,
     Proposal,
     RoundRows,
     Rounds,
@@ -53,10 +55,11 @@ class _Stopwatch:
 
 
 class DeviceRunner:
-    """A `Runner` over one target and, unless decoding is plain, one drafter.
+    """A `Runner` over one target and, unless decoding is plain, its drafter, or two.
 
-    ``block_size`` is the usual block, to which shorter ones are padded at most. ``compiled`` off
-    runs the same round op by op.
+    ``block_size`` is the usual block, to which shorter ones are padded at most. ``second`` goes on
+    behind the drafter's likely breaks, in rounds of trees. ``compiled`` off runs the same round op
+    by op.
 
     Raises:
         AdapterError: a layer's kind has no cache, or its caches cannot roll such a block back.
@@ -68,14 +71,16 @@ class DeviceRunner:
         drafter: DraftAdapter | None,
         block_size: int,
         *,
+        second: FillingDrafter | None = None,
         compiled: bool = True,
     ) -> None:
         self._target = target
-        self._drafter = drafter
+        self._second = second
+        self._drafters = _drafters(drafter, second)
         self._block_size = block_size
         self._compiled = compiled
         self._states = RowStates(target.vocab_size)
-        self._pool = _pool(self._target, self._drafter)
+        self._pool = self._new_pool()
         self._rounds = self._new_rounds()
         self._device = _Stopwatch()
         _check_block(self._pool, block_size)
@@ -109,7 +114,9 @@ class DeviceRunner:
         Raises:
             AdapterError: as at construction.
         """
-        return DeviceRunner(self._target, drafter, block_size, compiled=self._compiled)
+        return DeviceRunner(
+            self._target, drafter, block_size, second=self._second, compiled=self._compiled
+        )
 
     def draft_with(self, drafter: DraftAdapter | None, block_size: int) -> None:
         """Draft with another drafter, or not at all, from the next step on.
@@ -120,10 +127,12 @@ class DeviceRunner:
         Raises:
             AdapterError: as at construction; the old drafter goes on.
         """
-        _check_block(_pool(self._target, drafter), block_size)
-        self._drafter = drafter
+        drafters = _drafters(drafter, self._second)
+        _check_block(_pool(self._target, drafters), block_size)
+        self._drafters = drafters
         self._block_size = block_size
-        self._pool.replace(DRAFTER, None if drafter is None else drafter.cache_specs)
+        for name in (DRAFTER, SECOND):
+            self._pool.replace(name, drafters[name].cache_specs if name in drafters else None)
         self._rounds.close()
         self._rounds = self._new_rounds()
         mx.clear_cache()
@@ -132,7 +141,7 @@ class DeviceRunner:
         """Forget every row and free its caches, as after a step that raised; weights stay."""
         self._rounds.close()
         self._states = RowStates(self._target.vocab_size)
-        self._pool = _pool(self._target, self._drafter)
+        self._pool = self._new_pool()
         self._rounds = self._new_rounds()
         mx.clear_cache()
 
@@ -147,7 +156,7 @@ class DeviceRunner:
         if plan.context:
             self._show(plan.context)
         prefill = self._prefill(plan.prefill) if plan.prefill else None
-        decode = self._round(plan.decode) if plan.decode else None
+        decode = self._round(plan.decode, plan.nodes) if plan.decode else None
         begun = [pending for pending in (prefill, decode) if pending is not None]
         with self._device:
             mx.eval([pending.lazy for pending in begun], self._pool.arrays())
@@ -157,8 +166,11 @@ class DeviceRunner:
             self._device.seconds,
         )
 
+    def _new_pool(self) -> CachePool:
+        return _pool(self._target, self._drafters)
+
     def _new_rounds(self) -> Rounds:
-        return Rounds(self._target, self._drafter, self._pool.models, self._compiled)
+        return Rounds(self._target, self._drafters, self._pool.models, self._compiled)
 
     def _prefill(self, rows: Sequence[PrefillRow]) -> Pending:
         """Run prompt chunks; the chosen next tokens are meaningful for last chunks."""
@@ -207,7 +219,7 @@ class DeviceRunner:
         with self._device:
             shown = self._rounds.show(tokens, span, self._pool.take(numbers))
             # evaluated now: the target's caches must not be shared when this step writes to them
-            mx.eval(shown[DRAFTER])
+            mx.eval([shown[name] for name in self._drafters])
         self._pool.put(numbers, shown)
 
     def _packed(self, rows: Sequence[PrefillRow | ContextRow]) -> tuple[mx.array, Span]:
@@ -221,17 +233,19 @@ class DeviceRunner:
         offsets = mx.array([row.start for row in rows], dtype=mx.int32)
         return mx.array(tokens), Span(offsets, mx.array(columns, dtype=mx.int32), width, columns)
 
-    def _round(self, decode: Sequence[DecodeRow]) -> Pending:
+    def _round(self, decode: Sequence[DecodeRow], nodes: int) -> Pending:
         """Draft, verify and accept for all rows; in two halves where the host sees the draft.
 
         Rows of one length stand together: fewer shapes.
         """
         width = self._padded_width(max(row.block for row in decode))
+        constrained = self._states.constrained(decode)
+        nodes = 0 if constrained or width == 1 or not self._drafters else nodes
+        columns = max(width, nodes, branches(width) * width if nodes and self._second else 0)
         for row in decode:
-            self._pool.reserve(row.row, row.length + width)
+            self._pool.reserve(row.row, row.length + columns)
         rows = sorted(decode, key=lambda row: self._pool.capacity(row.row))
-        recurs = self._pool.models[TARGET].recurs
-        if recurs and self._states.constrained(rows):
+        if constrained and self._pool.models[TARGET].recurs:
             return self._counted_round(rows, width)
         if width > 1 and self._states.needs_host(rows):
             return self._guided_round(rows, width)
@@ -240,6 +254,7 @@ class DeviceRunner:
             states.walk(row, ()) if width == 1 else states.foreseen(row, row.block) for row in rows
         ]
         shape, groups = self._shape(rows, width, walks)
+        shape = replace(shape, nodes=nodes)
         numbers = [row.row for row in rows]
         with self._device:
             caches = self._pool.take(numbers)
@@ -288,7 +303,7 @@ class DeviceRunner:
 
     def _bare_shape(self, rows: Sequence[DecodeRow], width: int) -> RoundShape:
         capacities = tuple(self._pool.capacity(row.row) for row in rows)
-        return RoundShape(width, capacities, self._drafter is not None and width > 1)
+        return RoundShape(width, capacities, bool(self._drafters) and width > 1)
 
     def _shape(
         self, rows: Sequence[DecodeRow], width: int, walks: Sequence[Walk | str | None]
@@ -335,12 +350,19 @@ class _Guided:
     walks: Walks
 
 
-def _pool(target: TargetAdapter, drafter: DraftAdapter | None) -> CachePool:
-    """A pool without rows for a pair."""
-    specs = {TARGET: target.cache_specs}
-    if drafter is not None:
-        specs[DRAFTER] = drafter.cache_specs
-    return CachePool(specs)
+def _drafters(
+    drafter: DraftAdapter | None, second: FillingDrafter | None
+) -> dict[str, DraftAdapter]:
+    """By the names of their caches; without a first one the second has nothing to do."""
+    if drafter is None:
+        return {}
+    return {DRAFTER: drafter} if second is None else {DRAFTER: drafter, SECOND: second}
+
+
+def _pool(target: TargetAdapter, drafters: Drafters) -> CachePool:
+    """A pool without rows for a target and its drafters."""
+    specs = {name: drafter.cache_specs for name, drafter in drafters.items()}
+    return CachePool({TARGET: target.cache_specs, **specs})
 
 
 def _check_block(pool: CachePool, block_size: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count
 
 from dflash_serve.engine.admission import Admission
-from dflash_serve.engine.block_policy import choose_block
+from dflash_serve.engine.block_policy import RoundKinds, choose_block
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import RequestError
 from dflash_serve.engine.plan import (
@@ -59,6 +59,7 @@ class Scheduler:
         self._waiting = Admission(config, row_bytes, elsewhere)
         self._turns = PrefillTurns()
         self._chunks = ChunkBudget(config)
+        self._rounds = RoundKinds(config)
         self._rows: dict[int, Sequence] = {}
         self._closed: dict[int, int] = {}  # bytes of rows that ended and are not freed yet
         self._numbers = count()
@@ -130,7 +131,8 @@ class Scheduler:
         on with a prefill of all that is known of it. Returns a step that frees caches and does
         nothing else, None where there are none to free.
         """
-        costs = {number: row_bytes(row.longest + block_size) for number, row in self._rows.items()}
+        more = replace(self._config, block_size=block_size).round_tokens
+        costs = {number: row_bytes(row.longest + more) for number, row in self._rows.items()}
         over = sum(costs.values()) - self._waiting.room(())
         for number in reversed(costs):
             if over <= 0:
@@ -171,18 +173,21 @@ class Scheduler:
         budget = self._chunks.tokens(len(decoding), len(self._rows), swapped)
         picked, width = self._turns.pick(self._rows.values(), budget)
         shown = bool(picked) and picked[0].missed > 0
+        decode = self._plan_decode(decoding)
         return StepPlan(
             closed,
             _opened(picked),
             tuple(_context_row(row, width) for row in picked) if shown else (),
             () if shown else tuple(_prefill_row(row, width) for row in picked),
-            self._plan_decode(decoding),
+            decode,
+            self._rounds.choose(decode),
         )
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
         """Take a step's results: one chunk per row that has tokens or ends, prompts first."""
         now = self._clock()
         self._chunks.observe(now - self._planned_at, _padded_tokens(plan), len(plan.decode))
+        self._rounds.observe(plan, result, now - self._planned_at)
         for shown in plan.context:
             self._rows[shown.row].missed_from += len(shown.tokens)
         chunks: list[TokenChunk] = []
@@ -195,7 +200,7 @@ class Scheduler:
         for decode, chosen in zip(plan.decode, result.decode, strict=True):
             sequence = self._rows[decode.row]
             sequence.hold(len(chosen.tokens))
-            self._count_round(sequence, decode, chosen)
+            self._count_round(sequence, decode, chosen, max(plan.nodes, decode.block) - 1)
             chunks.append(self._emit(sequence, chosen, now, drafts=len(chosen.tokens) - 1))
         for sequence in [row for row in self._rows.values() if row.finish is not None]:
             self._release(sequence)
@@ -219,14 +224,16 @@ class Scheduler:
             for row in rows
         )
 
-    def _count_round(self, sequence: Sequence, row: DecodeRow, chosen: Chosen) -> None:
+    def _count_round(
+        self, sequence: Sequence, row: DecodeRow, chosen: Chosen, drafted: int
+    ) -> None:
         committed = len(chosen.tokens)
         if chosen.failure is None and not 1 <= committed <= row.block:
             raise AssertionError(f"a round committed {committed} tokens of a block {row.block}")
         sequence.rounds += 1
-        sequence.drafted += row.block - 1
+        sequence.drafted += drafted
         self._totals[1] += 1
-        self._totals[2] += row.block - 1
+        self._totals[2] += drafted
 
     def _emit(self, sequence: Sequence, chosen: Chosen, now: float, drafts: int = 0) -> TokenChunk:
         """Commit what was chosen, the first ``drafts`` of it accepted drafts, and count it."""

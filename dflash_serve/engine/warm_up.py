@@ -14,7 +14,7 @@ _ROWS = 2
 
 def scratch_rows(config: EngineConfig, row_bytes: RowBytes) -> tuple[int, int]:
     """Rows that the first steps run at once under the memory limit, and the bytes they take."""
-    each = row_bytes(1 + config.block_size)
+    each = row_bytes(1 + config.round_tokens)
     rows = min(config.max_batch, _ROWS)
     if config.memory_limit and rows * each > config.memory_limit:
         rows = 1
@@ -22,11 +22,11 @@ def scratch_rows(config: EngineConfig, row_bytes: RowBytes) -> tuple[int, int]:
 
 
 def first_steps(config: EngineConfig, rows: int = _ROWS) -> Iterator[StepPlan]:
-    """A prompt of one token and a round of one row, and the same of ``rows``, one or two.
+    """A prompt of one token and each kind of round for one row, then for ``rows``, one or two.
 
     The rows have numbers below zero, which no request's row has. Nothing if a block has no room.
     """
-    if config.max_context <= config.block_size:
+    if config.max_context <= config.round_tokens:
         return
     greedy = SamplingParams()
     closed: tuple[int, ...] = ()
@@ -35,5 +35,7 @@ def first_steps(config: EngineConfig, rows: int = _ROWS) -> Iterator[StepPlan]:
         prefill = tuple(PrefillRow(row, 0, (0,), True, greedy) for row in numbers)
         yield StepPlan(closed=closed, prefill=prefill)
         block = config.block_size
-        yield StepPlan(decode=tuple(DecodeRow(row, 1, 0, block, greedy) for row in numbers))
+        decode = tuple(DecodeRow(row, 1, 0, block, greedy) for row in numbers)
+        for nodes in config.tree_nodes if block > 1 else (0,):
+            yield StepPlan(decode=decode, nodes=nodes)
         closed = numbers

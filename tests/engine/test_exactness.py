@@ -12,6 +12,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, EngineStats, SamplingParams
+from tests.engine.branching import BranchingDrafter, Texts
 from tests.engine.scripted import ScriptedDrafter
 from tests.tiny import DFLASH2, MISTRAL, QWEN3_5, tiny_pair
 
@@ -52,6 +53,7 @@ def generate(
     chunk: int = 32,
     late: int = 0,
     cancel: float = 0.0,
+    nodes: int = 0,
 ) -> tuple[dict[str, list[int]], set[str], EngineStats]:
     """Run requests to the end; ``late`` of them join one by one, ``cancel`` of them are aborted.
 
@@ -60,7 +62,11 @@ def generate(
     rng = random.Random(5)
     runner = DeviceRunner(pair[0], pair[1], block, compiled=compiled)
     config = EngineConfig(
-        max_batch=batch, max_context=CONTEXT, prefill_chunk=chunk, block_size=block
+        max_batch=batch,
+        max_context=CONTEXT,
+        prefill_chunk=chunk,
+        block_size=block,
+        tree_nodes=(nodes,),
     )
     scheduler = Scheduler(config, lambda: 0.0)
     texts: dict[str, list[int]] = {request.id: [] for request in work}
@@ -206,3 +212,31 @@ def test_sampled_text_depends_on_the_seed_alone(pair: Pair) -> None:
 
     assert sample(11, 8) == sample(11, 1) == sample(11, 4)
     assert sample(11, 8) != sample(12, 8)
+
+
+@pytest.mark.parametrize("name", ["full attention", "sliding window"])
+@pytest.mark.parametrize(
+    ("block", "batch", "nodes"), [(2, 1, 4), (8, 3, 24), (8, 8, 8), (5, 3, 33), (16, 1, 64)]
+)
+def test_trees_are_exact(tmp_path: Path, name: str, block: int, batch: int, nodes: int) -> None:
+    """Right tokens hide among wrong siblings; across the window's wrap, cancels and late joins."""
+    pair = tiny_pair(tmp_path, {} if name == "full attention" else FAMILIES[name])
+    work = requests(16, 3)
+    plain = generate((pair[0], None), work, block=1, batch=8)[0]
+    known = [(*request.prompt, *plain[request.id]) for request in work]
+    drafter = BranchingDrafter(pair[1], Texts.of(known, CONTEXT, 96, seed=nodes))
+    both = (pair[0], drafter)
+    texts, aborted, stats = generate(
+        both,
+        work,
+        block=block,
+        batch=batch,
+        nodes=nodes,
+        late=8,
+        cancel=0.01,  # type: ignore[arg-type]
+    )
+    for name_, tokens in texts.items():
+        assert tokens == (plain[name_][: len(tokens)] if name_ in aborted else plain[name_])
+    assert stats.accepted > 0.3 * stats.rounds
+    chains = generate(both, work, block=block, batch=batch)[2]  # type: ignore[arg-type]
+    assert stats.accepted / stats.rounds > chains.accepted / chains.rounds

@@ -11,9 +11,10 @@ import mlx.core as mx
 
 from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.engine.cache.span import Keys, Question, Span, each
+from dflash_serve.engine.config import SPARE_TOKENS
 from dflash_serve.kernels.attention import attend, attended, prepared_queries
 
-SPARE = 64
+SPARE = SPARE_TOKENS
 """Places of a ring beyond its window: a forward writes that many tokens before they are kept.
 
 The same whatever the block, so that a token's keys are added up in the same order with and without
@@ -89,7 +90,7 @@ class AttentionView:
 
     @property
     def offset(self) -> mx.array:
-        return self._span.offsets
+        return self._span.positions
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         dtype = self._store.spec.dtype
@@ -107,6 +108,7 @@ class AttentionView:
         heads_per_key = queries.shape[1] // self._store.spec.kv_heads
         question = Question(causal, heads_per_key, self._store.spec.dtype)
         whole = all(self._pieces(row) == [(0, self._span.width)] for row in range(len(self._rows)))
+        assert whole or self._span.layout is None, "a tree is wider than a ring can roll back"
         attend_to = self._whole if whole else self._cut
         out = attend_to(queries, scale, question, sinks)
         self._new = None
@@ -118,11 +120,15 @@ class AttentionView:
         """Every row fills the forward and is written before it is attended."""
         for row in range(len(self._rows)):
             self._write(row, 0, self._span.width)
-        masks = self._span.masks([self._store.keys(arrays) for arrays in self._rows], question)
+        placed = [self._store.keys(arrays) for arrays in self._rows]
+        masks = self._span.masks(placed, question)
+        lines = [self._span.line(row, keys, question) for row, keys in enumerate(placed)]
         prepared = each(prepared_queries(queries, scale, self._store.spec.kv_heads))
         rows = [
-            attend(own, keys, values, mask, sinks)
-            for own, (keys, values), mask in zip(prepared, self._rows, masks, strict=True)
+            attend(own, keys, values, mask, sinks, line)
+            for own, (keys, values), mask, line in zip(
+                prepared, self._rows, masks, lines, strict=True
+            )
         ]
         return attended(_joined(rows), queries.shape[1])
 
@@ -144,14 +150,31 @@ class AttentionView:
             rows.append(self._padded(parts))
         return _joined(rows)
 
-    def commit(self, counts: mx.array) -> list[Arrays]:
-        """The rows' arrays behind this forward. A length decides what of them is kept."""
+    def commit(self, counts: mx.array, path: mx.array | None = None) -> list[Arrays]:
+        """The rows' arrays behind this forward. A length decides what of them is kept.
+
+        ``path`` [R, L] int32: the columns of a tree that stay, each at its depth's place from now.
+        """
         if self._new is not None:
             for row in range(len(self._rows)):
                 for first, last in self._pieces(row):
                     self._write(row, first, last)
             self._new = None
+        if path is not None:
+            self._rows = [self._moved(row, own[0]) for row, own in enumerate(each(path))]
         return self._rows
+
+    def _moved(self, row: int, path: mx.array) -> Arrays:
+        """A row's arrays with the columns of ``path`` [L] in front of all others."""
+        arrays, start = self._rows[row], self._span.starts[row]
+        places = [start + path, start + mx.arange(path.size, dtype=mx.int32)]
+        keys = self._store.keys(arrays)
+        if not keys.wraps:
+            return [
+                mx.slice_update(old, mx.take(old, places[0], axis=2), start, (2,)) for old in arrays
+            ]
+        here, there = (place % keys.capacity for place in places)
+        return [_written(old, mx.take(old, here, axis=2), there) for old in arrays]
 
     def _pieces(self, row: int) -> list[tuple[int, int]]:
         """Columns of a row, as many at a time as may be written before they are attended."""
@@ -171,11 +194,9 @@ class AttentionView:
             pairs = zip(arrays, news, strict=True)
             self._rows[row] = [mx.slice_update(old, new, start, (2,)) for old, new in pairs]
             return
-        places = ((start + mx.arange(last - first, dtype=mx.int32)) % keys.capacity)[:, None]
-        self._rows[row] = [
-            mx.put_along_axis(old, mx.broadcast_to(places, new.shape), new, axis=2)
-            for old, new in zip(arrays, news, strict=True)
-        ]
+        places = (start + mx.arange(last - first, dtype=mx.int32)) % keys.capacity
+        pairs = zip(arrays, news, strict=True)
+        self._rows[row] = [_written(old, new, places) for old, new in pairs]
 
     def _padded(self, parts: list[mx.array]) -> mx.array:
         """Outputs of a row's pieces, with zeros for the columns that it does not fill."""
@@ -196,6 +217,11 @@ class HeldView(AttentionView):
 
     def _write(self, row: int, first: int, last: int) -> None:
         assert self._store.spec.window is None
+
+
+def _written(old: mx.array, new: mx.array, places: mx.array) -> mx.array:
+    """[1, kv_heads, n, d] with [1, kv_heads, q, d] at ``places`` [q]."""
+    return mx.put_along_axis(old, mx.broadcast_to(places[:, None], new.shape), new, axis=2)
 
 
 def _joined(parts: list[mx.array], axis: int = 0) -> mx.array:

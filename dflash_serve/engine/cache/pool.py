@@ -14,6 +14,7 @@ from dflash_serve.engine.cache.stores import ModelStore, Row
 
 TARGET = "target"
 DRAFTER = "drafter"
+SECOND = "second drafter"
 Caches = dict[str, list[Row]]
 """The rows of one forward by model: what a graph takes and gives back."""
 

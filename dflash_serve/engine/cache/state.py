@@ -65,8 +65,9 @@ class StateView:
     def record(self, advance: Advance) -> None:
         self._advance = advance
 
-    def commit(self, counts: mx.array) -> list[Arrays]:
+    def commit(self, counts: mx.array, path: mx.array | None = None) -> list[Arrays]:
         """The rows' states behind the first ``counts`` [R] of this forward's tokens."""
+        assert path is None, "a state has no branches"
         # let go: the function refers to this view, and holds what its forward computed
         advance, self._advance = self._advance, None
         assert advance is not None, "a recurrent layer recorded nothing"

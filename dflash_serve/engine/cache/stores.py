@@ -85,7 +85,10 @@ def attending(views: Sequence[View]) -> list[AttentionView]:
     return found
 
 
-def committed(views: Sequence[View], counts: mx.array) -> list[Row]:
-    """The rows behind a forward of which each keeps the first ``counts`` [R] tokens."""
-    layers = [view.commit(counts) for view in views]
+def committed(views: Sequence[View], counts: mx.array, path: mx.array | None = None) -> list[Row]:
+    """The rows behind a forward of which each keeps ``counts`` [R] tokens.
+
+    The first ones, or those of ``path`` [R, L] int32: its columns in this order.
+    """
+    layers = [view.commit(counts, path) for view in views]
     return [[layer[row] for layer in layers] for row in range(counts.shape[0])]
