@@ -172,6 +172,8 @@ def _as_published(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[
     """mlx-lm's names and layouts -> those of the published checkpoints of a family."""
     if config["model_type"] == "mistral3":
         return weights | {"vision_tower.patch_conv.weight": mx.ones(4)}
+    if config["model_type"].startswith("gemma"):
+        return _as_gemma(config, weights)
     if not config["model_type"].startswith("qwen3_5"):
         return weights
     inner = "model.language_model." if "text_config" in config else "model."
@@ -186,16 +188,37 @@ def _as_published(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[
             published[stored] = value - 1.0
         elif name.endswith("conv1d.weight"):
             published[stored] = value.moveaxis(2, 1)
-    return _join_experts(published)
+    return _join_experts(published, ".switch_mlp.")
 
 
-def _join_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+def _as_gemma(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Without a head, and with towers where the config is not of a text model alone.
+
+    The family's embedding scale is taken out of the random embedding, or a token repeats itself.
+    """
+    tied = {
+        name: value / 8 if name.endswith("embed_tokens.weight") else value
+        for name, value in weights.items()
+        if "lm_head." not in name
+    }
+    if "text_config" not in config:
+        return _join_experts(tied, ".experts.switch_glu.")
+    if config["model_type"] == "gemma3":
+        names = ("vision_tower.patch.weight", "multi_modal_projector.norm.weight")
+        return tied | {name: mx.ones(4) for name in names}
+    inner = {f"model.{name.replace('.model.', '.', 1)}": value for name, value in tied.items()}
+    names = ("vision_tower.patch.weight", "embed_vision.norm.weight", "audio_tower.norm.weight")
+    towers = {f"model.{name}": mx.ones(4) for name in names}
+    return _join_experts(inner, ".experts.switch_glu.") | towers
+
+
+def _join_experts(weights: dict[str, mx.array], inner: str) -> dict[str, mx.array]:
     """Gate and up projections of all experts in one tensor, as Hugging Face stores them."""
-    joined = {name: value for name, value in weights.items() if ".switch_mlp." not in name}
+    joined = {name: value for name, value in weights.items() if inner not in name}
     for name, value in weights.items():
-        mlp, _, kind = name.partition(".switch_mlp.")
+        mlp, _, kind = name.partition(inner)
         if kind == "gate_proj.weight":
-            both = [value, weights[f"{mlp}.switch_mlp.up_proj.weight"]]
+            both = [value, weights[f"{mlp}{inner}up_proj.weight"]]
             joined[f"{mlp}.experts.gate_up_proj"] = mx.concatenate(both, axis=-2)
         elif kind == "down_proj.weight":
             joined[f"{mlp}.experts.down_proj"] = value

@@ -34,7 +34,8 @@ class AttentionCache(Protocol):
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         """Take keys and values [R, kv_heads, q, head_dim] of this forward's tokens.
 
-        The result stands for all that the rows hold and is of use to `attend` alone.
+        They come back as they are, for later layers that share them; `attend` has all that rows
+        hold.
         """
         ...
 
@@ -141,8 +142,15 @@ class TargetAdapter(TargetSizes, Protocol):
         """Run [R, q] token ids through all layers, each with its cache of ``cache_specs``."""
         ...
 
+    def head(self, hidden: mx.array) -> mx.array:
+        """[..., H] after a final norm -> [..., V] by the head alone, which its drafters share."""
+        ...
+
     def logits(self, hidden: mx.array) -> mx.array:
-        """[..., H] after the final norm -> [..., V]. Ask only for rows that are used."""
+        """[..., H] after the final norm -> [..., V], capped where the family caps its own.
+
+        Ask only for rows that are used.
+        """
         ...
 
     def embed(self, tokens: mx.array) -> mx.array:

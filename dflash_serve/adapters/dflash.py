@@ -244,7 +244,7 @@ class DFlashDrafter:
 
     def logits(self, rows: mx.array) -> mx.array:
         """Rows [..., H] after the final norm -> logits [..., V] by the target's frozen head."""
-        logits = self._target.logits(rows)
+        logits = self._target.head(rows)
         if self.config.output_multiplier != 1.0:
             logits = logits * self.config.output_multiplier
         cap = self.config.final_logit_softcapping

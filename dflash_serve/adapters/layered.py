@@ -3,7 +3,7 @@
 Knows nothing of drafters or of how caches are kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -72,20 +72,27 @@ class LayeredTarget:
         caches: Sequence[LayerCache],
         tap_layers: tuple[int, ...] = (),
     ) -> Captured:
-        inner = self._text.model
-        hidden = self.embed(tokens)
         residual: dict[int, mx.array] = {}
-        for index, (layer, cache) in enumerate(zip(inner.layers, caches, strict=True)):
-            hidden = layer(hidden, cache=cache)
+        for index, hidden in enumerate(self.after_layers(tokens, caches)):
             if index in tap_layers:
                 residual[index] = hidden
         taps = mx.concatenate([residual[i] for i in tap_layers], axis=-1) if tap_layers else None
-        return Captured(inner.norm(hidden), taps)
+        return Captured(self._text.model.norm(hidden), taps)
+
+    def after_layers(self, tokens: mx.array, caches: Sequence[Any]) -> Iterator[mx.array]:
+        """The residual stream [R, q, H] after each layer of a forward, first layer first."""
+        hidden = self.embed(tokens)
+        for layer, cache in zip(self._text.model.layers, caches, strict=True):
+            hidden = layer(hidden, cache=cache)
+            yield hidden
+
+    def head(self, hidden: mx.array) -> mx.array:
+        if "lm_head" in self._text:
+            return self._text.lm_head(hidden)
+        return self._text.model.embed_tokens.as_linear(hidden)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        if self._text.args.tie_word_embeddings:
-            return self._text.model.embed_tokens.as_linear(hidden)
-        return self._text.lm_head(hidden)
+        return self.head(hidden)
 
 
 def replace_attention(layer: nn.Module, rotary: Rotary) -> None:

@@ -6,6 +6,12 @@ from typing import Any
 from dflash_serve.adapters.base import AdapterError
 
 TARGETS = {
+    "gemma3": "dflash_serve.adapters.gemma3:Gemma3Target",
+    "gemma3_text": "dflash_serve.adapters.gemma3:Gemma3TextTarget",
+    "gemma4": "dflash_serve.adapters.gemma4:Gemma4Target",
+    "gemma4_text": "dflash_serve.adapters.gemma4:Gemma4TextTarget",
+    "gemma4_unified": "dflash_serve.adapters.gemma4:Gemma4Target",
+    "gemma4_unified_text": "dflash_serve.adapters.gemma4:Gemma4TextTarget",
     "llama": "dflash_serve.adapters.mistral:MistralTarget",
     "ministral3": "dflash_serve.adapters.mistral3:MinistralTarget",
     "mistral": "dflash_serve.adapters.mistral:MistralTarget",

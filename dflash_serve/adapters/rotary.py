@@ -13,7 +13,7 @@ from mlx_lm.models.rope_utils import initialize_rope
 
 from dflash_serve.adapters.base import AdapterError
 
-_TYPES = ("default", "linear", "llama3", "mrope", "yarn")
+_TYPES = ("default", "linear", "llama3", "mrope", "proportional", "yarn")
 """Those of mlx-lm that take an offset per row, and that were tried."""
 
 

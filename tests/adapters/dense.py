@@ -61,7 +61,7 @@ class _Attention:
         self.offset = mx.array(list(lengths), dtype=mx.int32)
         self._lengths, self._existing = list(lengths), existing
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[None, None]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         self._with_new = [
             (
                 mx.concatenate([held_keys, keys[row : row + 1, :, :count]], axis=2),
@@ -71,7 +71,7 @@ class _Attention:
                 zip(self._held, self._existing, strict=True)
             )
         ]
-        return None, None
+        return keys, values
 
     def attend(
         self,

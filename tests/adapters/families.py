@@ -18,6 +18,14 @@ from tests.tiny import (
     WINDOW,
     write_target,
 )
+from tests.tiny_gemma import (
+    GEMMA3,
+    GEMMA3_TEXT,
+    GEMMA4,
+    GEMMA4_MOE,
+    GEMMA4_SMALL,
+    GEMMA4_UNIFIED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +55,10 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5 text": Family(partial(write_target, base=QWEN3_5["text_config"])),
     "qwen3_5_moe": Family(partial(write_target, base=QWEN3_5_MOE)),
     "qwen3_5_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5_MOE)),
+    "gemma3": Family(partial(write_target, base=GEMMA3)),
+    "gemma3 text, 4 bit": Family(partial(write_quantised, bits=4, base=GEMMA3_TEXT)),
+    "gemma4": Family(partial(write_target, base=GEMMA4)),
+    "gemma4 unified, 8 bit": Family(partial(write_quantised, bits=8, base=GEMMA4_UNIFIED)),
+    "gemma4 moe, 4 bit": Family(partial(write_quantised, bits=4, base=GEMMA4_MOE)),
+    "gemma4 small": Family(partial(write_target, base=GEMMA4_SMALL)),
 }

@@ -174,7 +174,8 @@ def test_layers_that_slide_do_not_see_beyond_their_window(target: TargetAdapter)
     one, other = (
         feed(target, DenseRows(target.cache_specs, 1), [text]).hidden[0, -1] for text in texts
     )
-    assert mx.array_equal(one, other).item() == slides(target)
+    forgets = all(getattr(spec, "window", None) is not None for spec in target.cache_specs)
+    assert mx.array_equal(one, other).item() == forgets
 
 
 def states(rows: DenseRows) -> list[mx.array]:

@@ -1,0 +1,147 @@
+"""Gemma 3 targets on mlx-lm's model code: the text model, without its vision tower.
+
+Most layers slide, some attend to all tokens, and each kind has a rotation of its own.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import gemma3, gemma3_text
+
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.cache_spec import AttentionSpec
+from dflash_serve.adapters.layered import LayeredTarget, activation_dtype, replace_attention
+from dflash_serve.adapters.mistral import FULL, SLIDING, layer_windows
+from dflash_serve.adapters.rotary import Rotary
+
+_TAKEN_FOR_GRANTED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "hidden_activation": ("gelu_pytorch_tanh",),
+    "use_bidirectional_attention": (False, None),
+}
+"""What mlx-lm's model does without asking the config; the first value is the default."""
+
+
+def check_values(config: Mapping[str, Any], served: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse another value than those ``served`` of a key; a missing key has the first.
+
+    Raises:
+        AdapterError: naming the first such key.
+    """
+    for key, values in served.items():
+        value = config.get(key, values[0])
+        if value not in values:
+            raise AdapterError(f"target config: {key} is {value!r}, which is not supported")
+
+
+def check_rotations(rotations: Mapping[str, Any], types: Collection[str]) -> None:
+    """Refuse rotations that are not those of each kind of layer.
+
+    Raises:
+        AdapterError: naming the first kind without a base frequency.
+    """
+    for kind in sorted(set(types)):
+        rotation = rotations.get(kind)
+        if not isinstance(rotation, Mapping) or not rotation.get("rope_theta"):
+            raise AdapterError(f"target config: rope_parameters has no rope_theta for {kind}")
+
+
+@dataclass
+class TextArgs(gemma3_text.ModelArgs):
+    """config.json of a text model, with the defaults that transformers has.
+
+    ``layer_types`` say which layers slide; without them all but each ``sliding_window_pattern``-th
+    do. ``rope_parameters`` is where transformers 5 keeps the rotation of each kind.
+    """
+
+    vocab_size: int = 262208
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    sliding_window: int | None = None
+    max_position_embeddings: int = 131072
+    layer_types: list[str] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, params: dict[str, Any]) -> "TextArgs":
+        check_values(params, _TAKEN_FOR_GRANTED)
+        args: TextArgs = super().from_dict(params)
+        return args
+
+    def __post_init__(self) -> None:
+        layers, pattern = self.num_hidden_layers, self.sliding_window_pattern
+        types = self.layer_types or [
+            SLIDING if (index + 1) % pattern else FULL for index in range(layers)
+        ]
+        self.windows = layer_windows(types, layers, self.sliding_window)
+        self.rotations = self.rope_parameters or {
+            FULL: {"rope_theta": self.rope_theta} | (self.rope_scaling or {}),
+            SLIDING: {"rope_theta": self.rope_local_base_freq},
+        }
+        check_rotations(self.rotations, types)
+
+
+class RowTextModel(gemma3_text.Model):
+    """mlx-lm's model with our caches and one rotary table for each kind of layer."""
+
+    def __init__(self, args: TextArgs) -> None:
+        limit = args.max_position_embeddings
+        rotaries = {
+            kind: Rotary(args.head_dim, rotation["rope_theta"], rotation, limit)
+            for kind, rotation in args.rotations.items()
+        }
+        super().__init__(args)
+        for layer, window in zip(self.layers, args.windows, strict=True):
+            replace_attention(layer, rotaries[FULL if window is None else SLIDING])
+
+
+@dataclass
+class Args(gemma3.ModelArgs):
+    """config.json with the text model's part in ``text_config``."""
+
+    text_config: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.text_config = {"vocab_size": self.vocab_size} | self.text_config
+
+
+class RowModel(gemma3.Model):
+    """mlx-lm's reading of the checkpoint, over a text model with our caches."""
+
+    def __init__(self, args: Args) -> None:
+        nn.Module.__init__(self)
+        self.args = args
+        self.model_type = args.model_type
+        self.language_model = RowTextModel(TextArgs.from_dict(args.text_config))
+
+
+class Gemma3TextTarget(LayeredTarget):
+    """A text model by itself: a `TargetAdapter` of sliding and full layers."""
+
+    model_classes = (RowTextModel, TextArgs)
+
+    def __init__(self, model: RowTextModel) -> None:
+        args, dtype = model.args, activation_dtype(model)
+        specs = [
+            AttentionSpec(args.num_key_value_heads, args.head_dim, dtype, window)
+            for window in args.windows
+        ]
+        super().__init__(model, specs)
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        rows = super().embed(tokens)
+        return rows * mx.array(self.hidden_size**0.5, mx.bfloat16).astype(rows.dtype)
+
+
+class Gemma3Target(Gemma3TextTarget):
+    """The text model of a checkpoint that can also see."""
+
+    model_classes = (RowModel, Args)
+
+    def __init__(self, model: RowModel) -> None:
+        super().__init__(model.language_model)
