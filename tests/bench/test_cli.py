@@ -123,8 +123,10 @@ def test_doctor_shows_the_switch_of_the_kernels(
     stored: Stored, choice: str, code: int, shown: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dflash_serve.bench.doctor", "--target", str(stored.target)]
-        + ["--drafter", "none"],
+        [
+            *(sys.executable, "-m", "dflash_serve.bench.doctor"),
+            *("--target", str(stored.target), "--drafter", "none"),
+        ],
         env=os.environ | {"DFLASH_KERNELS": choice, "COLUMNS": "120"},
         capture_output=True,
         text=True,

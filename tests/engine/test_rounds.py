@@ -30,7 +30,7 @@ class NoLayers:
 
 def made() -> tuple[CountingDrafter, Rounds]:
     drafter = CountingDrafter()
-    return drafter, Rounds(None, drafter, {"drafter": NoLayers()})  # type: ignore[arg-type, dict-item]
+    return drafter, Rounds(None, {"drafter": drafter}, {"drafter": NoLayers()})  # type: ignore[arg-type, dict-item]
 
 
 def calls(drafter: CountingDrafter, rounds: Rounds, capacities: tuple[int, ...]) -> int:
@@ -52,7 +52,7 @@ def test_a_shape_is_traced_once_it_has_come_again() -> None:
 def test_a_shape_is_never_traced_where_that_is_switched_off() -> None:
     drafter = CountingDrafter()
     stores = {"drafter": NoLayers()}
-    rounds = Rounds(None, drafter, stores, compiled=False)  # type: ignore[arg-type]
+    rounds = Rounds(None, {"drafter": drafter}, stores, compiled=False)  # type: ignore[arg-type]
     assert [calls(drafter, rounds, (64,)) for _ in range(5)] == [1] * 5
 
 
