@@ -27,6 +27,7 @@ TARGETS = {
 DRAFTERS = {
     "DFlashDraftModel": "dflash_serve.adapters.dflash:DFlashDrafter",
     "DFlash2DraftModel": "dflash_serve.adapters.dflash2:DFlash2Drafter",
+    "DSparkDraftModel": "dflash_serve.adapters.dspark:DSparkDrafter",
 }
 """First entry of ``architectures`` in a drafter's config.json -> adapter."""
 
