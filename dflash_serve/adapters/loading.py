@@ -48,7 +48,7 @@ def load_target(directory: Path) -> TargetAdapter:
         AdapterError: the checkpoint is damaged, or not one that can be served.
     """
     config = read_config(directory)
-    adapter = registry.find(registry.TARGETS, str(config.get("model_type")), "target model_type")
+    adapter = registry.find_target(str(config.get("model_type")))
     what = f"target {directory}"
     check_types(config, what)
     check_quantization(config, what)
@@ -81,7 +81,7 @@ def make_target(config: dict[str, Any]) -> LayeredTarget:
     Raises:
         AdapterError: no such family is served, or the config makes no sense.
     """
-    adapter = registry.find(registry.TARGETS, str(config.get("model_type")), "target model_type")
+    adapter = registry.find_target(str(config.get("model_type")))
     model_class, args_class = adapter.model_classes
     try:
         model = model_class(args_class.from_dict(config))

@@ -47,8 +47,8 @@ def attend(
     _, kv_heads, folded, _ = scores.shape
     per_head = sinks.reshape(kv_heads, -1)
     sink = mx.repeat(per_head, folded // per_head.shape[1], axis=1)[None, :, :, None]
-    both = mx.concatenate([scores, sink.astype(scores.dtype)], axis=-1)
-    return mx.softmax(both, axis=-1, precise=True)[..., :-1] @ values
+    both = mx.concatenate([sink.astype(scores.dtype), scores], axis=-1)  # in MLX's order
+    return mx.softmax(both, axis=-1, precise=True)[..., 1:] @ values
 
 
 def attended(rows: mx.array, heads: int) -> mx.array:
