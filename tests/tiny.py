@@ -13,6 +13,7 @@ from dflash_serve.adapters.dflash import DFlashModel
 from dflash_serve.adapters.dflash2 import DFlash2Model
 from dflash_serve.adapters.dflash_config import parse_dflash_config
 from dflash_serve.adapters.loading import load_drafter, load_target
+from tests.published import as_published
 
 TARGET: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -158,7 +159,7 @@ def write_target(
     """
     config = base | changes
     mx.random.seed(seed)
-    family = registry.find(registry.TARGETS, config["model_type"], "model_type")
+    family = registry.find_target(config["model_type"])
     model_class, args_class = family.model_classes
     model = model_class(args_class.from_dict(config))
     weights = {name: 3.0 * value if value.ndim > 1 else value for name, value in _flat(model)}
@@ -175,7 +176,7 @@ def _as_published(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[
     if config["model_type"].startswith("gemma"):
         return _as_gemma(config, weights)
     if not config["model_type"].startswith("qwen3_5"):
-        return weights
+        return as_published(config, weights)
     inner = "model.language_model." if "text_config" in config else "model."
     published: dict[str, mx.array] = {
         "mtp.norm.weight": mx.ones(4),
@@ -192,14 +193,13 @@ def _as_published(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[
 
 
 def _as_gemma(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """Without a head, and with towers where the config is not of a text model alone.
+    """With towers, where the config is not of a text model alone.
 
     The family's embedding scale is taken out of the random embedding, or a token repeats itself.
     """
     tied = {
         name: value / 8 if name.endswith("embed_tokens.weight") else value
         for name, value in weights.items()
-        if "lm_head." not in name
     }
     if "text_config" not in config:
         return _join_experts(tied, ".experts.switch_glu.")

@@ -176,6 +176,13 @@ class Draft(Protocol):
         """
         ...
 
+    def confidences(self) -> mx.array:
+        """How likely each token of `chain` is to be accepted if those before it are.
+
+        [R, width - 1] float32: a confidence head's estimate, or the token's own probability.
+        """
+        ...
+
 
 class DraftAdapter(Protocol):
     """A drafter: predicts the tokens of a block for the target to verify."""
@@ -200,6 +207,13 @@ class DraftAdapter(Protocol):
     @property
     def target_layer_ids(self) -> tuple[int, ...]: ...
 
+    def inputs(self, width: int) -> int:
+        """Tokens that enter the network to draft a block of ``width``: what its caches span.
+
+        One fewer where the anchor's own slot predicts the first draft.
+        """
+        ...
+
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         """Write context keys and values of [R, q, K * H] target features at each row's offset."""
         ...
@@ -207,8 +221,8 @@ class DraftAdapter(Protocol):
     def draft(self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]) -> Draft:
         """Predict what follows ``anchors`` [R] int32, which sit at each cache row's offset.
 
-        ``width`` counts the tokens of a block, the anchor included; the caches know how many of
-        them exist for each row.
+        ``width`` counts the tokens of a block, the anchor included; the caches are views of a
+        forward of ``inputs(width)`` tokens and know how many of them exist for each row.
         """
         ...
 

@@ -97,7 +97,11 @@ def over_cache(cache: AttentionCache, causal: bool) -> Attend:
 
 
 class DFlashModel(nn.Module):
-    """The stored weights: 11 tensors per layer and fc, hidden_norm, norm."""
+    """The stored weights: 11 tensors per layer and fc, hidden_norm, norm.
+
+    Beside them, where the config says so, an embedding or a head of its own, and the target's
+    token of each of a reduced head's logits.
+    """
 
     layer_class: type[DraftLayer] = DraftLayer
 
@@ -112,6 +116,12 @@ class DFlashModel(nn.Module):
             config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
         )
         self.layers = [self.layer_class(config, rotary) for _ in range(config.num_layers)]
+        if config.own_embedding:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.own_head:
+            self.lm_head = nn.Linear(config.hidden_size, config.logits, bias=False)
+        if config.draft_vocab_size:
+            self.target_ids = mx.arange(config.draft_vocab_size, dtype=mx.int32)
 
     def context(self, taps: mx.array) -> mx.array:
         """[..., K * H] target features -> the context [..., H] that feeds every layer."""
@@ -119,21 +129,41 @@ class DFlashModel(nn.Module):
 
 
 class SlotDraft:
-    """A `Draft` whose slots are predicted independently of each other: logits [R, q, V]."""
+    """A `Draft` whose slots are predicted independently of each other: logits [R, q, V].
 
-    def __init__(self, logits: mx.array) -> None:
+    ``target_ids`` [V]: the target's token of each logit, where they are not the same.
+    """
+
+    def __init__(self, logits: mx.array, target_ids: mx.array | None = None) -> None:
         self._logits = logits
+        self._target_ids = target_ids
         self._best: tuple[mx.array, mx.array] | None = None
 
     def chain(self) -> mx.array:
-        return mx.argmax(self._logits, axis=-1).astype(mx.int32)
+        return as_target(mx.argmax(self._logits, axis=-1), self._target_ids)
 
     def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
+        count = min(count, self._logits.shape[-1])
         if self._best is None or self._best[0].shape[-1] < count:
             self._best = likeliest(self._logits, count)
         shape = (*before.shape, count)
         ids, scores = (mx.expand_dims(best[:, slot, :count], 1) for best in self._best)
+        ids = as_target(ids, self._target_ids)
         return mx.broadcast_to(ids, shape), mx.broadcast_to(scores, shape)
+
+    def confidences(self) -> mx.array:
+        return top_probability(self._logits)
+
+
+def as_target(ids: mx.array, target_ids: mx.array | None) -> mx.array:
+    """Numbers of logits -> the target's tokens, int32."""
+    return ids.astype(mx.int32) if target_ids is None else target_ids[ids]
+
+
+def top_probability(logits: mx.array) -> mx.array:
+    """Logits [..., V] -> the probability [...] float32 of the likeliest."""
+    logits = logits.astype(mx.float32)
+    return mx.exp(logits.max(axis=-1) - mx.logsumexp(logits, axis=-1))
 
 
 def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
@@ -189,6 +219,14 @@ class DFlashDrafter:
     def target_layer_ids(self) -> tuple[int, ...]:
         return self.config.target_layer_ids
 
+    def inputs(self, width: int) -> int:
+        return width - self.config.shift
+
+    @property
+    def target_ids(self) -> mx.array | None:
+        """The target's token of each logit [Vd] int32, where they are not the same."""
+        return self.model.target_ids if self.config.draft_vocab_size else None
+
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         context = self.model.context(taps.astype(self.dtype))
         for layer, cache in zip(self.model.layers, caches, strict=True):
@@ -206,18 +244,23 @@ class DFlashDrafter:
     def block_rows(
         self, anchors: mx.array, width: int, caches: Sequence[AttentionCache]
     ) -> mx.array:
-        """Rows [R, width - 1, H] of the slots after the anchor, after the final norm."""
-        empty = mx.full((anchors.shape[0], width - 1), -1, dtype=mx.int32)
+        """Rows [R, width - 1, H] that predict the tokens after the anchor, after the final norm.
+
+        Those of the slots after the anchor's, or with a shift the anchor's own and those before
+        the last.
+        """
+        empty = mx.full((anchors.shape[0], self.inputs(width) - 1), -1, dtype=mx.int32)
         x = self._through(mx.concatenate([anchors[:, None], empty], axis=1), caches)
-        return self.model.norm(x[:, 1:])
+        return self.model.norm(x[:, 1 - self.config.shift :])
 
     def fill(self, blocks: mx.array, caches: Sequence[AttentionCache]) -> tuple[mx.array, mx.array]:
         """As `FillingDrafter`, of which a DFlash v1 network is one if it was trained as one."""
         rows, count, width = blocks.shape
-        x = self._through(blocks.reshape(rows, -1), caches).reshape(rows, count, width, -1)
-        ids, scores = likeliest(self.logits(self.model.norm(x[:, :, 1:])), 1)
-        given = blocks[:, :, 1:]
-        return mx.where(given < 0, ids[..., 0], given), scores[..., 0]
+        x = self._through(blocks.reshape(rows, -1), caches).reshape(rows * count, width, -1)
+        draft = self.read(self.model.norm(x[:, 1:]), blocks[..., 0].reshape(-1))
+        given = blocks[..., 1:]
+        tokens, scores = draft.chain(), mx.log(draft.confidences())
+        return mx.where(given < 0, tokens.reshape(given.shape), given), scores.reshape(given.shape)
 
     def _through(self, tokens: mx.array, caches: Sequence[AttentionCache]) -> mx.array:
         """Block tokens [R, q], -1 for a mask -> rows [R, q, H] before the final norm."""
@@ -230,21 +273,22 @@ class DFlashDrafter:
 
     def embed_block(self, tokens: mx.array) -> mx.array:
         """Token ids of a block -> the rows that enter the first layer, in the drafter's dtype."""
-        x = self._target.embed(tokens).astype(self.dtype)
+        own = self.config.own_embedding
+        x = (self.model.embed_tokens if own else self._target.embed)(tokens).astype(self.dtype)
         scale = self.config.input_embedding_scale
         return x if scale == 1.0 else x * scale
 
     def read(self, rows: mx.array, anchors: mx.array) -> Draft:
         """What rows [R, q, H] after the final norm predict of q tokens behind ``anchors`` [R]."""
-        return SlotDraft(self.logits(rows))
+        return SlotDraft(self.logits(rows), self.target_ids)
 
     def target_logits(self, rows: mx.array) -> mx.array:
         """The target's own logits [..., V] of its rows [..., H] after its final norm."""
         return self._target.logits(rows)
 
     def logits(self, rows: mx.array) -> mx.array:
-        """Rows [..., H] after the final norm -> logits [..., V] by the target's frozen head."""
-        logits = self._target.head(rows)
+        """Rows [..., H] after the final norm -> logits [..., V] by the target's head or its own."""
+        logits = (self.model.lm_head if self.config.own_head else self._target.head)(rows)
         if self.config.output_multiplier != 1.0:
             logits = logits * self.config.output_multiplier
         cap = self.config.final_logit_softcapping

@@ -16,6 +16,7 @@ from dflash_serve.adapters.dflash import (
     DFlashModel,
     DraftLayer,
     likeliest,
+    top_probability,
 )
 from dflash_serve.adapters.dflash_config import DFlashConfig
 from dflash_serve.adapters.rotary import Rotary
@@ -113,15 +114,27 @@ class SelectedDraft:
         self._anchors = anchors
         self._candidates = selector.candidates(logits)  # [R, q, C]
         self._unary = mx.take_along_axis(logits, self._candidates, axis=-1)
+        self._walk: tuple[mx.array, mx.array] | None = None
 
     def chain(self) -> mx.array:
-        chosen, before = [], self._anchors[:, None]
-        for slot in range(self._rows.shape[1]):
-            candidates, scores = self._scores(slot, before)
-            best = mx.argmax(scores, axis=-1, keepdims=True)
-            before = mx.take_along_axis(candidates, best, axis=-1)[..., 0]
-            chosen.append(before)
-        return mx.concatenate(chosen, axis=1).astype(mx.int32)
+        return self._walked()[0]
+
+    def confidences(self) -> mx.array:
+        return self._walked()[1]
+
+    def _walked(self) -> tuple[mx.array, mx.array]:
+        """Tokens [R, q] int32 chosen left to right, and their probabilities float32."""
+        if self._walk is None:
+            chosen, sure, before = [], [], self._anchors[:, None]
+            for slot in range(self._rows.shape[1]):
+                candidates, scores = self._scores(slot, before)
+                best = mx.argmax(scores, axis=-1, keepdims=True)
+                before = mx.take_along_axis(candidates, best, axis=-1)[..., 0]
+                chosen.append(before)
+                sure.append(top_probability(scores))
+            tokens = mx.concatenate(chosen, axis=1).astype(mx.int32)
+            self._walk = tokens, mx.concatenate(sure, axis=1)
+        return self._walk
 
     def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
         candidates, scores = self._scores(slot, before)

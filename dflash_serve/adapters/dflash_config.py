@@ -1,25 +1,27 @@
-"""config.json of a DFlash drafter, v1 or 2, in z-lab's layout, read strictly from all known places.
+"""config.json of a drafter of the DFlash family in z-lab's layout, read strictly.
 
-Source: the published checkpoints z-lab/*-DFlash-b16 and the keys other trainers write.
+Source: the published checkpoints z-lab/*-DFlash-b16 and the keys other trainers write, each in all
+of its known places. `adapters.foreign` brings other layouts to this one.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.config_values import first, flag, integer, nested, number, section
 
 _REFUSED = (
     "attention_sink_bias",
     "attention_value_scale",
     "aux_hidden_state_layer_ids",  # speculators' layout: its ids count from the embedding
-    "draft_shift",
-    "sample_from_anchor",
 )
-DFLASH2 = "DFlash2DraftModel"
+DFLASH, DFLASH2, DSPARK = "DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel"
+_PROJECTORS = ("dflash", "dspark")
+_SHIFTS = ("sample_from_anchor", "dspark_bonus_anchor", "draft_shift")
+"""Names of the same thing: slot k predicts the token k + 1 places behind the anchor."""
 _DFLASH2_KEYS = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
 _ONLY = {
-    "projector_type": "dflash",
+    "markov_head_type": "vanilla",
     "attention_bias": False,
     "hidden_act": "silu",
     "rope_is_neox_style": True,
@@ -39,9 +41,14 @@ class DFlashConfig:
     """Everything the draft network needs; sizes in elements, ``layer_windows`` in tokens.
 
     layer_windows[i] is None for a full-attention layer and W for a sliding one.
-    layer_causal[i] tells whether layer i is causal inside the block. block_size is as trained;
-    runtime_block_size is what its maker advises to verify per round, at most that. The conv and
-    selector sizes are DFlash 2's, 0 in DFlash v1.
+    layer_causal[i] tells whether layer i is causal inside the block. block_size is the tokens of a
+    block as trained, the anchor included; runtime_block_size is what its maker advises to verify
+    per round, at most that. The conv and selector sizes are DFlash 2's, 0 in DFlash v1.
+
+    shift: 1 where the anchor's slot predicts the first draft, so that a stored block size of b
+    stands for a block of b + 1 tokens; else 0. markov_rank and the confidence head are DSpark's.
+    draft_vocab_size: logits of a head with fewer of them than the target has tokens, else 0.
+    own_embedding, own_head: stored, and not the target's.
     """
 
     hidden_size: int
@@ -68,6 +75,18 @@ class DFlashConfig:
     conv_group_size: int = 0
     selector_rank: int = 0
     selector_top_k: int = 0
+    shift: int = 0
+    markov_rank: int = 0
+    confidence_head: bool = False
+    confidence_with_markov: bool = False
+    draft_vocab_size: int = 0
+    own_embedding: bool = False
+    own_head: bool = False
+
+    @property
+    def logits(self) -> int:
+        """How many a slot has."""
+        return self.draft_vocab_size or self.vocab_size
 
     @property
     def num_layers(self) -> int:
@@ -96,73 +115,152 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
     Raises:
         AdapterError: a key is missing, of the wrong type, or asks for something unsupported.
     """
-    inner = config.get("dflash_config") or {}
-    if not isinstance(inner, dict):
-        raise AdapterError(f"drafter config: dflash_config is {inner!r}, but must be an object")
+    inner = nested(config)
     _refuse_unsupported(config, inner)
-    layers = _integer("num_hidden_layers", config)
-    target_layers = _integer("num_target_layers", config, inner)
+    layers = integer("num_hidden_layers", config)
+    target_layers = integer("num_target_layers", config, inner)
     rope_theta, rope_scaling = _rope(config)
     windows = _windows(config, inner, layers)
     heads, kv_heads = _heads(config)
-    block = _integer("block_size", inner, config, least=2, default=16)
-    hidden = _integer("hidden_size", config)
+    hidden = _hidden_size(config, inner)
+    shift = _shift(config, inner)
+    block = integer("block_size", inner, config, least=2 - shift, default=16) + shift
+    vocab = integer("vocab_size", config)
     return DFlashConfig(
         hidden_size=hidden,
-        intermediate_size=_integer("intermediate_size", config),
+        intermediate_size=integer("intermediate_size", config),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        head_dim=_integer("head_dim", config, default=hidden // heads),
-        rms_norm_eps=_number("rms_norm_eps", config, default=1e-6),
-        vocab_size=_integer("vocab_size", config),
-        max_position_embeddings=_integer("max_position_embeddings", config, default=40960),
+        head_dim=integer("head_dim", config, default=hidden // heads),
+        rms_norm_eps=number("rms_norm_eps", config, default=1e-6),
+        vocab_size=vocab,
+        max_position_embeddings=integer("max_position_embeddings", config, default=40960),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
         layer_windows=windows,
         layer_causal=_causality(config, inner, windows),
         block_size=block,
-        runtime_block_size=_runtime_block(block, inner, config),
-        mask_token_id=_integer("mask_token_id", inner, config, least=0),
+        runtime_block_size=_runtime_block(block, shift, inner, config),
+        mask_token_id=integer("mask_token_id", inner, config, least=0),
         target_layer_ids=_layer_ids(config, inner, target_layers, layers),
         num_target_layers=target_layers,
-        input_embedding_scale=_number("input_embedding_scale", inner, config, default=1.0),
-        output_multiplier=_number("output_multiplier", inner, config, default=1.0),
-        final_logit_softcapping=_number("final_logit_softcapping", inner, config, default=0.0),
+        input_embedding_scale=number("input_embedding_scale", inner, config, default=1.0),
+        output_multiplier=number("output_multiplier", inner, config, default=1.0),
+        final_logit_softcapping=number("final_logit_softcapping", inner, config, default=0.0),
+        shift=shift,
+        own_embedding=flag("own_embedding", inner),
+        own_head=flag("own_head", inner),
+        draft_vocab_size=_draft_vocab(vocab, inner, config),
         **_dflash2_sizes(config, inner, hidden),
+        **_dspark_heads(config, inner),
     )
 
 
-def _runtime_block(block: int, *places: dict[str, Any]) -> int:
-    advised = _integer("runtime_block_size", *places, default=block)
+def architecture(config: dict[str, Any]) -> str:
+    """The name under which `registry.DRAFTERS` has the drafter's class.
+
+    DSpark's heads make a drafter one, whatever else it calls itself.
+    """
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else str(names)
+    heads = _dspark_heads(config, nested(config))
+    return DSPARK if name == DFLASH and any(heads.values()) else name
+
+
+def _hidden_size(config: dict[str, Any], inner: dict[str, Any]) -> int:
+    """The drafter's width, which is also its target's: ``target_hidden_size`` may repeat it."""
+    hidden = integer("hidden_size", config)
+    target = integer("target_hidden_size", inner, config, default=hidden)
+    if target != hidden:
+        raise AdapterError(
+            f"drafter config: target_hidden_size is {target}, but hidden_size is {hidden}: "
+            "DFlash has one width"
+        )
+    return hidden
+
+
+def _shift(config: dict[str, Any], inner: dict[str, Any]) -> int:
+    """By any of its names; a DSpark drafter that has none of them is shifted."""
+    said = {
+        key: flag(key, inner, config) for key in _SHIFTS if first(key, inner, config) is not None
+    }
+    if len(set(said.values())) > 1:
+        pairs = " and ".join(f"{key} {value}" for key, value in said.items())
+        raise AdapterError(f"drafter config: {pairs} contradict each other")
+    named = config.get("architectures") or [""]
+    dspark = first("projector_type", inner, config) == "dspark" or named[0] == DSPARK
+    return int(any(said.values()) if said else dspark)
+
+
+def _draft_vocab(vocab: int, *places: dict[str, Any]) -> int:
+    size = integer("draft_vocab_size", *places, default=vocab)
+    if size > vocab:
+        raise AdapterError(f"drafter config: draft_vocab_size is {size}, but vocab_size is {vocab}")
+    return size if size < vocab else 0
+
+
+def _dspark_heads(config: dict[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
+    """The Markov and the confidence head, with nothing of either in DFlash."""
+    places = (inner, config)
+    rank = integer("markov_rank", *places, least=0, default=0)
+    confidence = flag("enable_confidence_head", *places)
+    markov = confidence and flag("confidence_head_with_markov", *places)
+    if markov and not rank:
+        raise AdapterError(
+            "drafter config: confidence_head_with_markov is true, but markov_rank is 0"
+        )
+    return {
+        "markov_rank": rank,
+        "confidence_head": confidence,
+        "confidence_with_markov": markov,
+    }
+
+
+def _runtime_block(block: int, shift: int, *places: dict[str, Any]) -> int:
+    """Counted as ``block_size`` is stored."""
+    advised = integer("runtime_block_size", *places, default=block - shift) + shift
     if advised > block:
         raise AdapterError(
-            f"drafter config: runtime_block_size is {advised}, but block_size is {block}"
+            f"drafter config: runtime_block_size is {advised - shift}, but block_size is "
+            f"{block - shift}"
         )
     return advised
 
 
 def _refuse_unsupported(config: dict[str, Any], inner: dict[str, Any]) -> None:
     for key in _REFUSED:
-        value = _first(key, inner, config)
+        value = first(key, inner, config)
         if value:
             raise AdapterError(f"drafter config: {key} is {value!r}, which is not supported")
     for key, wanted in _ONLY.items():
-        value = _first(key, inner, config)
+        value = first(key, inner, config)
         if value is not None and value != wanted:
             raise AdapterError(f"drafter config: {key} is {value!r}, but DFlash has {wanted!r}")
+    projector = first("projector_type", inner, config)
+    if projector not in (None, *_PROJECTORS):
+        raise AdapterError(
+            f"drafter config: projector_type is {projector!r}, supported are "
+            f"{', '.join(_PROJECTORS)}"
+        )
 
 
-def _dflash2_sizes(config: dict[str, Any], inner: dict[str, Any], hidden: int) -> dict[str, int]:
+def _dflash2_sizes(config: dict[str, Any], inner: dict[str, Any], hidden: int) -> dict[str, Any]:
     """The four sizes that a DFlash 2 checkpoint must name and a v1 checkpoint must not."""
     if (config.get("architectures") or [""])[0] != DFLASH2:
         for key in _DFLASH2_KEYS:
-            value = _first(key, inner, config)
+            value = first(key, inner, config)
             if value:
                 raise AdapterError(
                     f"drafter config: {key} is {value!r}, but only {DFLASH2} has such a part"
                 )
         return {}
-    sizes = {key: _integer(key, inner, config) for key in _DFLASH2_KEYS}
+    sizes = {key: integer(key, inner, config) for key in _DFLASH2_KEYS}
+    for key in ("markov_rank", "draft_vocab_size"):
+        value = first(key, inner, config)
+        if value and value != config.get("vocab_size"):
+            raise AdapterError(
+                f"drafter config: {key} is {value!r}, which {DFLASH2}'s selector cannot have"
+            )
     if hidden % sizes["conv_group_size"]:
         raise AdapterError(
             f"drafter config: conv_group_size is {sizes['conv_group_size']}, which does not divide "
@@ -171,36 +269,9 @@ def _dflash2_sizes(config: dict[str, Any], inner: dict[str, Any], hidden: int) -
     return sizes
 
 
-def _first(key: str, *places: dict[str, Any]) -> Any:
-    """The value in the first place that has one; null is none."""
-    return next((place[key] for place in places if place.get(key) is not None), None)
-
-
-def _integer(key: str, *places: dict[str, Any], least: int = 1, default: int | None = None) -> int:
-    value = _first(key, *places)
-    value = default if value is None else value
-    if value is None:
-        raise AdapterError(f"drafter config: {key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise AdapterError(
-            f"drafter config: {key} is {value!r}, but must be an integer from {least}"
-        )
-    return value
-
-
-def _number(key: str, *places: dict[str, Any], default: float | None = None) -> float:
-    value = _first(key, *places)
-    value = default if value is None else value
-    if value is None:
-        raise AdapterError(f"drafter config: {key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterError(f"drafter config: {key} is {value!r}, but must be a number")
-    return float(value)
-
-
 def _heads(config: dict[str, Any]) -> tuple[int, int]:
-    heads = _integer("num_attention_heads", config)
-    kv_heads = _integer("num_key_value_heads", config)
+    heads = integer("num_attention_heads", config)
+    kv_heads = integer("num_key_value_heads", config)
     if heads % kv_heads:
         raise AdapterError(
             f"drafter config: num_attention_heads is {heads}, not a multiple of "
@@ -215,8 +286,8 @@ def _rope(config: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     A partial_rotary_factor inherited from the target is dropped: the drafter rotates all of
     head_dim.
     """
-    parameters, scaling = (_object(key, config) for key in ("rope_parameters", "rope_scaling"))
-    theta = _number("rope_theta", config, parameters)
+    parameters, scaling = (section(key, config) for key in ("rope_parameters", "rope_scaling"))
+    theta = number("rope_theta", config, parameters)
     scaling = {
         key: value
         for key, value in (scaling or parameters).items()
@@ -228,15 +299,8 @@ def _rope(config: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
             f"drafter config: rope_type is {kind!r}, supported are {', '.join(_ROPE_NEEDS)}"
         )
     for key in _ROPE_NEEDS[kind]:
-        _number(key, scaling)
+        number(key, scaling)
     return theta, None if kind == "default" else scaling | {"rope_type": kind}
-
-
-def _object(key: str, config: dict[str, Any]) -> dict[str, Any]:
-    value = config.get(key) or {}
-    if not isinstance(value, dict):
-        raise AdapterError(f"drafter config: {key} is {value!r}, but must be an object")
-    return value
 
 
 def _windows(config: dict[str, Any], inner: dict[str, Any], layers: int) -> tuple[int | None, ...]:
@@ -256,8 +320,8 @@ def _windows(config: dict[str, Any], inner: dict[str, Any], layers: int) -> tupl
                 "drafter config: use_swa is true, but layer_types has no sliding_attention"
             )
         return (None,) * layers
-    window = _first("sliding_window", config) or _first("swa_window_size", inner)
-    window = _integer("sliding_window", {"sliding_window": window})
+    window = first("sliding_window", config) or first("swa_window_size", inner)
+    window = integer("sliding_window", {"sliding_window": window})
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
@@ -280,7 +344,7 @@ def _causality(
 def _layer_ids(
     config: dict[str, Any], inner: dict[str, Any], target_layers: int, layers: int
 ) -> tuple[int, ...]:
-    ids = _first("target_layer_ids", inner, config)
+    ids = first("target_layer_ids", inner, config)
     if ids is None:
         ids = list(default_layer_ids(target_layers, layers))
     if not isinstance(ids, list) or not ids or any(type(i) is not int for i in ids):

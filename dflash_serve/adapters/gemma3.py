@@ -13,7 +13,12 @@ from mlx_lm.models import gemma3, gemma3_text
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
-from dflash_serve.adapters.layered import LayeredTarget, activation_dtype, replace_attention
+from dflash_serve.adapters.layered import (
+    LayeredTarget,
+    activation_dtype,
+    check_values,
+    replace_attention,
+)
 from dflash_serve.adapters.mistral import FULL, SLIDING, layer_windows
 from dflash_serve.adapters.rotary import Rotary
 
@@ -25,18 +30,6 @@ _TAKEN_FOR_GRANTED: dict[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (False, None),
 }
 """What mlx-lm's model does without asking the config; the first value is the default."""
-
-
-def check_values(config: Mapping[str, Any], served: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuse another value than those ``served`` of a key; a missing key has the first.
-
-    Raises:
-        AdapterError: naming the first such key.
-    """
-    for key, values in served.items():
-        value = config.get(key, values[0])
-        if value not in values:
-            raise AdapterError(f"target config: {key} is {value!r}, which is not supported")
 
 
 def check_rotations(rotations: Mapping[str, Any], types: Collection[str]) -> None:

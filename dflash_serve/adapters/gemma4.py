@@ -14,8 +14,13 @@ from mlx_lm.models import gemma4, gemma4_text
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
-from dflash_serve.adapters.gemma3 import check_rotations, check_values
-from dflash_serve.adapters.layered import LayeredTarget, activation_dtype, replace_attention
+from dflash_serve.adapters.gemma3 import check_rotations
+from dflash_serve.adapters.layered import (
+    LayeredTarget,
+    activation_dtype,
+    check_values,
+    replace_attention,
+)
 from dflash_serve.adapters.mistral import layer_windows
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import as_class

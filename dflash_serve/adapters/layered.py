@@ -3,7 +3,7 @@
 Knows nothing of drafters or of how caches are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -28,7 +28,6 @@ class LayeredTarget:
     def __init__(self, text: Any, cache_specs: Sequence[LayerSpec]) -> None:
         self._text = text
         self._specs = tuple(cache_specs)
-        self._dtype = activation_dtype(text)
 
     def parameters(self) -> Any:
         """The tree of all weights."""
@@ -41,7 +40,7 @@ class LayeredTarget:
 
     @property
     def dtype(self) -> mx.Dtype:
-        return self._dtype
+        return activation_dtype(self._text)
 
     @property
     def cache_specs(self) -> tuple[LayerSpec, ...]:
@@ -77,14 +76,17 @@ class LayeredTarget:
             if index in tap_layers:
                 residual[index] = hidden
         taps = mx.concatenate([residual[i] for i in tap_layers], axis=-1) if tap_layers else None
-        return Captured(self._text.model.norm(hidden), taps)
+        return Captured(self.final_norm(hidden), taps)
 
     def after_layers(self, tokens: mx.array, caches: Sequence[Any]) -> Iterator[mx.array]:
         """The residual stream [R, q, H] after each layer of a forward, first layer first."""
         hidden = self.embed(tokens)
         for layer, cache in zip(self._text.model.layers, caches, strict=True):
-            hidden = layer(hidden, cache=cache)
+            hidden = layer(hidden, mask=None, cache=cache)
             yield hidden
+
+    def final_norm(self, hidden: mx.array) -> mx.array:
+        return self._text.model.norm(hidden)
 
     def head(self, hidden: mx.array) -> mx.array:
         if "lm_head" in self._text:
@@ -100,6 +102,15 @@ def replace_attention(layer: nn.Module, rotary: Rotary) -> None:
     attention = attending_rows(layer.self_attn)
     attention.rope = rotary
     layer.self_attn = attention
+
+
+def last_inputs(inputs: mx.array, kept: mx.array, count: int) -> mx.array:
+    """The last ``count`` inputs of a convolution, [R, count, C], when ``kept`` [R] new ones stay.
+
+    ``inputs`` [R, count + q, C] begin with those before the forward. Row r: [kept, kept + count).
+    """
+    at = kept[:, None] + mx.arange(count, dtype=mx.int32)
+    return mx.take_along_axis(inputs, at[..., None], axis=1)
 
 
 def activation_dtype(text: Any) -> mx.Dtype:
@@ -125,3 +136,15 @@ def check_layer_types(types: Sequence[str], layers: int, served: Sequence[str]) 
         raise AdapterError(
             f"target config: layer_types has {len(types)} entries for num_hidden_layers {layers}"
         )
+
+
+def check_values(config: Mapping[str, Any], served: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse another value than those ``served`` of a key; a missing key has the first.
+
+    Raises:
+        AdapterError: naming the first such key.
+    """
+    for key, values in served.items():
+        value = config.get(key, values[0])
+        if value not in values:
+            raise AdapterError(f"target config: {key} is {value!r}, which is not supported")

@@ -15,11 +15,16 @@ from dflash_serve.adapters.base import AdapterError, TargetAdapter, TargetSizes
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
+from dflash_serve.adapters.drafter_checkpoint import (
+    drafter_class,
+    open_drafter,
+    quantise_as_stored,
+    read_published,
+)
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.target_config import check_quantization, check_types
 from dflash_serve.adapters.weights import Weights, checked_class, open_weights, report, take
 
-_NOT_STORED = ("embed_tokens.", "lm_head.", "d2t", "t2d")
 _MISFITS = (
     ArithmeticError,
     AssertionError,
@@ -43,7 +48,7 @@ def load_target(directory: Path) -> TargetAdapter:
         AdapterError: the checkpoint is damaged, or not one that can be served.
     """
     config = read_config(directory)
-    adapter = registry.find(registry.TARGETS, str(config.get("model_type")), "target model_type")
+    adapter = registry.find_target(str(config.get("model_type")))
     what = f"target {directory}"
     check_types(config, what)
     check_quantization(config, what)
@@ -76,7 +81,7 @@ def make_target(config: dict[str, Any]) -> LayeredTarget:
     Raises:
         AdapterError: no such family is served, or the config makes no sense.
     """
-    adapter = registry.find(registry.TARGETS, str(config.get("model_type")), "target model_type")
+    adapter = registry.find_target(str(config.get("model_type")))
     model_class, args_class = adapter.model_classes
     try:
         model = model_class(args_class.from_dict(config))
@@ -88,50 +93,38 @@ def make_target(config: dict[str, Any]) -> LayeredTarget:
 
 
 def load_drafter(directory: Path, target: TargetAdapter) -> DFlashDrafter:
-    """A drafter in z-lab's layout, strictly: every tensor of the config, nothing else.
+    """A drafter of any known trainer, strictly: every tensor of the config, nothing else.
 
     Raises:
         AdapterError: the checkpoint is damaged, or does not fit ``target``.
     """
-    drafter = make_drafter(read_config(directory), target)
-    if (directory / "mask_embedding.pt").exists():
-        raise AdapterError(f"drafter {directory} has a mask_embedding.pt, which is not supported")
     what = f"drafter {directory}"
-    weights = open_weights(directory)
-    renamed = {
-        key.removeprefix("model."): value
-        for key, value in weights.tensors.items()
-        if not key.removeprefix("model.").startswith(_NOT_STORED)
-    }
-    weights.give(renamed, drafter.model, what)
-    del renamed
+    stored = open_drafter(directory, target)
+    drafter, weights = make_drafter(stored.config, target), stored.weights
+    quantise_as_stored(drafter.model, stored)
+    weights.give(stored.tensors, drafter.model, what)
+    del stored
     report(what, take(drafter.model, weights, target.dtype))
     return drafter
 
 
 def read_drafter_config(directory: Path) -> DFlashConfig:
     """The config of a drafter whose architecture can be served; reads no weights."""
-    raw = read_config(directory)
-    _drafter_class(raw)
-    return parse_dflash_config(raw)
+    config = read_published(directory)
+    drafter_class(config)
+    return parse_dflash_config(config)
 
 
 def make_drafter(raw: dict[str, Any], target: TargetAdapter) -> DFlashDrafter:
-    """A drafter with the random weights of its class, from the content of a config.json.
+    """A drafter with the random weights of its class, from a config.json in z-lab's keys.
 
     Raises:
         AdapterError: the config is not one of a drafter, or does not fit ``target``.
     """
-    drafter_class, config = _drafter_class(raw), parse_dflash_config(raw)
+    found: type[DFlashDrafter] = drafter_class(raw)
+    config = parse_dflash_config(raw)
     check_pair(config, target)
-    return drafter_class(config, drafter_class.model_class(config), target)
-
-
-def _drafter_class(raw: dict[str, Any]) -> type[DFlashDrafter]:
-    names = raw.get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else str(names)
-    found: type[DFlashDrafter] = registry.find(registry.DRAFTERS, name, "drafter architecture")
-    return found
+    return found(config, found.model_class(config), target)
 
 
 def check_pair(config: DFlashConfig, target: TargetSizes) -> None:

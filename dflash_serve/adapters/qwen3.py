@@ -1,6 +1,7 @@
 """Qwen3 dense targets on mlx-lm's model code."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_lm.models.qwen3 import Model, ModelArgs
 
@@ -24,12 +25,21 @@ class Args(ModelArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.use_sliding_window:
-            raise AdapterError(
-                "target config: use_sliding_window is true, which is not supported for Qwen3"
-            )
-        if self.layer_types is not None:
-            check_layer_types(self.layer_types, self.num_hidden_layers, ("full_attention",))
+        check_attention(self)
+
+
+def check_attention(args: Any) -> None:
+    """Refuse layers that slide.
+
+    Raises:
+        AdapterError: naming the option, or the first such layer.
+    """
+    if args.use_sliding_window:
+        raise AdapterError(
+            "target config: use_sliding_window is true, which is not supported for Qwen3"
+        )
+    if args.layer_types is not None:
+        check_layer_types(args.layer_types, args.num_hidden_layers, ("full_attention",))
 
 
 class RowModel(Model):

@@ -7,13 +7,14 @@ code is used unchanged, and neither mlx-lm's modules nor their instances are mod
 """
 
 import copy
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from dflash_serve.adapters.base import AttentionCache
+from dflash_serve.adapters.base import AdapterError, AttentionCache
 
 _NAME = "scaled_dot_product_attention"
 
@@ -25,6 +26,12 @@ def attending_rows(attention: nn.Module) -> nn.Module:
         TypeError: as `over_rows`.
     """
     return as_class(attention, over_rows(type(attention)))
+
+
+def attends(kind: type[nn.Module]) -> bool:
+    """Whether a class of mlx-lm's is one that `over_rows` takes."""
+    call = kind.__call__
+    return isinstance(call, FunctionType) and _NAME in call.__code__.co_names
 
 
 def as_class(module: nn.Module, made: type[nn.Module]) -> nn.Module:
@@ -41,11 +48,11 @@ def over_rows(attention: type[nn.Module]) -> type[nn.Module]:
         TypeError: the class does not call what is replaced, as after a change in mlx-lm.
     """
     call = attention.__call__
-    if not isinstance(call, FunctionType) or _NAME not in call.__code__.co_names:
+    if not attends(attention):
         raise TypeError(f"{attention.__module__}.{attention.__name__} does not call {_NAME}")
     redirected = FunctionType(
         call.__code__,
-        call.__globals__ | {_NAME: _over_cache},
+        call.__globals__ | {_NAME: _over_cache(f"{attention.__module__}.{attention.__name__}")},
         call.__name__,
         call.__defaults__,
         call.__closure__,
@@ -54,14 +61,21 @@ def over_rows(attention: type[nn.Module]) -> type[nn.Module]:
     return type(f"Row{attention.__name__}", (attention,), {"__call__": redirected})
 
 
-def _over_cache(
-    queries: mx.array,
-    keys: Any,
-    values: Any,
-    cache: AttentionCache,
-    scale: float,
-    mask: None,
-    sinks: mx.array | None = None,
-) -> mx.array:
-    """Stands for mlx-lm's function; the cache knows keys, values and who sees what."""
-    return cache.attend(queries, scale, sinks=sinks)
+def _over_cache(name: str) -> Callable[..., mx.array]:
+    """Stands for mlx-lm's function in the class ``name``."""
+
+    def attend(
+        queries: mx.array,
+        keys: Any,
+        values: Any,
+        cache: AttentionCache,
+        scale: float,
+        mask: mx.array | None,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        """The cache knows keys, values and who sees what."""
+        if mask is not None:
+            raise AdapterError(f"{name} has a mask of its own, which is not supported")
+        return cache.attend(queries, scale, sinks=sinks)
+
+    return attend

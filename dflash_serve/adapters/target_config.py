@@ -16,6 +16,16 @@ _FACTORS = ("rms_norm_eps", "rope_theta")
 _FLAGS = ("tie_word_embeddings", "attention_bias")
 
 
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The text model of a config.json, unquantised: all keys at one level."""
+    known = {key: value for key, value in config.items() if not key.startswith("quantization")}
+    inner = known.get("text_config")
+    if inner is None:
+        return known
+    outer = {key: known[key] for key in ("model_type", "tie_word_embeddings") if key in known}
+    return outer | inner | {"model_type": known.get("model_type")}
+
+
 def check_types(config: dict[str, Any], what: str) -> None:
     """Sizes, factors and flags of the config and of its text model's part, where they are given.
 

@@ -17,8 +17,9 @@ from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
 from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
 from dflash_serve.adapters.loading import check_pair
+from dflash_serve.adapters.target_config import text_config
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.random_targets import find_random_target, text_config
+from dflash_serve.bench.random_targets import find_random_target
 from dflash_serve.compose import directories
 from dflash_serve.compose.directories import DEMO_NAME, checkpoints
 from dflash_serve.compose.loading import load_pair as load_stored

@@ -9,6 +9,7 @@ import mlx.core as mx
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import make_target
+from dflash_serve.adapters.target_config import text_config
 from dflash_serve.bench.errors import BenchError
 
 _TINY: dict[str, Any] = {
@@ -125,13 +126,3 @@ def _shape(name: str) -> dict[str, Any]:
         known = ", ".join(RANDOM_TARGETS)
         raise BenchError(f"--random-target {name} is no config.json and none of: {known}")
     return text_config(read_config(path if path.is_dir() else path.parent))
-
-
-def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The text model of a config.json, unquantised."""
-    known = {key: value for key, value in config.items() if not key.startswith("quantization")}
-    inner = known.get("text_config")
-    if inner is None:
-        return known
-    outer = {key: known[key] for key in ("model_type", "tie_word_embeddings") if key in known}
-    return outer | inner | {"model_type": known.get("model_type")}

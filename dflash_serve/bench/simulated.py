@@ -26,6 +26,9 @@ class ChainDraft:
         ids = mx.broadcast_to(self._tokens[:, slot, None, None], (*before.shape, 1))
         return ids, mx.zeros(ids.shape)
 
+    def confidences(self) -> mx.array:
+        return mx.ones(self._tokens.shape)
+
 
 class _Around:
     """A drafter that is ``inner`` in all but what it proposes."""
@@ -52,6 +55,9 @@ class _Around:
     @property
     def target_layer_ids(self) -> tuple[int, ...]:
         return self._inner.target_layer_ids
+
+    def inputs(self, width: int) -> int:
+        return self._inner.inputs(width)
 
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         self._inner.append_context(taps, caches)
@@ -126,6 +132,9 @@ class VerifyOnly:
     @property
     def target_layer_ids(self) -> tuple[int, ...]:
         return ()
+
+    def inputs(self, width: int) -> int:
+        return width
 
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         """Nothing to keep: there are no layers."""

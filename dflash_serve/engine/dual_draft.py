@@ -38,7 +38,7 @@ def grow_dual(
     """
     count, width = shape
     chain = draft.chain()
-    sure = _log_probabilities(draft, anchors, chain)
+    sure = mx.log(mx.maximum(draft.confidences(), 1e-6))
     breaks, odds = likely_breaks(sure, count)
     slot = mx.arange(width, dtype=mx.int32)
     block = mx.concatenate([anchors[:, None], chain], axis=1)[:, None]
@@ -89,13 +89,6 @@ def _branch_scores(scores: mx.array, breaks: mx.array, odds: mx.array) -> mx.arr
     drafted = slot >= breaks[..., None]
     path = odds[..., None] + mx.cumsum(mx.where(drafted, mx.maximum(scores, _LEAST), 0.0), axis=2)
     return mx.where(drafted, path, _NEVER)
-
-
-def _log_probabilities(draft: Draft, anchors: mx.array, chain: mx.array) -> mx.array:
-    """Of the chain's tokens [R, n], each after the one before."""
-    before = mx.concatenate([anchors[:, None], chain[:, :-1]], axis=1)
-    steps = [draft.children(i, before[:, i : i + 1], 1)[1][:, 0] for i in range(chain.shape[1])]
-    return mx.concatenate(steps, axis=1)
 
 
 def _by_level(array: mx.array) -> mx.array:

@@ -102,8 +102,8 @@ def _weights(scores: mx.array, sinks: mx.array | None) -> mx.array:
     _, kv_heads, folded, _ = scores.shape
     per_head = sinks.reshape(kv_heads, -1)
     sink = mx.repeat(per_head, folded // per_head.shape[1], axis=1)[None, :, :, None]
-    both = mx.concatenate([scores, sink.astype(scores.dtype)], axis=-1)
-    return mx.softmax(both, axis=-1, precise=True)[..., :-1]
+    both = mx.concatenate([sink.astype(scores.dtype), scores], axis=-1)  # in MLX's order
+    return mx.softmax(both, axis=-1, precise=True)[..., 1:]
 
 
 def attended(rows: mx.array, heads: int) -> mx.array:

@@ -139,7 +139,8 @@ def start_from_target(drafter: DFlashDrafter, weights: dict[str, mx.array]) -> N
     """Begin with copies of the target's own layers instead of random ones, where shapes allow.
 
     Draft layer i becomes the target's layer i + 1 steps of n / (L + 1) up; the context begins near
-    the residual stream that the last of these reads. ``weights`` are the target's, unquantised.
+    the residual stream that the last of these reads. ``weights`` are the loaded target's: on disk
+    some families keep norm weights minus one. Quantised matrices are of another shape.
     """
     config, model = drafter.config, drafter.model
     hidden, depth = config.hidden_size, config.num_target_layers

@@ -1,6 +1,6 @@
 """Drafters on disk in z-lab's Hugging Face layout: the full config.json, and files replaced whole.
 
-Knows the published names only; those of other trainers are `training.convert`'s.
+Knows the published names only; those of other trainers are `adapters.foreign`'s.
 """
 
 import json
@@ -15,20 +15,27 @@ from mlx.utils import tree_flatten
 from dflash_serve.adapters import registry
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import check_names
-from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
+from dflash_serve.adapters.config_values import nested
+from dflash_serve.adapters.dflash_config import DFlashConfig, architecture, parse_dflash_config
 
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 CARD_MARK = "<!-- written by dflash-train; remove this line to keep your own text -->"
 _NESTED = (
+    "confidence_head_with_markov",
     "conv_group_size",
     "conv_kernel_size",
+    "enable_confidence_head",
     "final_logit_softcapping",
     "input_embedding_scale",
+    "markov_head_type",
+    "markov_rank",
     "mask_token_id",
     "output_multiplier",
     "prefix_weight_base",
+    "projector_type",
     "runtime_block_size",
+    "sample_from_anchor",
     "selector_rank",
     "selector_top_k",
     "target_layer_ids",
@@ -52,18 +59,18 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
     inner = {key: raw[key] for key in _NESTED if key in raw} | nested(raw)
     if runtime_block_size is not None:
         inner["runtime_block_size"] = runtime_block_size
-    architecture = _architecture(raw)
+    name = _architecture(raw)
     config = parse_dflash_config({**raw, "dflash_config": inner})
     known = {
-        "architectures": [architecture],
+        "architectures": [name],
         "model_type": "qwen3",
-        "auto_map": {"AutoModel": f"dflash.{architecture}"},
-        "block_size": config.block_size,
+        "auto_map": {"AutoModel": f"dflash.{name}"},
+        "block_size": config.block_size - config.shift,
         "dflash_config": inner
         | {
             "mask_token_id": config.mask_token_id,
             "target_layer_ids": list(config.target_layer_ids),
-            "block_size": config.block_size,
+            "block_size": config.block_size - config.shift,
         },
         **_sizes(config),
         **_attention(config),
@@ -77,19 +84,11 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
     return {**known, **{key: value for key, value in rest.items() if key not in known}}
 
 
-def nested(raw: dict[str, Any]) -> dict[str, Any]:
-    """The config's dflash_config; empty where it has none."""
-    inner = raw.get("dflash_config") or {}
-    if not isinstance(inner, dict):
-        raise AdapterError(f"drafter config: dflash_config is {inner!r}, but must be an object")
-    return inner
-
-
 def _architecture(raw: dict[str, Any]) -> str:
     names = raw.get("architectures")
     if not isinstance(names, list) or not names:
         raise AdapterError(f"drafter config: architectures is {names!r}, but must list one name")
-    return str(names[0])
+    return architecture(raw)
 
 
 def _sizes(config: DFlashConfig) -> dict[str, Any]:

@@ -82,11 +82,15 @@ class _Attention:
         sinks: mx.array | None = None,
     ) -> mx.array:
         outputs = []
-        for row, (keys, values) in enumerate(self._with_new):
+        for row, held in enumerate(self._with_new):
             count = self._existing[row]
+            # a key that none sees: CPUs add up the score of a lone key in another order
+            keys, values = (mx.pad(one, [(0, 0), (0, 0), (0, 1), (0, 0)]) for one in held)
             key = mx.arange(keys.shape[2])
             query = self._lengths[row] + mx.arange(count)[:, None]
-            mask = key <= query if causal else mx.broadcast_to(key >= 0, (count, key.size))
+            mask = (
+                key <= query if causal else mx.broadcast_to(key < key.size - 1, (count, key.size))
+            )
             if self._window is not None:
                 mask = mask & (query - key < self._window)
             out = mx.fast.scaled_dot_product_attention(

@@ -26,6 +26,7 @@ from tests.tiny_gemma import (
     GEMMA4_SMALL,
     GEMMA4_UNIFIED,
 )
+from tests.tiny_models import GPT_OSS, LFM2, LFM2_MOE, QWEN3_MOE
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5 text": Family(partial(write_target, base=QWEN3_5["text_config"])),
     "qwen3_5_moe": Family(partial(write_target, base=QWEN3_5_MOE)),
     "qwen3_5_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5_MOE)),
+    "qwen3_moe": Family(partial(write_target, base=QWEN3_MOE)),
+    "qwen3_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_MOE)),
+    "gpt_oss, mxfp4": Family(partial(write_target, base=GPT_OSS)),
+    "lfm2": Family(partial(write_target, base=LFM2)),
+    "lfm2_moe, 8 bit": Family(partial(write_quantised, bits=8, base=LFM2_MOE)),
     "gemma3": Family(partial(write_target, base=GEMMA3)),
     "gemma3 text, 4 bit": Family(partial(write_quantised, bits=4, base=GEMMA3_TEXT)),
     "gemma4": Family(partial(write_target, base=GEMMA4)),

@@ -1,4 +1,4 @@
-"""DFlash v1 written out densely in float64 NumPy: no cache, all context at once, own rotation."""
+"""DFlash written out densely in float64 NumPy: no cache, all context at once, own rotation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Reference:
-    """A drafter's tensors by their stored names, its config, and its target's embedding table."""
+    """A drafter's tensors by their stored names, its config, and its target's embedding table.
+
+    ``shift``: the anchor's own slot predicts the first token.
+    """
 
     weights: Mapping[str, Array]
     config: Mapping[str, Any]
@@ -29,16 +32,23 @@ class Reference:
     embed_scale: float = 1.0
     multiplier: float = 1.0
     cap: float = 0.0
+    shift: int = 0
 
     def logits(self, features: Array, anchor: int, block: int) -> Array:
         """Features [S, K * H] of all context -> logits [block - 1, V] of the slots after it."""
+        head = self.weights.get("lm_head.weight", self.embedding)
+        logits = self.rows(features, anchor, block) @ head.T * self.multiplier
+        return self.cap * np.tanh(logits / self.cap) if self.cap else logits
+
+    def rows(self, features: Array, anchor: int, block: int) -> Array:
+        """As `logits`, before the head: [block - 1, H]."""
         context = self._norm(features @ self.weights["fc.weight"].T, "hidden_norm")
-        ids = [anchor] + [self.config["dflash_config"]["mask_token_id"]] * (block - 1)
+        masks = block - 1 - self.shift
+        ids = [anchor] + [self.config["dflash_config"]["mask_token_id"]] * masks
         hidden = self.embedding[ids] * self.embed_scale
         for index, kind in enumerate(self.kinds):
             hidden = self._layer(f"layers.{index}", kind, hidden, context)
-        logits = self._norm(hidden[1:], "norm") @ self.embedding.T * self.multiplier
-        return self.cap * np.tanh(logits / self.cap) if self.cap else logits
+        return self._norm(hidden[1 - self.shift :], "norm")
 
     def _layer(self, name: str, kind: LayerKind, hidden: Array, context: Array) -> Array:
         normed = self._norm(hidden, f"{name}.input_layernorm")

@@ -7,6 +7,7 @@ import pytest
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.dflash_config import (
     DFlashConfig,
+    architecture,
     default_layer_ids,
     parse_dflash_config,
 )
@@ -187,6 +188,8 @@ PLACES: list[tuple[dict[str, Any], str, Any]] = [
     ({"output_multiplier": 0.5}, "output_multiplier", 0.5),
     (inner(projector_type="dflash", use_swa=False, mask_token="<|MASK|>"), "block_size", 16),
     (inner(attention_sink_bias=False, sample_from_anchor=False), "block_size", 16),
+    (inner(causal_head=True, target_hidden_size=4096), "layer_causal", (True,) * 5),
+    (inner(causal_head=True, draft_shift=False), "block_size", 16),
     ({"torch_dtype": "float16", "dtype": None}, "block_size", 16),
     ({"layer_types": None}, "layer_windows", (None,) * 5),
     (
@@ -276,12 +279,28 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (inner(attention_sink_bias=True), ("attention_sink_bias", "True")),
     ({"attention_sink_bias": True}, ("attention_sink_bias", "True")),
     (inner(attention_value_scale=0.5), ("attention_value_scale", "0.5")),
-    (inner(draft_shift=True), ("draft_shift", "True")),
-    (inner(sample_from_anchor=True), ("sample_from_anchor", "True")),
-    ({"sample_from_anchor": True}, ("sample_from_anchor", "True")),
+    (inner(draft_shift=1), ("draft_shift", "1", "true or false")),
+    (
+        inner(draft_shift=True) | {"sample_from_anchor": False},
+        ("draft_shift True", "sample_from_anchor False"),
+    ),
+    (inner(target_hidden_size=2048), ("target_hidden_size", "2048", "4096")),
+    (inner(markov_rank=-1), ("markov_rank", "-1")),
+    (inner(markov_rank=8, markov_head_type="gated"), ("markov_head_type", "'gated'", "vanilla")),
+    (
+        inner(enable_confidence_head=True, confidence_head_with_markov=True),
+        ("confidence_head_with_markov", "markov_rank is 0"),
+    ),
+    (inner(enable_confidence_head="yes"), ("enable_confidence_head", "'yes'")),
+    ({"draft_vocab_size": 151937}, ("draft_vocab_size", "151937", "151936")),
+    (
+        inner(conv_kernel_size=2, conv_group_size=16, selector_rank=8, selector_top_k=4)
+        | {"architectures": ["DFlash2DraftModel"], "draft_vocab_size": 32000},
+        ("draft_vocab_size", "32000", "selector"),
+    ),
     (inner(selector_rank=256), ("selector_rank", "256")),
     ({"aux_hidden_state_layer_ids": [2, 4]}, ("aux_hidden_state_layer_ids", "[2, 4]")),
-    (inner(projector_type="dspark"), ("projector_type", "dspark")),
+    (inner(projector_type="domino"), ("projector_type", "'domino'", "dflash, dspark")),
     (inner(use_swa=True), ("use_swa", "layer_types")),
     ({"attention_bias": True}, ("attention_bias", "True")),
     ({"hidden_act": "gelu"}, ("hidden_act", "gelu")),
@@ -335,6 +354,39 @@ def test_what_cannot_be_honoured_is_one_line_with_key_and_value(
     message = str(refused.value)
     assert "\n" not in message
     assert all(part in message for part in named), message
+
+
+SHIFTED: list[tuple[dict[str, Any], int]] = [
+    (inner(draft_shift=True, block_size=7), 1),
+    (inner(block_size=7) | {"sample_from_anchor": True}, 1),
+    (inner(dspark_bonus_anchor=True, block_size=7), 1),
+    (inner(projector_type="dspark", block_size=7), 1),
+    ({"architectures": ["DSparkDraftModel"], "block_size": 7}, 1),
+    (inner(projector_type="dspark", sample_from_anchor=False, block_size=8), 0),
+]
+
+
+@pytest.mark.parametrize(("changes", "shift"), SHIFTED)
+def test_a_shifted_block_of_7_is_one_of_8_tokens(changes: dict[str, Any], shift: int) -> None:
+    config = parse(**changes)
+    assert (config.shift, config.block_size, config.runtime_block_size) == (shift, 8, 8)
+
+
+def test_the_heads_of_dspark_and_a_reduced_vocabulary() -> None:
+    heads = {
+        "markov_rank": 256,
+        "markov_head_type": "vanilla",
+        "enable_confidence_head": True,
+        "confidence_head_with_markov": True,
+    }
+    for changes in (inner(**heads), heads):  # as SpecForge writes them, and as DeepSpec does
+        config = parse(**changes, draft_vocab_size=32000)
+        assert (config.markov_rank, config.draft_vocab_size, config.logits) == (256, 32000, 32000)
+        assert config.confidence_head
+        assert config.confidence_with_markov
+        assert architecture(QWEN3_8B | changes) == "DSparkDraftModel"
+    assert parse(draft_vocab_size=151936).draft_vocab_size == 0
+    assert architecture(QWEN3_8B) == "DFlashDraftModel"
 
 
 def test_default_layer_ids_of_a_target_too_shallow_for_them_are_refused() -> None:

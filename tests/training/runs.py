@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import fingerprint
 from dflash_serve.training.report import read_log
-from tests.tiny import write_target
+from tests.tiny import TARGET, write_target
 
 COMMAND = [sys.executable, "-c", "from dflash_serve.training.cli import main; main()"]
 
@@ -25,8 +25,8 @@ class World:
     root: Path
 
     @staticmethod
-    def make(root: Path) -> "World":
-        target = write_target(root / "target")
+    def make(root: Path, base: dict[str, Any] = TARGET) -> "World":
+        target = write_target(root / "target", base=base)
         write_answers(root / "answers.jsonl", fingerprint(target), seed=5)
         return World(root)
 

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dflash_serve.adapters.checkpoint import read_config, read_weights
+from dflash_serve.adapters.foreign import detect
 from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config
 from dflash_serve.training.cli import app
-from dflash_serve.training.convert import detect
 from tests.tiny import DRAFTER, TARGET, write_checkpoint, write_drafter, write_target
 
 Weights = dict[str, mx.array]
@@ -242,7 +242,9 @@ def test_broken_sources_are_refused_in_one_line(
         ({"num_hidden_layers": 3, "layer_types": None}, "lacks 11 tensor(s), first layers.2."),
         ({"intermediate_size": 95}, "has shape [96, 64], but its config says [95, 64]"),
         ({"dflash_config": {"target_layer_ids": [0, 1, 2]}}, "mask_token_id is missing"),
-        ({"dflash_config": INNER | {"projector_type": "dspark"}}, "projector_type is 'dspark'"),
+        ({"dflash_config": INNER | {"projector_type": "domino"}}, "projector_type is 'domino'"),
+        ({"dflash_config": INNER | {"markov_rank": 4}}, "lacks 2 tensor(s), first markov_head."),
+        ({"draft_vocab_size": 32}, "draft_vocab_size is 32, vocab_size 96"),
         ({"head_dim": 10**9}, "no network can have its sizes"),
         ({"dflash_config": [1]}, "dflash_config is [1]"),
         ({"architectures": "DFlashDraftModel"}, "architectures is 'DFlashDraftModel'"),

@@ -1,6 +1,7 @@
 """Pre-trains the demo target with PyTorch on freshly drawn dialogues, then writes a checkpoint.
 
 python tools/demo/pretrain_target.py --minutes 40 --seed 1 --target dflash_serve/demo/target
+python tools/demo/pretrain_target.py --minutes 30 --seed 1 --family qwen3_5 --target hybrid
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from corpus import Message, conversations, heldout_rows
 from muon import Muon
+from qwen3_5_torch import HybridShape, Qwen35
 from qwen3_torch import Qwen3, Shape
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
+Model = Qwen3 | Qwen35
 
 PROMPT_WEIGHT = 0.05
 SHORT, LONG = 256, 512
@@ -98,7 +102,7 @@ def rate(progress: float, warm: float) -> float:
 
 
 @torch.no_grad()
-def exact_match(model: Qwen3, encoder: Encoder, per_kind: int, seed: int = 7) -> dict[str, float]:
+def exact_match(model: Model, encoder: Encoder, per_kind: int, seed: int = 7) -> dict[str, float]:
     """Share of held-out answers that greedy decoding would give word for word.
 
     Greedy output equals the answer if and only if every argmax along the answer is right.
@@ -114,7 +118,7 @@ def exact_match(model: Qwen3, encoder: Encoder, per_kind: int, seed: int = 7) ->
     return {kind: float(np.mean(values)) for kind, values in right.items()}
 
 
-def save(model: Qwen3, encoder: Encoder, out: Path) -> None:
+def save(model: Model, encoder: Encoder, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
@@ -134,7 +138,7 @@ class Team:
     One thread each and no barrier inside a layer: a core that others use slows only its own pieces.
     """
 
-    def __init__(self, model: Qwen3, workers: int) -> None:
+    def __init__(self, model: Model, workers: int) -> None:
         self.model = model.share_memory()
         self.workers = workers
         self.gradients = [
@@ -218,7 +222,7 @@ def work(rank: int, team: Team, encoder: Encoder, args: argparse.Namespace) -> N
 class Log:
     """Progress lines, regular checkpoints and the final report."""
 
-    def __init__(self, model: Qwen3, encoder: Encoder, args: argparse.Namespace) -> None:
+    def __init__(self, model: Model, encoder: Encoder, args: argparse.Namespace) -> None:
         self._model = model
         self._encoder = encoder
         self._out: Path = args.out or args.target
@@ -253,11 +257,17 @@ class Log:
         print("  ".join(f"{kind} {100 * score:.0f}%" for kind, score in scores.items()), flush=True)
 
 
+def make_model(args: argparse.Namespace) -> Model:
+    if args.family == "qwen3_5":
+        return Qwen35(HybridShape(layers=args.layers or 4, intermediate=args.intermediate or 896))
+    return Qwen3(Shape(layers=args.layers or 8, intermediate=args.intermediate or 576))
+
+
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     encoder = Encoder(Tokenizer.from_file(str(args.target / "tokenizer.json")))
-    model = Qwen3(Shape(layers=args.layers, intermediate=args.intermediate))
+    model = make_model(args)
     if args.init:
         model.load_state_dict({k: v.float() for k, v in load_file(args.init).items()})
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
@@ -273,8 +283,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--intermediate", type=int, default=576)
+    parser.add_argument("--family", choices=("qwen3", "qwen3_5"), default="qwen3")
+    parser.add_argument("--layers", type=int, help="default: 8, or 4 of qwen3_5")
+    parser.add_argument("--intermediate", type=int, help="default: 576, or 896 of qwen3_5")
     parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--other-rate", type=float, default=0.003)
     parser.add_argument("--warm", type=float, default=0.02)

@@ -14,7 +14,7 @@ def convert(
     target: Target,
     out: Annotated[Path, typer.Option(help="Folder to write; what is there stays until the end.")],
     kind: Annotated[
-        str | None, typer.Option("--from", help="z-lab, torchspec or specforge; default: by look.")
+        str | None, typer.Option("--from", help="The trainer that wrote it; default: by look.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="The drafter's config.json, if not beside the weights.")
@@ -34,8 +34,8 @@ def convert(
     mask_token: Annotated[int | None, typer.Option(min=0, help="Id of the mask token.")] = None,
 ) -> None:
     """Bring another trainer's drafter into the layout that dflash-serve reads."""
+    from dflash_serve.adapters.foreign import Given
     from dflash_serve.training.commands import convert as commands
-    from dflash_serve.training.convert import Given
 
     def job() -> None:
         taps = tuple(int(part) for part in target_layers.split(",")) if target_layers else None

@@ -10,21 +10,21 @@ from rich.console import Console
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, read_object, resolve
 from dflash_serve.adapters.dflash_config import parse_dflash_config
-from dflash_serve.adapters.loading import check_pair
-from dflash_serve.compose.directories import target_directory
-from dflash_serve.training.card import model_card
-from dflash_serve.training.convert import (
+from dflash_serve.adapters.drafter_checkpoint import MASK_EMBEDDING
+from dflash_serve.adapters.foreign import (
     KINDS,
+    TABLES,
     Given,
     detect,
     published_config,
+    published_name,
     published_names,
 )
+from dflash_serve.adapters.loading import check_pair
+from dflash_serve.compose.directories import target_directory
+from dflash_serve.training.card import model_card
 from dflash_serve.training.layout import DTYPES, full_config, write_drafter
 from dflash_serve.training.sources import read_source
-
-_FOREIGN = ("mask_embedding.pt",)
-"""Files beside the weights without which a drafter would be another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,16 @@ def convert(job: ConvertJob) -> None:
     weights, dropped = published_names(stored)
     kind = job.kind or detect(raw, stored)
     target = read_config(target_directory(job.target))
+    dropped += [name for name in stored if published_name(name) in TABLES]
+    weights = {name: value for name, value in weights.items() if name not in TABLES}
     config = full_config(published_config(kind, raw, weights, target, job.given))
-    check_pair(parse_dflash_config(config), _sizes(job.target, target))
+    parsed = parse_dflash_config(config)
+    if parsed.draft_vocab_size:
+        raise AdapterError(
+            f"draft_vocab_size is {parsed.draft_vocab_size}, vocab_size {parsed.vocab_size}: "
+            "dflash-serve reads a reduced vocabulary as it is, z-lab's layout has none"
+        )
+    check_pair(parsed, _sizes(job.target, target))
     dtype = job.dtype or _stored_dtype(weights)
     card = model_card(job.out.resolve().name, config, job.target, None)
     write_drafter(job.out, config, weights, dtype, card)
@@ -75,9 +83,8 @@ def convert(job: ConvertJob) -> None:
 
 def _config(job: ConvertJob, source: Path) -> dict[str, Any]:
     directory = source.parent if source.is_file() else source
-    for name in _FOREIGN:
-        if (directory / name).exists():
-            raise AdapterError(f"{directory} has a {name}, which is not supported")
+    if (directory / MASK_EMBEDDING).exists():
+        raise AdapterError(f"{directory} has a {MASK_EMBEDDING}, which is not supported")
     if job.config is None and not (directory / "config.json").exists():
         raise AdapterError(f"{directory} has no config.json: give the drafter's with --config")
     if job.config is None or job.config.is_dir():

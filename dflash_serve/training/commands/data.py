@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, resolve, stop_token_ids
+from dflash_serve.adapters.target_config import text_config
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.compose.loading import load_pair
@@ -135,7 +136,7 @@ def _rules(job: DataJob, directory: Path) -> Rules:
         tokenizer = ChatTokenizer.load(directory)
     except ValueError as error:
         raise AdapterError(str(error)) from error
-    own = int(read_config(directory).get("max_position_embeddings", 0))
+    own = int(text_config(read_config(directory)).get("max_position_embeddings", 0))
     if job.max_length and own and job.max_length > own:
         raise DataError(f"--max-length is {job.max_length}, but the target's context is {own}")
     stops = stop_token_ids(directory)

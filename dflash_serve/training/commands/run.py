@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx.utils import tree_flatten
 from rich.console import Console
 
 from dflash_serve.adapters.base import TargetAdapter
-from dflash_serve.adapters.checkpoint import read_config, read_weights, resolve
+from dflash_serve.adapters.checkpoint import read_config, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target
+from dflash_serve.adapters.target_config import text_config
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.blocks import Example
 from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
@@ -127,10 +130,11 @@ def _drafter(
 ) -> tuple[dict[str, Any], DFlashDrafter]:
     """config.json and a drafter with float32 weights to begin with."""
     if job.start is None:
-        config = drafter_config(read_config(directory), job.shape)
+        config = drafter_config(text_config(read_config(directory)), job.shape)
         drafter = new_drafter(config, target, job.options.seed)
         if job.copy_target:
-            start_from_target(drafter, read_weights(directory))
+            assert isinstance(target, LayeredTarget)
+            start_from_target(drafter, dict(tree_flatten(target.parameters())))
         return config, drafter
     loaded = load_trainable(resolve(job.start), target)
     config = read_config(resolve(job.start))
