@@ -92,3 +92,70 @@ LFM2_MOE: dict[str, Any] = {
     "routed_scaling_factor": 1.0,
     "use_expert_bias": True,
 }
+
+_BASE: dict[str, Any] = {key: value for key, value in TARGET.items() if key != "architectures"}
+_EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "norm_topk_prob": True,
+}
+_GRANITE: dict[str, Any] = {
+    "attention_bias": False,
+    "attention_multiplier": 0.1,
+    "embedding_multiplier": 12.0,
+    "logits_scaling": 8.0,
+    "mlp_bias": False,
+    "residual_multiplier": 0.22,
+}
+COHERE2: dict[str, Any] = _BASE | {
+    "model_type": "cohere2",
+    "attention_bias": False,
+    "layer_norm_bias": False,
+    "layer_norm_eps": 1e-5,
+    "logit_scale": 0.25,
+    "sliding_window": WINDOW,
+    "sliding_window_pattern": 4,
+}
+GENERIC: dict[str, dict[str, Any]] = {
+    "cohere2": COHERE2,
+    "ernie4_5": {"use_bias": False},
+    "exaone4": {"sliding_window": WINDOW, "sliding_window_pattern": "LLLG", "rope_scaling": None},
+    "glm4": {"attention_bias": True, "partial_rotary_factor": 0.5, "rope_traditional": True},
+    "granite": _GRANITE,
+    "granitemoe": _GRANITE | _EXPERTS,
+    "minicpm": {
+        "dim_model_base": 32,
+        "scale_depth": 1.4,
+        "scale_emb": 12,
+        "tie_word_embeddings": False,
+    },
+    "mixtral": _EXPERTS,
+    "olmo2": {},
+    "olmo3": {"sliding_window": WINDOW, "layer_types": [SLIDING, SLIDING, FULL, SLIDING]},
+    "olmoe": _EXPERTS,
+    "phi3": {"sliding_window": None},
+    "phimoe": {
+        "attention_bias": True,
+        "lm_head_bias": True,
+        "original_max_position_embeddings": 64,
+        "rope_scaling": {
+            "type": "longrope",
+            "long_factor": [1.5] * 8,
+            "short_factor": [1.0] * 8,
+            "long_mscale": 1.2,
+            "short_mscale": 1.2,
+            "original_max_position_embeddings": 64,
+        },
+    }
+    | _EXPERTS,
+    "qwen2": {"use_sliding_window": False, "sliding_window": 64},
+    "qwen2_moe": _EXPERTS | {"decoder_sparse_step": 1, "mlp_only_layers": []},
+    "seed_oss": {"attention_bias": True},
+    "smollm3": {},
+    "starcoder2": {"norm_epsilon": 1e-5},
+}
+GENERIC = {kind: _BASE | changes | {"model_type": kind} for kind, changes in GENERIC.items()}
+"""Families without an adapter of their own, by ``model_type``."""

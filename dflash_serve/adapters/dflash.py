@@ -5,6 +5,7 @@ cache but the views it is given.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -277,6 +278,10 @@ class DFlashDrafter:
         x = (self.model.embed_tokens if own else self._target.embed)(tokens).astype(self.dtype)
         scale = self.config.input_embedding_scale
         return x if scale == 1.0 else x * scale
+
+    def with_model(self, model: DFlashModel) -> Self:
+        """The same drafter with other weights."""
+        return type(self)(self.config, model, self._target)
 
     def read(self, rows: mx.array, anchors: mx.array) -> Draft:
         """What rows [R, q, H] after the final norm predict of q tokens behind ``anchors`` [R]."""

@@ -71,7 +71,8 @@ class GenericTarget(LayeredTarget):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._config: dict[str, Any] = model.args.config
+        config: dict[str, Any] = model.args.config
+        self._kind = config["model_type"]
         self._trunk = self._made_trunk(model)
         windows = self._windows(model)
         probes = [_Probe() for _ in windows]
@@ -79,6 +80,7 @@ class GenericTarget(LayeredTarget):
         layers = enumerate(zip(probes, windows, strict=True))
         specs = [self._spec(index, *layer) for index, layer in layers]
         self._dtype = specs[0].dtype
+        self._max_context = _longest(config, any(windows))
         super().__init__(model, specs)
 
     @property
@@ -95,16 +97,7 @@ class GenericTarget(LayeredTarget):
 
     @property
     def max_context(self) -> int:
-        """As configured, cut at a window that mlx-lm leaves out: up to there, both are one."""
-        text = self._config.get("text_config") or self._config
-        lengths = [text[key] for key in _LENGTHS if isinstance(text.get(key), int)]
-        if not lengths:
-            raise AdapterError(f"target config: it has none of {', '.join(_LENGTHS)}")
-        window = text.get("sliding_window")
-        slides = any(isinstance(spec, AttentionSpec) and spec.window for spec in self.cache_specs)
-        if isinstance(window, int) and text.get("use_sliding_window", True) and not slides:
-            lengths[0] = min(lengths[0], window)
-        return int(lengths[0])
+        return self._max_context
 
     def embed(self, tokens: mx.array) -> mx.array:
         seats = [Seat(None) for _ in self._trunk.layers]
@@ -174,9 +167,9 @@ class GenericTarget(LayeredTarget):
             traced = mx.compile(run)(mx.zeros((_ROWS, _WIDTH), dtype=mx.int32))
         except _FAULTS as error:
             reason = " ".join(str(error).split())[:200]
-            began = [index for index, probe in enumerate(probes) if probe.given]
-            kind = type(self._trunk.layers[began[-1]]).__name__ if began else "the model"
-            place = f"layer {began[-1]} ({kind})" if began else kind
+            reached = [index for index, probe in enumerate(probes) if probe.reached]
+            kind = type(self._trunk.layers[reached[-1]]).__name__ if reached else "the model"
+            place = f"layer {reached[-1]} ({kind})" if reached else kind
             raise self._refusal(
                 f"{place} does not run over the engine's caches: {reason}"
             ) from error
@@ -209,8 +202,7 @@ class GenericTarget(LayeredTarget):
         return AttentionSpec(heads, dim, keys.dtype, window)
 
     def _refusal(self, reason: str) -> AdapterError:
-        kind = self._config["model_type"]
-        return AdapterError(f"target model_type {kind!r} is not supported: {reason}")
+        return AdapterError(f"target model_type {self._kind!r} is not supported: {reason}")
 
 
 class _Held:
@@ -221,11 +213,17 @@ class _Probe:
     """An `AttentionCache` that notes what it is given and asked, and holds nothing."""
 
     def __init__(self) -> None:
-        self.offset = mx.zeros((_ROWS,), dtype=mx.int32)
+        self.reached = False
         self.given: list[tuple[mx.array, mx.array]] = []
         self.asked = 0
 
+    @property
+    def offset(self) -> mx.array:
+        self.reached = True
+        return mx.zeros((_ROWS,), dtype=mx.int32)
+
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[_Held, _Held]:
+        self.reached = True
         self.given.append((keys, values))
         return _Held(), _Held()
 
@@ -239,6 +237,21 @@ class _Probe:
     ) -> mx.array:
         self.asked += 1
         return queries
+
+
+def _longest(config: dict[str, Any], slides: bool) -> int:
+    """The context as configured, or a window that mlx-lm leaves out: up to there, it has no effect.
+
+    ``slides``: some of the model's caches have a window.
+    """
+    text = config.get("text_config") or config
+    lengths = [text[key] for key in _LENGTHS if isinstance(text.get(key), int)]
+    if not lengths:
+        raise AdapterError(f"target config: it has none of {', '.join(_LENGTHS)}")
+    window = text.get("sliding_window")
+    if isinstance(window, int) and text.get("use_sliding_window", True) and not slides:
+        return min(lengths[0], window)
+    return int(lengths[0])
 
 
 def _inside(module: nn.Module, path: str) -> Any:

@@ -3,13 +3,14 @@
 The text model alone: weights of a vision tower or of multi-token prediction are skipped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import qwen3_5, qwen3_5_moe
-from mlx_lm.models.gated_delta import gated_delta_update, normalize_qk
+from mlx_lm.models.gated_delta import compute_g, gated_delta_update, normalize_qk
 
 from dflash_serve.adapters.base import AdapterError, StateCache
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateArray, StateSpec
@@ -17,10 +18,14 @@ from dflash_serve.adapters.layered import (
     LayeredTarget,
     activation_dtype,
     check_layer_types,
+    last_inputs,
     replace_attention,
 )
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import as_class
+from dflash_serve.kernels.dispatch import Backend, default_backend, hand_written
+from dflash_serve.kernels.gated_delta import SPAN, DeltaStates, DeltaTokens, fits, gated_delta_scan
+from dflash_serve.kernels.gated_delta_replay import gated_delta_replay
 
 _FULL, _LINEAR = "full_attention", "linear_attention"
 
@@ -73,26 +78,49 @@ class RowDeltaNet(qwen3_5.GatedDeltaNet):
     ) -> mx.array:
         assert cache is not None
         rows, width, _ = inputs.shape
-        window, before = cache.state
-        lengths = cache.lengths
+        window, _ = cache.state
         window = mx.concatenate([window, self.in_proj_qkv(inputs)], axis=1)  # [R, K - 1 + q, C]
         q, k, v = self._heads(nn.silu(self.conv1d(window)))
-        gates = (self.in_proj_a(inputs), self.in_proj_b(inputs), self.A_log, self.dt_bias)
-        out, after = gated_delta_update(q, k, v, *gates, before, cache.mask)
+        out, recurrent_after = self._recur(q, k, v, inputs, cache)
 
         def advance(state: tuple[mx.array, ...], kept: mx.array) -> tuple[mx.array, ...]:
-            window_end = self._window_end(window, kept)
-            if kept is lengths:  # as after a prompt's chunk: the forward's own last state
-                return window_end, after
-            if width == 1:
-                return window_end, mx.where((kept > 0)[:, None, None, None], after, state[1])
-            mask = mx.arange(width, dtype=mx.int32) < kept[:, None]
-            _, recurrent = gated_delta_update(q, k, v, *gates, state[1], mask)
-            return window_end, recurrent
+            return last_inputs(window, kept, self.conv_kernel_size - 1), recurrent_after(
+                state[1], kept
+            )
 
         cache.record(advance)
         z = self.in_proj_z(inputs).reshape(rows, width, self.num_v_heads, self.head_v_dim)
         return self.out_proj(self.norm(out, z).reshape(rows, width, -1))
+
+    def _recur(
+        self, q: mx.array, k: mx.array, v: mx.array, inputs: mx.array, cache: StateCache
+    ) -> tuple[mx.array, Callable[[mx.array, mx.array], mx.array]]:
+        """Outputs [R, q, Hv, Dv], and what gives the state after any number of kept tokens.
+
+        On a CPU a small layer's states of all tokens are held, and the one that is kept is taken.
+        """
+        _, before = cache.state
+        lengths, width = cache.lengths, inputs.shape[1]
+        gates = (self.in_proj_a(inputs), self.in_proj_b(inputs), self.A_log, self.dt_bias)
+        tokens = DeltaTokens(k, v, compute_g(gates[2], gates[0], gates[3]), mx.sigmoid(gates[1]))
+        small = hand_written() and default_backend() is Backend.PLAIN and fits(before, width)
+        if small and width <= SPAN:
+            states = DeltaStates(tokens, before)
+            return states.outputs(q), lambda _, kept: states.after(kept)
+        if small:
+            out, after = gated_delta_scan(q, tokens, before, lengths)
+        else:
+            out, after = gated_delta_update(q, k, v, *gates, before, cache.mask)
+
+        def recurrent_after(state: mx.array, kept: mx.array) -> mx.array:
+            if kept is lengths:  # as after a prompt's chunk: the forward's own last state
+                return after
+            if hand_written():
+                return gated_delta_replay(tokens, state, kept)
+            mask = mx.arange(width, dtype=mx.int32) < kept[:, None]
+            return gated_delta_update(q, k, v, *gates, state, mask)[1]
+
+        return out, recurrent_after
 
     def _heads(self, mixed: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """[R, q, C] -> queries, keys [R, q, Hk, Dk], normalised, and values [R, q, Hv, Dv]."""
@@ -100,14 +128,6 @@ class RowDeltaNet(qwen3_5.GatedDeltaNet):
         q, k = (x.reshape(*x.shape[:2], self.num_k_heads, self.head_k_dim) for x in (q, k))
         q, k = normalize_qk(q, k, inv_scale=self.head_k_dim**-0.5, eps=1e-6)
         return q, k, v.reshape(*v.shape[:2], self.num_v_heads, self.head_v_dim)
-
-    def _window_end(self, window: mx.array, kept: mx.array) -> mx.array:
-        """[R, K - 1 + q, C], of which K - 1 were there before -> the last K - 1 of ``kept`` more.
-
-        Row r: tokens [kept, kept + K - 1) of the window.
-        """
-        at = kept[:, None] + mx.arange(self.conv_kernel_size - 1, dtype=mx.int32)
-        return mx.take_along_axis(window, at[..., None], axis=1)
 
     def spec(self, dtype: mx.Dtype) -> StateSpec:
         window = StateArray((self.conv_kernel_size - 1, self.conv_dim), dtype)

@@ -26,7 +26,7 @@ from tests.tiny_gemma import (
     GEMMA4_SMALL,
     GEMMA4_UNIFIED,
 )
-from tests.tiny_models import GPT_OSS, LFM2, LFM2_MOE, QWEN3_MOE
+from tests.tiny_models import COHERE2, GPT_OSS, LFM2, LFM2_MOE, QWEN3_MOE
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family(partial(write_target, base=QWEN3_MOE)),
     "qwen3_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_MOE)),
     "gpt_oss, mxfp4": Family(partial(write_target, base=GPT_OSS)),
+    "generic: cohere2": Family(partial(write_target, base=COHERE2)),
     "lfm2": Family(partial(write_target, base=LFM2)),
     "lfm2_moe, 8 bit": Family(partial(write_quantised, bits=8, base=LFM2_MOE)),
     "gemma3": Family(partial(write_target, base=GEMMA3)),
