@@ -6,7 +6,8 @@ from typing import Protocol, TypeVar
 import mlx.core as mx
 
 from dflash_serve.adapters.base import LayerCache
-from dflash_serve.adapters.cache_spec import LayerSpec
+from dflash_serve.adapters.cache_spec import LayerSpec, StateSpec
+from dflash_serve.engine.cache.attention import AttentionStore
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.cache.stores import ModelStore, Row, committed
 
@@ -60,3 +61,17 @@ class EngineRows:
         self.lengths = [length + more for length, more in zip(self.lengths, kept, strict=True)]
         mx.eval(result, self._rows)
         return result
+
+
+def held(specs: Sequence[LayerSpec], row: Row, length: int) -> list[mx.array]:
+    """All arrays of a row of ``length`` tokens that the next one sees; keys by their positions."""
+    found: list[mx.array] = []
+    for spec, arrays in zip(specs, row, strict=True):
+        if isinstance(spec, StateSpec):
+            found += arrays
+            continue
+        first = 0 if spec.window is None else max(0, length - spec.window + 1)
+        capacity = AttentionStore(spec).keys(arrays).capacity
+        places = mx.array([position % capacity for position in range(first, length)])
+        found += [array[:, :, places] for array in arrays]
+    return found
