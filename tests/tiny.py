@@ -197,16 +197,16 @@ def _as_gemma(config: dict[str, Any], weights: dict[str, mx.array]) -> dict[str,
 
     The family's embedding scale is taken out of the random embedding, or a token repeats itself.
     """
-    tied = {
+    calm = {
         name: value / 8 if name.endswith("embed_tokens.weight") else value
         for name, value in weights.items()
     }
     if "text_config" not in config:
-        return _join_experts(tied, ".experts.switch_glu.")
+        return _join_experts(calm, ".experts.switch_glu.")
     if config["model_type"] == "gemma3":
         names = ("vision_tower.patch.weight", "multi_modal_projector.norm.weight")
-        return tied | {name: mx.ones(4) for name in names}
-    inner = {f"model.{name.replace('.model.', '.', 1)}": value for name, value in tied.items()}
+        return calm | {name: mx.ones(4) for name in names}
+    inner = {f"model.{name.replace('.model.', '.', 1)}": value for name, value in calm.items()}
     names = ("vision_tower.patch.weight", "embed_vision.norm.weight", "audio_tower.norm.weight")
     towers = {f"model.{name}": mx.ones(4) for name in names}
     return _join_experts(inner, ".experts.switch_glu.") | towers

@@ -3,7 +3,7 @@
 Most layers slide, some attend to all tokens, and each kind has a rotation of its own.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,16 +32,21 @@ _TAKEN_FOR_GRANTED: dict[str, tuple[Any, ...]] = {
 """What mlx-lm's model does without asking the config; the first value is the default."""
 
 
-def check_rotations(rotations: Mapping[str, Any], types: Collection[str]) -> None:
-    """Refuse rotations that are not those of each kind of layer.
+def rotaries(
+    rotations: Mapping[str, Any], dims: Mapping[str, int], limit: int
+) -> dict[str, Rotary]:
+    """A rotation for each kind of layer, of ``dims`` by kind.
 
     Raises:
-        AdapterError: naming the first kind without a base frequency.
+        AdapterError: a kind has no base frequency, or a rotation that is not supported.
     """
-    for kind in sorted(set(types)):
+    made = {}
+    for kind, size in dims.items():
         rotation = rotations.get(kind)
-        if not isinstance(rotation, Mapping) or not rotation.get("rope_theta"):
+        if not isinstance(rotation, dict) or not rotation.get("rope_theta"):
             raise AdapterError(f"target config: rope_parameters has no rope_theta for {kind}")
+        made[kind] = Rotary(size, rotation["rope_theta"], rotation, limit)
+    return made
 
 
 @dataclass
@@ -76,21 +81,24 @@ class TextArgs(gemma3_text.ModelArgs):
             FULL: {"rope_theta": self.rope_theta} | (self.rope_scaling or {}),
             SLIDING: {"rope_theta": self.rope_local_base_freq},
         }
-        check_rotations(self.rotations, types)
 
 
 class RowTextModel(gemma3_text.Model):
     """mlx-lm's model with our caches and one rotary table for each kind of layer."""
 
     def __init__(self, args: TextArgs) -> None:
-        limit = args.max_position_embeddings
-        rotaries = {
-            kind: Rotary(args.head_dim, rotation["rope_theta"], rotation, limit)
-            for kind, rotation in args.rotations.items()
-        }
+        dims = {FULL: args.head_dim, SLIDING: args.head_dim}
+        rotary = rotaries(args.rotations, dims, args.max_position_embeddings)
         super().__init__(args)
+        self.pop("lm_head")
         for layer, window in zip(self.layers, args.windows, strict=True):
-            replace_attention(layer, rotaries[FULL if window is None else SLIDING])
+            replace_attention(layer, rotary[FULL if window is None else SLIDING])
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The head is the embedding, unless a checkpoint has one, as older conversions do."""
+        if "lm_head.weight" in weights:
+            self.lm_head = nn.Linear(self.args.hidden_size, self.args.vocab_size, bias=False)
+        return weights
 
 
 @dataclass

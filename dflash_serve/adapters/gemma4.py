@@ -12,17 +12,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import gemma4, gemma4_text
 
+from dflash_serve.adapters import layered
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
-from dflash_serve.adapters.gemma3 import check_rotations
-from dflash_serve.adapters.layered import (
-    LayeredTarget,
-    activation_dtype,
-    check_values,
-    replace_attention,
-)
-from dflash_serve.adapters.mistral import layer_windows
-from dflash_serve.adapters.rotary import Rotary
+from dflash_serve.adapters.gemma3 import rotaries
+from dflash_serve.adapters.mistral import FULL, SLIDING, layer_windows
 from dflash_serve.adapters.row_attention import as_class
 
 _TAKEN_FOR_GRANTED: dict[str, tuple[Any, ...]] = {
@@ -46,7 +40,7 @@ class TextArgs(gemma4_text.ModelArgs):
 
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> "TextArgs":
-        check_values(params, _TAKEN_FOR_GRANTED)
+        layered.check_values(params, _TAKEN_FOR_GRANTED)
         args: TextArgs = super().from_dict(params)
         return args
 
@@ -54,7 +48,6 @@ class TextArgs(gemma4_text.ModelArgs):
         types, shared = self.layer_types or [], self.num_kv_shared_layers
         self.windows = layer_windows(types, self.num_hidden_layers, self.sliding_window)
         super().__post_init__()
-        check_rotations(self.rope_parameters, types)
         if set(types[: max(len(types) - shared, 0)]) != set(types):
             raise AdapterError(
                 f"target config: num_kv_shared_layers is {shared}, but no layer before those has "
@@ -80,15 +73,12 @@ class RowTextModel(gemma4_text.Model):
     """mlx-lm's model with our caches and one rotary table for each kind of layer."""
 
     def __init__(self, args: TextArgs) -> None:
+        dims = {FULL: args.global_head_dim or args.head_dim, SLIDING: args.head_dim}
+        rotary = rotaries(args.rope_parameters, dims, args.max_position_embeddings)
         super().__init__(args)
         self.model: nn.Module = as_class(self.model, _Layers)
-        rotaries: dict[str, Rotary] = {}
         for layer in self.layers:
-            kind, dims = layer.layer_type, layer.self_attn.head_dim
-            if kind not in rotaries:
-                rotation, limit = args.rope_parameters[kind], args.max_position_embeddings
-                rotaries[kind] = Rotary(dims, rotation["rope_theta"], rotation, limit)
-            replace_attention(layer, rotaries[kind])
+            layered.replace_attention(layer, rotary[layer.layer_type])
 
 
 @dataclass
@@ -111,17 +101,16 @@ class RowModel(gemma4.Model):
         self.language_model = RowTextModel(TextArgs.from_dict(args.text_config))
 
 
-class Gemma4TextTarget(LayeredTarget):
+class Gemma4TextTarget(layered.LayeredTarget):
     """A text model by itself: a `TargetAdapter` of sliding and full layers."""
 
     model_classes = (RowTextModel, TextArgs)
 
     def __init__(self, model: RowTextModel) -> None:
-        dtype = activation_dtype(model)
-        heads = [layer.self_attn for layer in model.layers]
+        dtype = layered.activation_dtype(model)
         specs = [
-            AttentionSpec(head.n_kv_heads, head.head_dim, dtype, window)
-            for head, window in zip(heads, model.args.windows, strict=True)
+            AttentionSpec(layer.self_attn.n_kv_heads, layer.self_attn.head_dim, dtype, window)
+            for layer, window in zip(model.layers, model.args.windows, strict=True)
         ]
         super().__init__(model, specs)
 
