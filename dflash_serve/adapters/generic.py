@@ -129,7 +129,7 @@ class GenericTarget(LayeredTarget):
                 if path and attends(type(module)):
                     attention = attending_rows(module)
                     for name, part in attention.items():
-                        if isinstance(part, nn.Module) and _rotates(part):
+                        if isinstance(part, nn.Module) and "RoPE" in type(part).__name__:
                             attention[name] = _rotary(part, shared)
                     parent, _, name = path.rpartition(".")
                     _inside(layer, parent)[name] = attention
@@ -157,17 +157,20 @@ class GenericTarget(LayeredTarget):
 
     def _traced(self, probes: Sequence["_Probe"]) -> tuple[int, int]:
         """Hidden size and vocabulary, by a forward in which nothing is computed."""
+        placed = [_Probe((_ROWS, _WIDTH)) for _ in probes]  # a position per token, as in trees
 
         def run(tokens: mx.array) -> list[mx.array]:
             captured = self.forward(tokens, list(probes), tuple(range(len(probes))))
             assert captured.taps is not None
+            self.forward(tokens, list(placed))
             return [captured.hidden, captured.taps, self.head(captured.hidden), self.embed(tokens)]
 
         try:  # traced, so that code that reads a value back fails
             traced = mx.compile(run)(mx.zeros((_ROWS, _WIDTH), dtype=mx.int32))
         except _FAULTS as error:
             reason = " ".join(str(error).split())[:200]
-            reached = [index for index, probe in enumerate(probes) if probe.reached]
+            last = placed if placed[0].reached else probes
+            reached = [index for index, probe in enumerate(last) if probe.reached]
             kind = type(self._trunk.layers[reached[-1]]).__name__ if reached else "the model"
             place = f"layer {reached[-1]} ({kind})" if reached else kind
             raise self._refusal(
@@ -212,7 +215,8 @@ class _Held:
 class _Probe:
     """An `AttentionCache` that notes what it is given and asked, and holds nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, offsets: tuple[int, ...] = (_ROWS,)) -> None:
+        self._offsets = offsets
         self.reached = False
         self.given: list[tuple[mx.array, mx.array]] = []
         self.asked = 0
@@ -220,7 +224,7 @@ class _Probe:
     @property
     def offset(self) -> mx.array:
         self.reached = True
-        return mx.zeros((_ROWS,), dtype=mx.int32)
+        return mx.zeros(self._offsets, dtype=mx.int32)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[_Held, _Held]:
         self.reached = True
@@ -260,11 +264,6 @@ def _inside(module: nn.Module, path: str) -> Any:
     for name in path.split(".") if path else ():
         found = found[int(name)] if isinstance(found, list) else found[name]
     return found
-
-
-def _rotates(module: nn.Module) -> bool:
-    kind = type(module)
-    return kind is nn.RoPE or kind.__module__ == "mlx_lm.models.rope_utils"
 
 
 def _rotary(rope: nn.Module, shared: dict[tuple[int, float], nn.Module]) -> nn.Module:

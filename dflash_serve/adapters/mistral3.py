@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import ministral3, mistral3
 
 from dflash_serve.adapters import mistral
-from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.base import AdapterError, AttentionCache
 from dflash_serve.adapters.layered import replace_attention
 from dflash_serve.adapters.rotary import Rotary
+from dflash_serve.adapters.row_attention import as_class
 
 _ROPE_NEEDS = ("rope_theta", "llama_4_scaling_beta", "original_max_position_embeddings")
 
@@ -43,6 +45,27 @@ class MinistralModel(ministral3.Model):
         rotary = Rotary(dims, rope["rope_theta"], rope, args.max_position_embeddings)
         for layer in self.model.layers:
             replace_attention(layer, rotary)
+            layer.self_attn = _scaled(layer.self_attn)
+
+
+def _scaled(attention: nn.Module) -> nn.Module:
+    """A copy of an attention over our caches whose queries are scaled by their own positions.
+
+    mlx-lm's knows one offset per row; a cache may give a position per token.
+    """
+    kind = type(attention)
+    beta, length = attention.scaling_beta, attention.original_max_position_embeddings
+
+    def call(
+        self: nn.Module, x: mx.array, attn_scale: None, mask: None, cache: AttentionCache
+    ) -> mx.array:
+        at = cache.offset
+        if at.ndim == 1:
+            at = at[:, None] + mx.arange(x.shape[1], dtype=mx.int32)
+        scales = 1 + beta * mx.log(1 + mx.floor(at / length))
+        return kind.__call__(self, x, scales[:, None, :, None].astype(x.dtype), mask, cache)
+
+    return as_class(attention, type(kind.__name__, (kind,), {"__call__": call}))
 
 
 _TEXTS: dict[str, tuple[type[nn.Module], Any]] = {

@@ -47,6 +47,27 @@ class DenseRows:
         return result
 
 
+class PlacedRows(DenseRows):
+    """The same, whose offsets are a position for each token. For layers that attend."""
+
+    def run(
+        self,
+        existing: Sequence[int],
+        width: int,
+        forward: Callable[[list[LayerCache]], T],
+        keep: Sequence[int] | None = None,
+    ) -> T:
+        """As in `DenseRows`."""
+
+        def placed(layers: list[LayerCache]) -> T:
+            for layer in self.layers:
+                assert isinstance(layer, _Attention)
+                layer.offset = layer.offset[:, None] + mx.arange(width, dtype=mx.int32)
+            return forward(layers)
+
+        return super().run(existing, width, placed, keep)
+
+
 class _Attention:
     def __init__(self, spec: AttentionSpec, rows: int) -> None:
         self._window = spec.window

@@ -10,7 +10,7 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.adapters.loading import load_target
 from tests.adapters.caches import EngineRows, Rows
-from tests.adapters.dense import DenseRows
+from tests.adapters.dense import DenseRows, PlacedRows
 from tests.adapters.families import FAMILIES, Family
 from tests.adapters.feeding import PROMPT, feed
 from tests.adapters.upstream import Upstream
@@ -118,6 +118,19 @@ def test_ragged_rows_equal_rows_alone(target: TargetAdapter, make_rows: MakeRows
         assert captured.taps is not None
         for mine, theirs in ((together.hidden, captured.hidden), (together.taps, captured.taps)):
             assert mx.array_equal(mine[row, : len(step)], theirs[0]).item()
+
+
+def test_a_position_per_token_is_as_good_as_an_offset_per_row(target: TargetAdapter) -> None:
+    """Bit for bit, where they say the same. Trees give the first, where layers keep no states."""
+    if any(isinstance(spec, StateSpec) for spec in target.cache_specs):
+        return
+    prompts = [PROMPT, PROMPT[:3]]
+    rows, placed = (make(target.cache_specs, 2) for make in (DenseRows, PlacedRows))
+    for tokens in (prompts, [[1, 2, 3], [4, 5, 6]]):
+        want, got = (feed(target, one, tokens).hidden for one in (rows, placed))
+        for row, existing in enumerate(tokens):
+            count = len(existing)
+            assert mx.array_equal(got[row, :count], want[row, :count]).item()
 
 
 def test_rejected_tokens_leave_nothing(target: TargetAdapter, make_rows: MakeRows) -> None:
