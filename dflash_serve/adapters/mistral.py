@@ -37,7 +37,7 @@ class Args(ModelArgs):
     rope_parameters: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        slides = self.model_type == "mistral" and self.sliding_window is not None
+        slides = self.model_type != "llama" and self.sliding_window is not None
         types = self.layer_types or [SLIDING if slides else FULL] * self.num_hidden_layers
         self.windows = layer_windows(types, self.num_hidden_layers, self.sliding_window)
         self.layer_types = None  # all full: mlx-lm's model must have one such layer

@@ -16,6 +16,7 @@ TARGETS = {
     "lfm2": "dflash_serve.adapters.lfm2:Lfm2Target",
     "lfm2_moe": "dflash_serve.adapters.lfm2:Lfm2MoeTarget",
     "llama": "dflash_serve.adapters.mistral:MistralTarget",
+    "ministral": "dflash_serve.adapters.mistral:MistralTarget",
     "ministral3": "dflash_serve.adapters.mistral3:MinistralTarget",
     "mistral": "dflash_serve.adapters.mistral:MistralTarget",
     "mistral3": "dflash_serve.adapters.mistral3:Mistral3Target",
