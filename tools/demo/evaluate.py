@@ -1,12 +1,14 @@
 """Exact match of a target directory on held-out prompts, by greedy decoding with mlx-lm in float32.
 
 python tools/demo/evaluate.py --target dflash_serve/demo/target --per-kind 20 --json scores.json
+python tools/demo/evaluate.py --target hybrid --logits logits.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from mlx_lm import load
 from mlx_lm.models.cache import make_prompt_cache
 
 MAX_TOKENS = 200
+MOST_DIFFERENCE = 1e-4  # of the largest logit: float32 rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ class Target:
         self._model, self._tokenizer = load(str(path))[:2]
         floats = tree_map(lambda x: x.astype(mx.float32), self._model.parameters())
         self._model.update(floats)
+
+    def logits(self, tokens: mx.array) -> mx.array:
+        """[1, T] -> [1, T, V]."""
+        return self._model(tokens)
 
     def answer(self, messages: list[dict[str, str]]) -> tuple[str, bool]:
         tokens = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
@@ -93,6 +100,16 @@ def show(scores: dict[str, dict[str, float]], verdicts: list[Verdict]) -> None:
             print(f"  wanted {verdict.wanted!r}\n  said   {verdict.said!r}")
 
 
+def compare(target: Target, path: Path) -> bool:
+    """Whether the model says what `hybrid_logits.py` wrote."""
+    known = mx.load(str(path))
+    wanted = known["logits"]
+    difference = mx.abs(target.logits(known["tokens"]) - wanted).max().item()
+    largest = mx.abs(wanted).max().item()
+    print(f"largest difference {difference:.1e}, largest logit {largest:.1f}")
+    return difference < MOST_DIFFERENCE * largest
+
+
 def free(target: Target, prompts: list[str]) -> None:
     """Print the answers to prompts of one's own, one per line of a file."""
     for prompt in prompts:
@@ -107,8 +124,11 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=1000)
     parser.add_argument("--json", type=Path, help="write scores and mistakes there")
     parser.add_argument("--free", type=Path, help="answer this file's lines instead")
+    parser.add_argument("--logits", type=Path, help="compare with this file's instead")
     args = parser.parse_args()
     target = Target(args.target)
+    if args.logits:
+        sys.exit(not compare(target, args.logits))
     if args.free:
         return free(target, args.free.read_text(encoding="utf-8").splitlines())
     rows = [json.loads(line) for line in args.heldout.read_text(encoding="utf-8").splitlines()]
