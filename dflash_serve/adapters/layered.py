@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import LayerSpec
@@ -114,10 +115,14 @@ def last_inputs(inputs: mx.array, kept: mx.array, count: int) -> mx.array:
 
 
 def activation_dtype(text: Any) -> mx.Dtype:
-    """The dtype that leaves the embedding: of the weight, or of the scales when quantised."""
+    """The dtype in which layers compute: of the embedding, or of its scales when quantised.
+
+    Scales that are no floats (mxfp4 and its like) say nothing: then that of the first layer's.
+    """
     embedding = text.model.embed_tokens
-    dtype: mx.Dtype = getattr(embedding, "scales", embedding.weight).dtype
-    return dtype
+    first = getattr(embedding, "scales", embedding.weight)
+    arrays = [first, *(value for _, value in tree_flatten(text.model.layers[0].parameters()))]
+    return next(array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating))
 
 
 def check_layer_types(types: Sequence[str], layers: int, served: Sequence[str]) -> None:

@@ -46,6 +46,76 @@ _LINEAR: dict[str, Any] = {
 }
 """What a hybrid of three recurrent layers to each that attends adds."""
 
+_EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+
+_SINKS: dict[str, Any] = {
+    "model_type": "gpt_oss",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "experts_per_token": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 64,
+    "tie_word_embeddings": False,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 256,
+    },
+}
+
+_CONVOLUTIONS: dict[str, Any] = {
+    "model_type": "lfm2",
+    "layer_types": ["conv", "conv", "full_attention", "conv"],
+    "block_auto_adjust_ff_dim": True,
+    "block_dim": 64,
+    "block_ff_dim": 144,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_multiple_of": 32,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "norm_eps": 1e-5,
+    "tie_embedding": True,
+}
+
+_GEMMA3: dict[str, Any] = {
+    "model_type": "gemma3_text",
+    "query_pre_attn_scalar": 16,
+    "rope_local_base_freq": 10000.0,
+    "sliding_window": 64,
+    "sliding_window_pattern": 3,
+}
+
+_GEMMA4: dict[str, Any] = {
+    "model_type": "gemma4_text",
+    "attention_k_eq_v": True,
+    "final_logit_softcapping": 30.0,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "num_kv_shared_layers": 0,
+    "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+    "rope_parameters": {
+        "full_attention": {
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1000000.0,
+            "rope_type": "proportional",
+        },
+        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+    },
+    "sliding_window": 64,
+    "use_double_wide_mlp": False,
+}
+
 _22M: dict[str, Any] = {
     "model_type": "qwen3",
     "hidden_size": 384,
@@ -103,6 +173,12 @@ RANDOM_TARGETS: dict[str, RandomTarget] = {
     "qwen3-tiny": RandomTarget(_TINY | {"model_type": "qwen3"}, 2.0),
     "mistral-tiny": RandomTarget(_TINY | {"model_type": "mistral", "sliding_window": 64}, 2.0),
     "qwen3_5-tiny": RandomTarget(_TINY | _LINEAR, 1.2),
+    "qwen3_moe-tiny": RandomTarget(_TINY | _EXPERTS | {"model_type": "qwen3_moe"}, 2.0),
+    "gpt_oss-tiny": RandomTarget(_TINY | _SINKS, 1.4),
+    "lfm2-tiny": RandomTarget(_TINY | _CONVOLUTIONS, 1.5),
+    "gemma3-tiny": RandomTarget(_TINY | _GEMMA3, 2.0),
+    "gemma4-tiny": RandomTarget(_TINY | _GEMMA4, 2.0),
+    "olmo2-tiny": RandomTarget(_TINY | {"model_type": "olmo2"}, 2.0),
     "qwen3-wide": RandomTarget(_WIDE | {"model_type": "qwen3"}, 2.0),
     "mistral-wide": RandomTarget(_WIDE | {"model_type": "mistral", "sliding_window": 256}, 2.0),
     "qwen3_5-wide": RandomTarget(_WIDE | _LINEAR, 1.2),

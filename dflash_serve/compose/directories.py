@@ -52,7 +52,7 @@ def drafter_directory(options: EngineOptions) -> Path | None:
     pair = find_pair(options.target)
     if pair is None:
         raise AdapterError(
-            f"no published drafter is known for {options.target}: give --drafter PATH-or-ID, "
-            "or --drafter none for plain decoding"
+            f"no published drafter is known for {options.target} (--list-pairs shows them): give "
+            "--drafter PATH-or-ID, or --drafter none for plain decoding"
         )
     return resolve(pair.drafter)

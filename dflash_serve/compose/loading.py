@@ -7,15 +7,17 @@ from pathlib import Path
 import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu
 from dflash_serve.compose.cards import block_size
+from dflash_serve.compose.drafter_test import DrafterBits, check_quantised
 from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.engine.admission import context_under
 from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
 from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.kernels import cpu_blas
+from dflash_serve.kernels import cpu_blas, verify_qmm
 from dflash_serve.kernels.dispatch import hand_written
 
 _log = logging.getLogger("dflash_serve")
@@ -42,8 +44,11 @@ def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -
         AdapterError: a checkpoint is damaged, or they do not fit.
         OptionsError: the memory limit leaves no room for a row.
     """
-    target, drafter = load_pair(target_path, drafter_path)
+    _check_kernels()
+    target = load_target(target_path)
     block = block_size(options, drafter_path)
+    wanted = DrafterBits(options.drafter_bits, target_path) if options.drafter_bits else None
+    drafter = _drafter(drafter_path, target, block, wanted)
     runner = DeviceRunner(target, drafter, block)
     config = EngineConfig(
         max_batch=options.max_batch,
@@ -59,15 +64,30 @@ def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -
     return Loaded(runner, config)
 
 
-def new_drafter(runner: LaneRunner, path: Path | None, block_size: int) -> NewDrafter:
+def new_drafter(
+    runner: LaneRunner, path: Path | None, block_size: int, wanted: DrafterBits | None = None
+) -> NewDrafter:
     """The evaluated weights of the drafter at ``path``, for the target that ``runner`` runs.
 
     Raises:
-        AdapterError: the checkpoint is damaged, or does not fit.
+        AdapterError: the checkpoint is damaged, does not fit, or drafts badly in ``wanted`` bits.
     """
     assert isinstance(runner, DeviceRunner)
-    drafter = None if path is None else load_drafter(path, runner.target)
-    return NewDrafter(drafter, block_size)
+    return NewDrafter(_drafter(path, runner.target, block_size, wanted), block_size)
+
+
+def _drafter(
+    path: Path | None, target: TargetAdapter, block: int, wanted: DrafterBits | None
+) -> DraftAdapter | None:
+    """As stored, or quantised as ``wanted`` and tested in blocks of ``block``."""
+    if path is None:
+        return None
+    drafter = load_drafter(path, target)
+    if wanted is None:
+        return drafter
+    after = quantised(drafter, wanted.bits)
+    check_quantised(target, drafter, after, block, wanted)
+    return after
 
 
 def release() -> None:
@@ -89,6 +109,7 @@ def _context(options: EngineOptions, own: int, block: int, runner: DeviceRunner)
 def _check_kernels() -> None:
     try:
         hand_written()
+        verify_qmm.enabled()
     except ValueError as error:
         raise OptionsError(str(error)) from error
 

@@ -27,6 +27,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "memory_limit": (0, 2**63 - 1),
     "max_stall_ms": (1, 600_000),
 }
+DRAFTER_BITS = (0, 4, 8)
 _NEVER_EMPTY = ("target", "drafter", "tool_parser", "reasoning_parser")
 
 
@@ -44,6 +45,7 @@ class EngineOptions:
     target: None is the embedded demo pair. drafter: ``auto``, ``none``, a path or a hub id.
     max_context and block_size: 0 takes the model's own. memory_limit: bytes, 0 for none.
     max_stall_ms: what a prompt's chunk and the round beside it may take, above 64 tokens.
+    drafter_bits: 4 or 8 quantises the drafter at load, 0 leaves it as stored.
     seed: for requests without one; None draws a fresh one per request. tool_parser and
     reasoning_parser: ``auto`` takes what the chat template shows.
     """
@@ -55,6 +57,7 @@ class EngineOptions:
     max_context: int = 0
     block_size: int = 0
     speculation: str = "always"
+    drafter_bits: int = 0
     prefill_chunk: int = 512
     memory_limit: int = 0
     max_stall_ms: int = 250
@@ -65,6 +68,11 @@ class EngineOptions:
     def __post_init__(self) -> None:
         check_values(self, _BOUNDS, _NEVER_EMPTY)
         check_one_of("speculation", self.speculation, SPECULATION)
+        if self.drafter_bits not in DRAFTER_BITS:
+            allowed = ", ".join(map(str, DRAFTER_BITS))
+            raise OptionsError(
+                f"{option('drafter_bits')} is {self.drafter_bits}, but must be one of {allowed}"
+            )
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise OptionsError(f"{option('seed')} is {self.seed}, but must fit 64 bits")
 

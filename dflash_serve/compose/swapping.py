@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dflash_serve.compose.cards import drafter_card
-from dflash_serve.compose.directories import REFUSALS, drafter_directory
+from dflash_serve.compose.directories import REFUSALS, drafter_directory, target_directory
+from dflash_serve.compose.drafter_test import DrafterBits
 from dflash_serve.compose.drafting import Change, DrafterCard, DrafterRefused
 from dflash_serve.compose.loading import new_drafter
 from dflash_serve.compose.options import EngineOptions
@@ -21,12 +22,19 @@ def drafter_change(options: EngineOptions, engine: AsyncEngine) -> Change:
         engine.require_ready()
         try:
             path, card = await asyncio.to_thread(_find, options, name)
-            await engine.swap(lambda runner: new_drafter(runner, path, card.block_size))
+            bits = _bits(options)
+            await engine.swap(lambda runner: new_drafter(runner, path, card.block_size, bits))
         except (*REFUSALS, RuntimeError) as error:  # what MLX raises where memory does not suffice
             raise DrafterRefused(" ".join(str(error).split())) from error
         return card
 
     return change
+
+
+def _bits(options: EngineOptions) -> DrafterBits | None:
+    if not options.drafter_bits:
+        return None
+    return DrafterBits(options.drafter_bits, target_directory(options.target))
 
 
 def _find(options: EngineOptions, name: str) -> tuple[Path | None, DrafterCard]:

@@ -19,6 +19,7 @@ class EngineKeywords(TypedDict, total=False):
 
     block_size: int | Literal["auto"]
     speculation: Literal["always", "off"]
+    drafter_bits: Literal[0, 4, 8]
     max_batch: int
     max_queue: int
     max_context: int

@@ -26,6 +26,14 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _list_pairs(wanted: bool) -> None:
+    if wanted:
+        from dflash_serve.compose.listing import print_pairs
+
+        print_pairs()
+        raise typer.Exit
+
+
 _D = Settings()
 
 
@@ -65,6 +73,10 @@ def serve(
         typer.Option(help="Tokens verified per round: auto (as the drafter advises) or a number."),
     ] = "auto",
     speculation: Annotated[str, typer.Option(help="always or off.")] = _D.speculation,
+    drafter_bits: Annotated[
+        int,
+        typer.Option(help="4 or 8 quantises the drafter's weights at load; 0 is as stored."),
+    ] = _D.drafter_bits,
     prefill_chunk: Annotated[
         int, typer.Option(help="Prompt tokens processed between two rounds.")
     ] = _D.prefill_chunk,
@@ -124,13 +136,19 @@ def serve(
     record_prompts: Annotated[
         bool, typer.Option(help="Keep token ids; without them only counts, of no use to adapt.")
     ] = _D.record_prompts,
+    list_pairs: Annotated[
+        bool,
+        typer.Option(
+            "--list-pairs", callback=_list_pairs, is_eager=True, help="Show published drafters."
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> int:
     """Serve a model over OpenAI's HTTP interface, with DFlash speculative decoding."""
     options: dict[str, Any] = dict(locals())
-    del options["version"]
+    del options["version"], options["list_pairs"]
     chosen = Settings(
         **options
         | {
