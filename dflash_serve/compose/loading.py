@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu
 from dflash_serve.compose.cards import block_size
 from dflash_serve.compose.drafter_test import DrafterBits, check_quantised
 from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.compose.trees import load_second, tree_kinds
 from dflash_serve.engine.admission import context_under
 from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
 from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
@@ -48,20 +50,22 @@ def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -
     target = load_target(target_path)
     block = block_size(options, drafter_path)
     wanted = DrafterBits(options.drafter_bits, target_path) if options.drafter_bits else None
+    kinds = tree_kinds(options, target)
     drafter = _drafter(drafter_path, target, block, wanted)
-    runner = DeviceRunner(target, drafter, block)
+    runner = DeviceRunner(target, drafter, block, second=load_second(options, target, block))
     config = EngineConfig(
         max_batch=options.max_batch,
         max_queue=options.max_queue,
-        max_context=_context(options, target.max_context, block, runner),
         prefill_chunk=options.prefill_chunk,
         block_size=block,
         verify_tokens=CPU_VERIFY_TOKENS if on_cpu() else 0,
         memory_limit=options.memory_limit,
         max_stall=options.max_stall_ms / 1e3,
+        tree_nodes=kinds,
     )
+    context = _context(options, target.max_context, config.round_tokens, runner)
     _report_matmul()
-    return Loaded(runner, config)
+    return Loaded(runner, replace(config, max_context=context))
 
 
 def new_drafter(
@@ -96,11 +100,11 @@ def release() -> None:
     mx.clear_cache()
 
 
-def _context(options: EngineOptions, own: int, block: int, runner: DeviceRunner) -> int:
+def _context(options: EngineOptions, own: int, spare: int, runner: DeviceRunner) -> int:
     """The context that the options, the model and one row under the memory limit allow."""
     wanted = options.max_context or own
     try:
-        return context_under(options.memory_limit, runner.bytes_for, wanted, block)
+        return context_under(options.memory_limit, runner.bytes_for, wanted, spare)
     except ValueError as error:
         reason = str(error).removeprefix("the memory limit")
         raise OptionsError(f"--memory-limit{reason}") from error

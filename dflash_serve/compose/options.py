@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dflash_serve.engine.config import SPARE_TOKENS
+
 SPECULATION = ("always", "off")
 _UNITS = {
     "": 1,
@@ -28,7 +30,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_stall_ms": (1, 600_000),
 }
 DRAFTER_BITS = (0, 4, 8)
-_NEVER_EMPTY = ("target", "drafter", "tool_parser", "reasoning_parser")
+_NEVER_EMPTY = ("target", "drafter", "second_drafter", "tool_parser", "reasoning_parser")
 
 
 class OptionsError(ValueError):
@@ -46,6 +48,8 @@ class EngineOptions:
     max_context and block_size: 0 takes the model's own. memory_limit: bytes, 0 for none.
     max_stall_ms: what a prompt's chunk and the round beside it may take, above 64 tokens.
     drafter_bits: 4 or 8 quantises the drafter at load, 0 leaves it as stored.
+    second_drafter: a VP-drafter's path or hub id, ``auto`` or ``none``. tree: ``off``, ``auto`` or
+    a number of nodes; ``default`` is auto with a second drafter and off without.
     seed: for requests without one; None draws a fresh one per request. tool_parser and
     reasoning_parser: ``auto`` takes what the chat template shows.
     """
@@ -58,6 +62,8 @@ class EngineOptions:
     block_size: int = 0
     speculation: str = "always"
     drafter_bits: int = 0
+    second_drafter: str = "none"
+    tree: str = "default"
     prefill_chunk: int = 512
     memory_limit: int = 0
     max_stall_ms: int = 250
@@ -68,6 +74,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         check_values(self, _BOUNDS, _NEVER_EMPTY)
         check_one_of("speculation", self.speculation, SPECULATION)
+        _check_drafting(self)
         if self.drafter_bits not in DRAFTER_BITS:
             allowed = ", ".join(map(str, DRAFTER_BITS))
             raise OptionsError(
@@ -75,6 +82,27 @@ class EngineOptions:
             )
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise OptionsError(f"{option('seed')} is {self.seed}, but must fit 64 bits")
+
+
+def _check_drafting(options: EngineOptions) -> None:
+    """Refuse what asks for more than a drafter that is not there."""
+    _check_tree(options.tree)
+    if options.drafter != "none":
+        return
+    if options.tree not in ("default", "off"):
+        raise OptionsError(f"--tree is {options.tree}, but --drafter is none")
+    if options.second_drafter != "none":
+        second = options.second_drafter
+        raise OptionsError(f"--second-drafter is {second}, but --drafter is none")
+
+
+def _check_tree(tree: str) -> None:
+    number = int(tree) if tree.isascii() and tree.isdigit() else 0
+    if tree not in ("default", "auto", "off") and not 2 <= number <= SPARE_TOKENS:
+        raise OptionsError(
+            f"--tree is {tree!r}, but must be auto, off or a number of nodes from 2 to "
+            f"{SPARE_TOKENS}"
+        )
 
 
 def option(name: str) -> str:

@@ -1,6 +1,7 @@
 """What the next round verifies: a block per row, and chains or trees. Pure Python, no device."""
 
 from collections import deque
+from statistics import mean, median
 
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import DecodeRow, StepPlan, StepResult
@@ -44,7 +45,7 @@ class RoundKinds:
     def __init__(self, config: EngineConfig) -> None:
         self._kinds = config.tree_nodes
         self._verify_tokens = config.verify_tokens
-        self._rates: dict[tuple[int, int], deque[float]] = {}
+        self._rates: dict[tuple[int, int], deque[tuple[int, float]]] = {}
         self._rounds: dict[int, int] = {}
 
     def choose(self, decode: tuple[DecodeRow, ...]) -> int:
@@ -70,15 +71,15 @@ class RoundKinds:
         if all(row.block == 1 for row in plan.decode):
             return
         tokens = sum(len(chosen.tokens) for chosen in result.decode)
-        self._of(len(plan.decode), plan.nodes).append(tokens / max(seconds, 1e-9))
+        self._of(len(plan.decode), plan.nodes).append((tokens, seconds))
 
     def _fits(self, kind: int, rows: int) -> bool:
         return not kind or not self._verify_tokens or kind * rows <= self._verify_tokens
 
-    def _of(self, rows: int, kind: int) -> deque[float]:
+    def _of(self, rows: int, kind: int) -> deque[tuple[int, float]]:
         return self._rates.setdefault((rows, kind), deque(maxlen=_RECENT))
 
     def _rate(self, rows: int, kind: int) -> float:
-        """Mean of the recent rates, the first of which may have traced a graph."""
-        rates = self._of(rows, kind)
-        return sum(rates) / len(rates)
+        """Mean tokens over the median time, which a traced graph or a busy moment leaves alone."""
+        recent = self._of(rows, kind)
+        return mean(tokens for tokens, _ in recent) / max(median(time for _, time in recent), 1e-9)

@@ -20,6 +20,8 @@ class EngineKeywords(TypedDict, total=False):
     block_size: int | Literal["auto"]
     speculation: Literal["always", "off"]
     drafter_bits: Literal[0, 4, 8]
+    second_drafter: str
+    tree: str
     max_batch: int
     max_queue: int
     max_context: int

@@ -77,6 +77,20 @@ def serve(
         int,
         typer.Option(help="4 or 8 quantises the drafter's weights at load; 0 is as stored."),
     ] = _D.drafter_bits,
+    second_drafter: Annotated[
+        str,
+        typer.Option(
+            help="VP-drafter that goes on behind the first one's likely breaks: none, auto (the "
+            "demo's), directory or id."
+        ),
+    ] = _D.second_drafter,
+    tree: Annotated[
+        str,
+        typer.Option(
+            help="Verify trees of drafts: off, a number of nodes, or auto, which takes what is "
+            "fastest. The default is auto with a second drafter and off without."
+        ),
+    ] = _D.tree,
     prefill_chunk: Annotated[
         int, typer.Option(help="Prompt tokens processed between two rounds.")
     ] = _D.prefill_chunk,

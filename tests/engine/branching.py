@@ -50,6 +50,9 @@ class BranchingDraft:
             tokens.append(before)
         return mx.concatenate(tokens, axis=1)
 
+    def confidences(self) -> mx.array:
+        return mx.full((self._anchors.shape[0], self._width - 1), 0.4)
+
     def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
         texts = self._texts
         at = mx.minimum(self._positions + slot, texts.following.shape[0] - 1)[:, None]

@@ -7,14 +7,15 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.adapters.base import DraftAdapter, FillingDrafter, TargetAdapter
+from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, EngineStats, SamplingParams
 from tests.engine.branching import BranchingDrafter, Texts
 from tests.engine.scripted import ScriptedDrafter
-from tests.tiny import DFLASH2, MISTRAL, QWEN3_5, tiny_pair
+from tests.tiny import DFLASH2, MISTRAL, QWEN3_5, tiny_pair, write_drafter
 
 Pair = tuple[TargetAdapter, DraftAdapter]
 CONTEXT = 192
@@ -54,13 +55,14 @@ def generate(
     late: int = 0,
     cancel: float = 0.0,
     nodes: int = 0,
+    second: FillingDrafter | None = None,
 ) -> tuple[dict[str, list[int]], set[str], EngineStats]:
     """Run requests to the end; ``late`` of them join one by one, ``cancel`` of them are aborted.
 
     Returns texts, names of aborted requests, and the engine's totals.
     """
     rng = random.Random(5)
-    runner = DeviceRunner(pair[0], pair[1], block, compiled=compiled)
+    runner = DeviceRunner(pair[0], pair[1], block, second=second, compiled=compiled)
     config = EngineConfig(
         max_batch=batch,
         max_context=CONTEXT,
@@ -240,3 +242,36 @@ def test_trees_are_exact(tmp_path: Path, name: str, block: int, batch: int, node
     assert stats.accepted > 0.3 * stats.rounds
     chains = generate(both, work, block=block, batch=batch)[2]  # type: ignore[arg-type]
     assert stats.accepted / stats.rounds > chains.accepted / chains.rounds
+
+
+@pytest.mark.parametrize("name", ["full attention", "sliding window"])
+@pytest.mark.parametrize(("block", "batch", "nodes"), [(8, 3, 16), (5, 1, 9), (16, 2, 40)])
+def test_a_second_drafter_is_exact(
+    tmp_path: Path, name: str, block: int, batch: int, nodes: int
+) -> None:
+    """Other layers are tapped for it than for the first; its own caches slide."""
+    pair = tiny_pair(tmp_path / "pair", {} if name == "full attention" else FAMILIES[name])
+    changes = {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 20,
+        "dflash_config": {"mask_token_id": 95, "target_layer_ids": [0, 2]},
+    }
+    second = load_drafter(write_drafter(tmp_path / "second", seed=4, **changes), pair[0])
+    work = requests(12, 4)
+    plain = generate((pair[0], None), work, block=1, batch=8)[0]
+    known = [(*request.prompt, *plain[request.id]) for request in work]
+    first = BranchingDrafter(pair[1], Texts.of(known, CONTEXT, 96, seed=nodes))
+    texts, aborted, stats = generate(
+        (pair[0], first),  # type: ignore[arg-type]
+        work,
+        block=block,
+        batch=batch,
+        nodes=nodes,
+        second=second,
+        late=6,
+        cancel=0.01,
+        compiled=batch == 1,
+    )
+    for name_, tokens in texts.items():
+        assert tokens == (plain[name_][: len(tokens)] if name_ in aborted else plain[name_])
+    assert stats.accepted > 0.2 * stats.rounds
