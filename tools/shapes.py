@@ -65,7 +65,8 @@ def serve(options: list[str], tokens: int, log_path: Path) -> Served:
             raise SystemExit(f"the completion failed: {answer.text}")
         seconds = time.perf_counter() - started
         counted = answer.json()["usage"]["completion_tokens"]
-        loaded = [line for line in log_path.read_text().splitlines() if "loaded:" in line]
+        text = log_path.read_text().replace(f"{log_path.parent}/", "")
+        loaded = [line for line in text.splitlines() if "loaded:" in line]
         return Served(loaded, ready, bytes_read, _peak(process.pid), counted, seconds)
 
 

@@ -23,7 +23,9 @@ from dflash_serve.adapters.drafter_checkpoint import (
 )
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.target_config import check_quantization, check_types
+from dflash_serve.adapters.verify_linear import use_verify_kernels
 from dflash_serve.adapters.weights import Weights, checked_class, open_weights, report, take
+from dflash_serve.kernels import verify_qmm
 
 _MISFITS = (
     ArithmeticError,
@@ -47,16 +49,36 @@ def load_target(directory: Path) -> TargetAdapter:
     Raises:
         AdapterError: the checkpoint is damaged, or not one that can be served.
     """
+    adapter, model, weights = _open_target(directory)
+    report(f"target {directory}", take(model, weights, mx.float32 if on_cpu() else None))
+    if verify_qmm.enabled():
+        use_verify_kernels(model)
+    target: TargetAdapter = adapter(model)
+    return target
+
+
+def check_files(target: Path, drafter: Path | None) -> None:
+    """Everything that `load_target` and `load_drafter` ask of checkpoints but for their values.
+
+    Reads configs and headers only.
+
+    Raises:
+        AdapterError: a checkpoint is damaged or cannot be served, or they do not fit.
+    """
+    adapter, model, _ = _open_target(target)
+    if drafter is not None:
+        _open_drafter(drafter, adapter(model))
+
+
+def _open_target(directory: Path) -> tuple[Any, Any, Weights]:
+    """A target's adapter, mlx-lm's model with tensors that are not read yet, and their files."""
     config = read_config(directory)
     adapter = registry.find_target(str(config.get("model_type")))
     what = f"target {directory}"
     check_types(config, what)
     check_quantization(config, what)
     weights = open_weights(directory)
-    model = _fill(adapter, weights, what)
-    report(what, take(model, weights, mx.float32 if on_cpu() else None))
-    target: TargetAdapter = adapter(model)
-    return target
+    return adapter, _fill(adapter, weights, what), weights
 
 
 def _fill(adapter: Any, weights: Weights, what: str) -> Any:
@@ -98,14 +120,18 @@ def load_drafter(directory: Path, target: TargetAdapter) -> DFlashDrafter:
     Raises:
         AdapterError: the checkpoint is damaged, or does not fit ``target``.
     """
-    what = f"drafter {directory}"
-    stored = open_drafter(directory, target)
-    drafter, weights = make_drafter(stored.config, target), stored.weights
-    quantise_as_stored(drafter.model, stored)
-    weights.give(stored.tensors, drafter.model, what)
-    del stored
-    report(what, take(drafter.model, weights, target.dtype))
+    drafter, weights = _open_drafter(directory, target)
+    report(f"drafter {directory}", take(drafter.model, weights, target.dtype))
     return drafter
+
+
+def _open_drafter(directory: Path, target: TargetAdapter) -> tuple[DFlashDrafter, Weights]:
+    """A drafter with tensors that are not read yet, and their files."""
+    stored = open_drafter(directory, target)
+    drafter = make_drafter(stored.config, target)
+    quantise_as_stored(drafter.model, stored)
+    stored.weights.give(stored.tensors, drafter.model, f"drafter {directory}")
+    return drafter, stored.weights
 
 
 def read_drafter_config(directory: Path) -> DFlashConfig:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import resolve
+from dflash_serve.adapters.loading import check_files
 from dflash_serve.adapters.pairs import find_pair
 from dflash_serve.compose.options import EngineOptions, OptionsError
 
@@ -21,6 +22,17 @@ def checkpoints(options: EngineOptions) -> tuple[Path, Path | None]:
         AdapterError: a name that leads nowhere, or no published drafter for the target.
     """
     return target_directory(options.target), drafter_directory(options)
+
+
+def checked_checkpoints(options: EngineOptions) -> tuple[Path, Path | None]:
+    """`checkpoints` of which everything has been checked but the weights' values.
+
+    Raises:
+        AdapterError: as above, or a checkpoint is damaged, cannot be served, or does not fit.
+    """
+    target, drafter = checkpoints(options)
+    check_files(target, drafter)
+    return target, drafter
 
 
 def target_directory(name: str | None) -> Path:

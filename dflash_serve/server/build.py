@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.compose.cards import ModelCard, drafter_card, model_card
-from dflash_serve.compose.directories import REFUSALS, checkpoints
+from dflash_serve.compose.directories import REFUSALS, checked_checkpoints
 from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.compose.loading import load
 from dflash_serve.compose.swapping import drafter_change
@@ -30,7 +30,7 @@ def serve(settings: Settings) -> int:
     """
     _start_logging(settings.log_level)
     try:
-        target, drafter = checkpoints(settings)
+        target, drafter = checked_checkpoints(settings)
         model = model_card(settings, target, settings.served_model_name)
         drafting = drafter_card(settings, drafter)
         text = load_text(settings, target, model)

@@ -10,10 +10,19 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from dflash_serve.adapters.base import TargetAdapter
+from dflash_serve.adapters.base import AdapterError, TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
 from dflash_serve.adapters.loading import load_drafter, make_drafter
+
+_NOT_TRAINED = (
+    "shift",
+    "markov_rank",
+    "confidence_head",
+    "draft_vocab_size",
+    "own_embedding",
+    "own_head",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +136,27 @@ def load_trainable(directory: Path, target: TargetAdapter) -> DFlashDrafter:
     """A drafter from disk with float32 weights, to go on from.
 
     Raises:
-        AdapterError: the checkpoint is damaged, or does not fit ``target``.
+        AdapterError: the checkpoint is damaged, does not fit ``target``, or cannot be trained.
     """
     drafter = load_drafter(directory, target)
+    check_trainable(drafter, directory)
     drafter.model.set_dtype(mx.float32)
     drafter.model.train()
     return drafter
+
+
+def check_trainable(drafter: DFlashDrafter, directory: Path) -> None:
+    """Refuse what can be served and not be trained: the objective knows DFlash v1 and 2 only."""
+    config = drafter.config
+    for name in _NOT_TRAINED:
+        value = getattr(config, name)
+        if value:
+            raise AdapterError(f"drafter {directory}: {name} is {value!r}, which cannot be trained")
+    for path, module in drafter.model.named_modules():
+        if "scales" in module:
+            raise AdapterError(
+                f"drafter {directory}: {path} is stored in {module.bits} bits and cannot be trained"
+            )
 
 
 def start_from_target(drafter: DFlashDrafter, weights: dict[str, mx.array]) -> None:

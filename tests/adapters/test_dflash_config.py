@@ -147,6 +147,90 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         },
         {"block_size": 10, "hidden_size": 2880},
     ),
+    (
+        "Qwen3.5-0.8B, from the community: its own mask token",
+        {"vocab_size": 248320, "dflash_config": {"mask_token_id": 248077}},
+        {"mask_token_id": 248077, "target_layer_ids": (1, 9, 17, 25, 33)},
+    ),
+    (
+        "Qwen3.6-35B-A3B: mixed sliding",
+        {
+            "hidden_size": 2048,
+            "num_target_layers": 40,
+            "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL],
+            "sliding_window": 2048,
+            "vocab_size": 248320,
+            "dflash_config": {"mask_token_id": 248070},
+        },
+        {"target_layer_ids": (1, 10, 19, 28, 37), "layer_causal": (True, True, False, True, False)},
+    ),
+    (
+        "Qwen3.8-27B-DFlash2: sliding and not causal",
+        {
+            "architectures": ["DFlash2DraftModel"],
+            "hidden_size": 5120,
+            "intermediate_size": 17408,
+            "num_target_layers": 64,
+            "block_size": 8,
+            "is_causal": False,
+            "layer_types": [SLIDING] * 5,
+            "sliding_window": 2048,
+            "vocab_size": 248320,
+            "dflash_config": {
+                "mask_token_id": 248070,
+                "target_layer_ids": [5, 19, 33, 47, 61],
+                "conv_kernel_size": 2,
+                "conv_group_size": 16,
+                "selector_rank": 256,
+                "selector_top_k": 16,
+            },
+        },
+        {"layer_causal": (False,) * 5, "layer_windows": (2048,) * 5, "selector_top_k": 16},
+    ),
+    (
+        "Kimi: trained with 16, served with 8",
+        {
+            "hidden_size": 7168,
+            "vocab_size": 163840,
+            "dflash_config": {"mask_token_id": 163838, "runtime_block_size": 8},
+        },
+        {"mask_token_id": 163838, "block_size": 16, "runtime_block_size": 8},
+    ),
+    (
+        "LFM2.5-1.2B: eight layers, five taps",
+        {
+            "num_hidden_layers": 8,
+            "layer_types": [FULL] * 8,
+            "num_target_layers": 16,
+            "dflash_config": {"mask_token_id": 16, "target_layer_ids": [1, 4, 7, 10, 13]},
+        },
+        {"num_layers": 8, "target_layer_ids": (1, 4, 7, 10, 13)},
+    ),
+    (
+        "Llama-3.1-8B: block 10",
+        {"block_size": 10, "num_target_layers": 32, "dflash_config": {"mask_token_id": 128255}},
+        {"block_size": 10, "target_layer_ids": (1, 8, 15, 22, 29)},
+    ),
+    (
+        "JetSpec: causal in the block",
+        {
+            "dflash_config": QWEN3_8B["dflash_config"]
+            | {"causal_head": True, "target_hidden_size": 4096}
+        },
+        {"layer_causal": (True,) * 5, "shift": 0},
+    ),
+    (
+        "DSpark: block 7",
+        {
+            "architectures": ["DSparkDraftModel"],
+            "block_size": 7,
+            "markov_rank": 256,
+            "markov_head_type": "vanilla",
+            "enable_confidence_head": True,
+            "confidence_head_with_markov": True,
+        },
+        {"block_size": 8, "shift": 1, "markov_rank": 256, "confidence_with_markov": True},
+    ),
 ]
 
 

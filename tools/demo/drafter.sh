@@ -17,7 +17,7 @@ case $kind in
 shipped) "$0" dflash2 "$work" ;;
 dflash2) options=(--steps 2000 --architecture dflash2 --selector-rank 64) ;;
 v1) options=(--steps 2000) ;;
-vp) options=(--steps 1500 --training-mode vp_drafter --prefix-weight-base 0.9) ;;
+vp) options=(--steps 1000 --training-mode vp_drafter --prefix-weight-base 0.9) ;;
 *) echo "unknown kind $kind: dflash2, shipped, v1 or vp" >&2 && exit 2 ;;
 esac
 

@@ -16,11 +16,20 @@ Program = Callable[[Reader, Output], Step[None]]
 
 @dataclass(frozen=True, slots=True)
 class ReasoningStyle:
-    """The markers around reasoning, which stands at the answer's beginning."""
+    """The markers around reasoning, which stands at the answer's beginning.
+
+    ``control``: the special token that ``open`` begins with, where words follow it.
+    """
 
     name: str
     open: str
     close: str
+    control: str = ""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Special tokens in its markers."""
+        return self.control or self.open, self.close
 
 
 class ToolStyle(Protocol):
@@ -87,7 +96,8 @@ class StyledMarkup:
     @property
     def markers(self) -> tuple[str, ...]:
         """Special tokens that the parser must see as text."""
-        return (self.reasoning or ()) + (self.tools.markers if self.tools else ())
+        styles = (self.thinks, self.tools)
+        return tuple(marker for style in styles if style for marker in style.markers)
 
     @property
     def reasoning(self) -> tuple[str, str] | None:

@@ -23,7 +23,7 @@ HARMONY = "harmony"
 
 _THINK = ReasoningStyle("think", "<think>", "</think>")
 _THINK_MISTRAL = ReasoningStyle("mistral", "[THINK]", "[/THINK]")
-_THINK_GEMMA = ReasoningStyle("gemma4", "<|channel>thought", "<channel|>")
+_THINK_GEMMA = ReasoningStyle("gemma4", "<|channel>thought", "<channel|>", control="<|channel>")
 _REASONING = {style.name: style for style in (_THINK, _THINK_MISTRAL, _THINK_GEMMA)}
 _FUNCTION_GEMMA = Gemma(
     "function_gemma", "<start_function_call>", "<end_function_call>", "<escape>"
@@ -145,7 +145,7 @@ def _reasoning_style(template: str, vocabulary: Collection[str]) -> str:
         if style.open in template or style.close in template:
             return style.name
     for style in _REASONING.values():
-        if style.open in vocabulary and style.close in vocabulary:
+        if all(marker in vocabulary for marker in style.markers):
             return style.name
     return NONE
 

@@ -1,0 +1,95 @@
+"""A real server over checkpoints that cannot be used: one line, exit code 2, before it serves."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from tests.e2e.conftest import Start
+from tests.e2e.server import PairPaths
+from tests.tiny import reconfigure
+
+Damage = Callable[[PairPaths], object]
+WEIGHTS = "model.safetensors"
+
+
+def rewrite(path: Path, change: Callable[[dict[str, mx.array]], object]) -> None:
+    weights = dict(mx.load(str(path)))
+    mx.eval(weights)
+    change(weights)
+    mx.save_safetensors(str(path), weights)
+
+
+def truncate(pair: PairPaths) -> None:
+    path = pair.target / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def make_no_number(pair: PairPaths) -> None:
+    def change(weights: dict[str, mx.array]) -> None:
+        weights["model.norm.weight"][5] = float("nan")
+
+    rewrite(pair.target / WEIGHTS, change)
+
+
+def lose_a_tensor(pair: PairPaths) -> None:
+    rewrite(pair.drafter / WEIGHTS, lambda weights: weights.pop("fc.weight"))
+
+
+DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
+    "model type": (
+        lambda pair: reconfigure(pair.target, model_type="gpt_unknown"),
+        ("model_type 'gpt_unknown' is not supported",),
+    ),
+    "quantisation": (
+        lambda pair: reconfigure(pair.target, quantization={"bits": 7, "group_size": 64}),
+        ("quantization is mode 'affine', bits 7, group_size 64", "MLX cannot run here"),
+    ),
+    "vocabulary": (
+        lambda pair: reconfigure(pair.drafter, vocab_size=321),
+        ("drafter vocab_size is 321, target vocab_size is 320",),
+    ),
+    "short file": (truncate, ("target/model.safetensors is damaged", "bytes, the file has")),
+    "missing tensor": (lose_a_tensor, ("drafter lacks 1 tensor(s), first fc.weight",)),
+    "no number": (
+        make_no_number,
+        ("target/model.safetensors: model.norm.weight has 1 value(s) of 64 that are NaN",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_the_server_ends_with_one_line(
+    pair: PairPaths, start: Start, tmp_path: Path, name: str
+) -> None:
+    damage, named = DAMAGES[name]
+    copy = PairPaths(tmp_path / "target", tmp_path / "drafter")
+    shutil.copytree(pair.target, copy.target)
+    shutil.copytree(pair.drafter, copy.drafter)
+    damage(copy)
+    server = start(*copy.options(), "--port", "0")
+    assert server.exit_code() == 2, server.log
+    [line] = [line for line in server.log.splitlines() if "INFO" not in line]
+    assert line.startswith("dflash-serve: error: ")
+    for part in named:
+        assert part in line
+    assert "serving" not in server.log
+
+
+def test_what_files_show_is_refused_before_the_port_is_taken(
+    pair: PairPaths, start: Start, tmp_path: Path
+) -> None:
+    """A port that another process holds is no reason to give before the checkpoint's."""
+    target = tmp_path / "target"
+    shutil.copytree(pair.target, target)
+    (target / "config.json").write_text(json.dumps({"model_type": "qwen3", "hidden_size": "64"}))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        server = start(*PairPaths(target, pair.drafter).options(), "--port", port)
+        assert server.exit_code() == 2
+    assert "hidden_size is '64', but must be a positive integer" in server.log
