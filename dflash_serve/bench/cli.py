@@ -58,6 +58,12 @@ def decode(
     block_size: Annotated[
         str, typer.Option(help="Tokens verified per round, like 8,16; auto is as trained.")
     ] = "auto",
+    tree: Annotated[
+        str, typer.Option(help="Trees of so many nodes beside chains, like 8,16; or off.")
+    ] = "off",
+    second_drafter: Annotated[
+        str, typer.Option(help="A VP-drafter for more trees: none, auto, directory or hub id.")
+    ] = "none",
     max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 128,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
@@ -96,6 +102,8 @@ def decode(
         baselines=tuple(baseline or ()),
         acceptance=simulate_acceptance,
         tau=tau,
+        trees=() if tree == "off" else numbers("--tree", tree, least=2),
+        second_drafter=second_drafter,
     )
     result = run_decode(options)
     return _finish(result, decode_report, out, save)

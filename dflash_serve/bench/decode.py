@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dflash_serve.adapters.base import AdapterError, FillingDrafter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.baseline import run_mlx_lm
@@ -17,17 +18,26 @@ from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.report import Result, middle, ratio
 from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.compose.trees import load_second
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 
 
+_CHAINS = (0,)
+
+
 @dataclass(slots=True)
 class Arm:
-    """One way to decode. ``block`` 1 is plain, 0 an outside baseline. Runs grow with repeats."""
+    """One way to decode. ``block`` 1 is plain, 0 an outside baseline. Runs grow with repeats.
+
+    ``kinds``: of its rounds, as `EngineConfig.tree_nodes`.
+    """
 
     name: str
     block: int
     measure: Callable[[], Run | None]
+    kinds: tuple[int, ...] = _CHAINS
     runs: list[Run] = field(default_factory=list)
     decode_rates: list[float] = field(default_factory=list)
     total_rates: list[float] = field(default_factory=list)
@@ -72,6 +82,7 @@ class _Bench:
         self._work = work
         self._blocks = blocks
         self._reference: dict[str, tuple[int, ...]] = {}
+        self._second = _second(options, pair, max(blocks))
 
     def measure(self, batch: int) -> dict[str, Any]:
         """All arms at one batch size, in turns, the order reversed each repeat."""
@@ -81,28 +92,57 @@ class _Bench:
             for arm in (plain, *others)[:: -1 if repeat % 2 else 1]:
                 self._record(arm)
         entries = [self._entry(arm, plain, batch) for arm in (plain, *others)]
-        costs = [self._costs(batch, entry) for entry in entries if entry["block"] > 1]
+        chains = [
+            entry for entry in entries if entry["block"] > 1 and entry["kinds_of_round"] == [0]
+        ]
+        costs = [self._costs(batch, entry) for entry in chains]
         return {"batch": batch, "arms": entries, "step_costs": costs}
 
     def _arms(self, batch: int) -> list[Arm]:
         arms = [self._engine_arm("plain", 1, batch)]
         arms += [self._engine_arm(f"block {block}", block, batch) for block in self._blocks]
+        arms += self._tree_arms(batch)
         if batch == 1:
             arms += [self._baseline_arm(variant) for variant in self._options.baselines]
         return arms
 
-    def _engine_arm(self, name: str, block: int, batch: int) -> Arm:
+    def _tree_arms(self, batch: int) -> list[Arm]:
+        """Trees of each size, with the second drafter too, and the engine's choice of all kinds."""
+        block, trees = max(self._blocks), self._options.trees
+        arms = [self._engine_arm(f"tree {nodes}", block, batch, (nodes,)) for nodes in trees]
+        if self._second is not None:
+            arms += [
+                self._engine_arm(f"two drafters, tree {nodes}", block, batch, (nodes,), dual=True)
+                for nodes in trees
+            ]
+        if trees:
+            arms.append(self._engine_arm("auto", block, batch, (0, *trees)))
+        return arms
+
+    def _engine_arm(
+        self,
+        name: str,
+        block: int,
+        batch: int,
+        kinds: tuple[int, ...] = _CHAINS,
+        *,
+        dual: bool = False,
+    ) -> Arm:
         drafter = self._work.drafter if block > 1 else None
-        runner = DeviceRunner(self._pair.target, drafter, block)
+        second = self._second if dual else None
+        runner = DeviceRunner(self._pair.target, drafter, block, second=second)
         config = EngineConfig(
-            max_batch=batch, max_context=self._work.longest + block, block_size=block
+            max_batch=batch,
+            max_context=self._work.longest + block,
+            block_size=block,
+            tree_nodes=kinds,
         )
 
         def measure() -> Run:
             sink = TextSink.load(self._pair.directory)
             return run_all(runner, config, self._work.requests, sink)
 
-        return Arm(name, block, measure)
+        return Arm(name, block, measure, kinds)
 
     def _baseline_arm(self, variant: str) -> Arm:
         directory = self._pair.directory
@@ -146,6 +186,7 @@ class _Bench:
         entry: dict[str, Any] = {
             "name": arm.name,
             "block": arm.block,
+            "kinds_of_round": list(arm.kinds),
             "different_answers": arm.different,
             "decode": _rates(arm.decode_rates, plain.decode_rates),
             "end_to_end": _rates(arm.total_rates, plain.total_rates),
@@ -187,6 +228,14 @@ class _Bench:
         }
 
 
+def _second(options: DecodeOptions, pair: Pair, block: int) -> FillingDrafter | None:
+    asked = EngineOptions(target=options.pair.target, second_drafter=options.second_drafter)
+    try:
+        return load_second(asked, pair.target, block)
+    except (AdapterError, OptionsError) as error:
+        raise BenchError(str(error)) from error
+
+
 def _rates(values: list[float], plain: list[float]) -> dict[str, Any]:
     """Tokens per second and the speedup over plain: ratio of medians, and per repeat."""
     return {
@@ -217,4 +266,6 @@ def _settings(options: DecodeOptions, blocks: Sequence[int]) -> dict[str, Any]:
         "baselines": list(options.baselines),
         "acceptance": options.acceptance,
         "tau": options.tau,
+        "trees": list(options.trees),
+        "second_drafter": options.second_drafter,
     }

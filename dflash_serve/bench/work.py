@@ -41,7 +41,8 @@ class PromptOptions(Protocol):
 class DecodeOptions:
     """What to measure. ``prompts`` 0 picks a number; ``acceptance`` or ``tau`` simulates drafts.
 
-    block_sizes: empty takes the drafter's own. baselines: names of `baseline.VARIANTS`.
+    block_sizes: empty takes the drafter's own. baselines: names of `baseline.VARIANTS`. trees:
+    nodes of trees to measure beside chains. second_drafter: as `EngineOptions`, for more of them.
     """
 
     pair: PairChoice = field(default_factory=PairChoice)
@@ -57,6 +58,8 @@ class DecodeOptions:
     baselines: tuple[str, ...] = ()
     acceptance: float | None = None
     tau: float | None = None
+    trees: tuple[int, ...] = ()
+    second_drafter: str = "none"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.baselines if name not in VARIANTS]
@@ -68,6 +71,10 @@ class DecodeOptions:
             raise BenchError("--simulate-acceptance and --tau exclude each other")
         if self.simulated and self.temperature > 0:
             raise BenchError("simulated acceptance follows the greedy answer: --temperature is 0")
+        if self.simulated and self.trees:
+            raise BenchError("simulated acceptance is of chains: it excludes --tree")
+        if self.second_drafter != "none" and not self.trees:
+            raise BenchError("--second-drafter drafts trees: give --tree too")
         if self.simulated and len(self.block_sizes) != 1:
             raise BenchError("simulated acceptance needs exactly one --block-size")
 

@@ -1,11 +1,14 @@
 """D2SD: a second drafter goes on from where the first one's block is likely to break.
 
-The probability that exactly i drafts of the first block survive picks the breaks. A VP-drafter,
-trained to go on from a visible prefix, fills the block behind each, and the blocks are merged into
-one tree of a given budget (the published method verifies them side by side).
+Published: the break at draft i + 1 is as likely as drafts 1 to i survive and no more, and a
+VP-drafter, trained to go on from a visible prefix, fills the block from the break on; all blocks are
+verified side by side. Here a break takes the first drafter's second choice, and the VP-drafter goes
+on behind it: its own first choice is too often the token that broke. All paths are merged into one
+tree of a given budget.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -13,8 +16,10 @@ from dflash_serve.adapters.base import Draft
 from dflash_serve.engine.cache.attention import SPARE
 from dflash_serve.engine.tree import Nodes, Tree, chosen
 
-MOST_BRANCHES = 4
-"""Breaks that are followed up; the published number."""
+MOST_BRANCHES = 7
+"""Rivals that are followed up; published are 4 breaks, with one token each."""
+_RIVALS = 3
+"""Tokens of each slot that may stand in its place."""
 _STEP = 1e-3
 _LEAST = -30.0
 _NEVER = -1e9
@@ -39,27 +44,48 @@ def grow_dual(
     count, width = shape
     chain = draft.chain()
     sure = mx.log(mx.maximum(draft.confidences(), 1e-6))
-    breaks, odds = likely_breaks(sure, count)
+    rivals = _rivals(draft, anchors, chain, sure)
+    starts = likeliest_rivals(rivals, count)
     slot = mx.arange(width, dtype=mx.int32)
     block = mx.concatenate([anchors[:, None], chain], axis=1)[:, None]
-    tokens, scores = fill(mx.where(slot <= breaks[..., None], block, -1))
-    return chosen(merged(chain, sure, tokens, _branch_scores(scores, breaks, odds)), nodes)
+    breaks = starts.slots[..., None]  # [R, K, 1]
+    behind = mx.where(slot == breaks + 1, starts.tokens[..., None], -1)
+    tokens, scores = fill(mx.where(slot <= breaks, block, behind))
+    paths = _path_scores(scores, breaks, starts.odds[..., None])
+    return chosen(merged(chain, sure, tokens, paths), nodes)
 
 
-def likely_breaks(sure: mx.array, count: int) -> tuple[mx.array, mx.array]:
-    """Log-probabilities [R, w - 1] of a chain's drafts -> the likeliest breaks [R, K] int32.
+class Rivals(NamedTuple):
+    """Tokens that may stand where the chain has another, as [R, M] arrays.
 
-    A break i: that many drafts survive and no more. Beside it the log of its probability,
-    prod(c_k, k <= i) * (1 - c_(i + 1)).
+    slots int32: the draft in whose place a token stands. odds float32: the log-probability of the
+    path up to it.
     """
-    survives = mx.cumsum(sure, axis=1) - sure  # [R, w - 1]: the drafts before each
-    ends = mx.log1p(-mx.minimum(mx.exp(sure), 1 - 1e-6))
-    odds = survives + ends
-    if count < odds.shape[1]:
-        best = mx.sort(mx.argpartition(-odds, count - 1, axis=1)[:, :count], axis=1)
-    else:
-        best = mx.broadcast_to(mx.arange(odds.shape[1]), odds.shape)
-    return best.astype(mx.int32), mx.take_along_axis(odds, best, axis=1)
+
+    tokens: mx.array
+    slots: mx.array
+    odds: mx.array
+
+
+def likeliest_rivals(rivals: Rivals, count: int) -> Rivals:
+    """The ``count`` of the highest odds, or all where there are fewer."""
+    if count >= rivals.odds.shape[1]:
+        return rivals
+    best = mx.sort(mx.argpartition(-rivals.odds, count - 1, axis=1)[:, :count], axis=1)
+    return Rivals(*(mx.take_along_axis(array, best, axis=1) for array in rivals))
+
+
+def _rivals(draft: Draft, anchors: mx.array, chain: mx.array, sure: mx.array) -> Rivals:
+    """The next best tokens of every slot, after the chain's tokens before it."""
+    before = mx.concatenate([anchors[:, None], chain[:, :-1]], axis=1)
+    found = [draft.children(i, before[:, i : i + 1], 1 + _RIVALS) for i in range(chain.shape[1])]
+    tokens, steps = (
+        mx.concatenate([part[:, :, 1:] for part in parts], axis=1)  # [R, w - 1, rivals]
+        for parts in zip(*found, strict=True)
+    )
+    odds = (mx.cumsum(sure, axis=1) - sure)[..., None] + mx.maximum(steps, _LEAST)
+    slots = mx.broadcast_to(mx.arange(tokens.shape[1], dtype=mx.int32)[:, None], tokens.shape)
+    return Rivals(*(array.reshape(array.shape[0], -1) for array in (tokens, slots, odds)))
 
 
 def merged(chain: mx.array, sure: mx.array, tokens: mx.array, scores: mx.array) -> Nodes:
@@ -83,12 +109,14 @@ def merged(chain: mx.array, sure: mx.array, tokens: mx.array, scores: mx.array) 
     return Nodes(*map(_by_level, (lines, parents, mx.where(stands, best, _NEVER))))
 
 
-def _branch_scores(scores: mx.array, breaks: mx.array, odds: mx.array) -> mx.array:
-    """Log-probabilities of slots [R, K, n] -> of paths, for the slots behind each break."""
+def _path_scores(scores: mx.array, breaks: mx.array, start: mx.array) -> mx.array:
+    """Log-probabilities of slots [R, K, n] -> of paths, from the rivals at ``breaks`` [R, K, 1] on.
+
+    ``start`` [R, K, 1]: of the paths up to the rivals.
+    """
     slot = mx.arange(scores.shape[2], dtype=mx.int32)
-    drafted = slot >= breaks[..., None]
-    path = odds[..., None] + mx.cumsum(mx.where(drafted, mx.maximum(scores, _LEAST), 0.0), axis=2)
-    return mx.where(drafted, path, _NEVER)
+    behind = mx.where(slot > breaks, mx.maximum(scores, _LEAST), 0.0)
+    return mx.where(slot >= breaks, start + mx.cumsum(behind, axis=2), _NEVER)
 
 
 def _by_level(array: mx.array) -> mx.array:
