@@ -23,7 +23,6 @@ from dflash_serve.compose.trees import load_second
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 
-
 _CHAINS = (0,)
 
 

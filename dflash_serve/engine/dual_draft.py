@@ -1,10 +1,10 @@
 """D2SD: a second drafter goes on from where the first one's block is likely to break.
 
 Published: the break at draft i + 1 is as likely as drafts 1 to i survive and no more, and a
-VP-drafter, trained to go on from a visible prefix, fills the block from the break on; all blocks are
-verified side by side. Here a break takes the first drafter's second choice, and the VP-drafter goes
-on behind it: its own first choice is too often the token that broke. All paths are merged into one
-tree of a given budget.
+VP-drafter, trained to go on from a visible prefix, fills the block from the break on; all blocks
+are verified side by side. Here a break takes one of the first drafter's next best tokens, and the
+VP-drafter goes on behind it: its own first choice is too often the token that broke. All paths are
+merged into one tree of a given budget.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """Trees of drafts against all paths by brute force."""
 
 import itertools
-from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from dflash_serve.adapters.dflash import SlotDraft
 from dflash_serve.engine.cache.layout import side_by_side, tree
-from dflash_serve.engine.dual_draft import grow_dual, likely_breaks
+from dflash_serve.engine.dual_draft import Rivals, grow_dual, likeliest_rivals
 from dflash_serve.engine.tree import Tree, grow
 
 Path = tuple[int, ...]
@@ -76,43 +75,44 @@ def test_blocks_side_by_side_do_not_see_each_other() -> None:
     assert sees == [[(i < 3) == (j < 3) for j in range(6)] for i in range(6)]
 
 
-def test_the_likely_breaks_are_those_of_the_formula() -> None:
-    sure = np.array([[0.9, 0.3, 0.8, 0.99], [0.5, 0.5, 0.5, 0.5]])
-    odds = [[np.prod(row[:i]) * (1 - row[i]) for i in range(4)] for row in sure]
-    breaks, logs = likely_breaks(mx.log(mx.array(sure)), 2)
-    for row in range(2):
-        want = sorted(np.argsort(odds[row])[-2:].tolist())
-        assert breaks[row].tolist() == want
-        assert np.allclose(np.exp(np.array(logs)[row]), np.array(odds[row])[want], rtol=1e-4)
-
-
-def filled(second: dict[Path, Sequence[int]], chance: float = 0.5):  # type: ignore[no-untyped-def]
-    """A second drafter that knows what follows each visible prefix."""
-
-    def fill(blocks: mx.array) -> tuple[mx.array, mx.array]:
-        tokens = np.array(blocks)
-        for row, branch in np.ndindex(tokens.shape[:2]):
-            block = tokens[row, branch]
-            known = block[block >= 0]
-            block[len(known) :] = second[tuple(known[1:].tolist())][: len(block) - len(known)]
-        shape = (*tokens.shape[:2], tokens.shape[2] - 1)
-        return mx.array(tokens[..., 1:]), mx.full(shape, np.log(chance))
-
-    return fill
+def test_the_likeliest_rivals_are_followed() -> None:
+    odds = mx.log(mx.array([[0.1, 0.4, 0.2, 0.3], [0.4, 0.1, 0.3, 0.2]]))
+    tokens = mx.arange(8).reshape(2, 4)
+    found = likeliest_rivals(Rivals(tokens, tokens % 4, odds), 2)
+    assert found.tokens.tolist() == [[1, 3], [4, 6]]
+    assert found.slots.tolist() == [[1, 3], [0, 2]]
+    assert np.allclose(np.exp(np.array(found.odds)), [[0.4, 0.3], [0.4, 0.3]])
 
 
 def test_a_second_drafter_goes_on_behind_the_likely_breaks() -> None:
-    """The chain 0 0 0, unsure of its second token; equal paths are one node."""
-    unsure = np.full((1, 3, 8), -9.0)
+    """The chain 0 0 0, unsure of its second token, where 5 is as likely but for a little."""
+    unsure = np.full((1, 3, 8), -9.0, dtype=np.float32)
     unsure[0, :, 0] = 5.0
-    unsure[0, 1, 0] = -8.5  # the likeliest by little
-    draft = SlotDraft(mx.array(unsure.astype(np.float32)))
-    second = {(): [0, 7, 7], (0,): [5, 6], (0, 0): [0]}
-    found = grow_dual(draft, ANCHORS[:1], (2, 4), 5, filled(second))
-    got = paths(found, 0)
-    assert len(got) == len(set(got)) == 5
-    assert {(0,), (0, 5), (0, 5, 6)} <= set(got), "what the second one thinks behind the break"
-    assert (0, 0) in got, "the first one's own chain"
+    unsure[0, 1, [0, 5]] = 3.0, 2.9
+    asked: list[list[int]] = []
+
+    def fill(blocks: mx.array) -> tuple[mx.array, mx.array]:
+        given = np.array(blocks)
+        asked.extend(given[0].tolist())
+        tokens = np.where(given < 0, 6, given)[..., 1:]
+        return mx.array(tokens), mx.full(tokens.shape, np.log(0.9))
+
+    found = grow_dual(SlotDraft(mx.array(unsure)), ANCHORS[:1], (1, 4), 5, fill)
+    assert asked == [[1, 0, 5, -1]]
+    assert set(paths(found, 0)) == {(0,), (0, 0), (0, 0, 0), (0, 5), (0, 5, 6)}
+
+
+def test_equal_paths_of_both_drafters_are_one_node() -> None:
+    """The branch takes the chain's own way again: only its rival is new."""
+    values = np.full((1, 3, 8), -9.0, dtype=np.float32)
+    values[0, :, 0] = 5.0
+
+    def fill(blocks: mx.array) -> tuple[mx.array, mx.array]:
+        tokens = mx.zeros_like(blocks)[..., 1:]
+        return tokens, mx.full(tokens.shape, np.log(0.5))
+
+    found = grow_dual(SlotDraft(mx.array(values)), ANCHORS[:1], (2, 4), 3, fill)
+    assert paths(found, 0) == [(0,), (0, 0), (0, 0, 0)]
 
 
 def test_merged_paths_keep_their_parents() -> None:
