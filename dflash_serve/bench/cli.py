@@ -201,11 +201,13 @@ def serve(
 @app.command()
 def kernels(
     *,
-    repeats: Annotated[int, typer.Option(min=3, help="Calls per shape, library and turn.")] = 200,
+    repeats: Annotated[
+        int, typer.Option(min=3, help="Calls per shape, and library or form.")
+    ] = 200,
     out: Out = None,
     save: Save = False,
 ) -> int:
-    """The CPU matmul under MLX against the one its wheel brings, by shape."""
+    """The CPU matmul under MLX by shape, and the small kernels against their plain forms."""
     from dflash_serve.bench import kernels_report
     from dflash_serve.bench.kernels import run_kernels
     from dflash_serve.bench.report import Result

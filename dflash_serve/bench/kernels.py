@@ -1,7 +1,7 @@
-"""Times MLX's CPU matmul over this package's library against the one MLX is installed with.
+"""Times the package's kernels: the CPU matmul under MLX, and the small ones (`kernel_forms`).
 
-Each library gets processes of its own, in turn, as MLX binds its matmul when it is imported. Knows
-matmul shapes only; writes no file.
+The matmul is compared with the one that MLX is installed with. Each library gets processes of its
+own, in turn, as MLX binds its matmul when it is imported. Writes no file.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.kernel_forms import run_forms
 from dflash_serve.kernels import cpu_blas
 
 LIBRARIES = {"ours": "auto", "stock": "off"}
@@ -55,11 +56,18 @@ class Timing:
 
 
 def run_kernels(repeats: int, shapes: Sequence[Shape] = SHAPES) -> dict[str, Any]:
-    """One row per shape: milliseconds of each library and how many times faster ours is.
+    """The matmul by shape, where MLX has none of its own that is fast, and every kernel's forms.
 
     Raises:
-        BenchError: a process failed, or this package's library is not in use here.
+        BenchError: a process failed, or this package's library cannot be used here.
     """
+    needless = cpu_blas.status().state is cpu_blas.CpuBlasState.NOT_NEEDED
+    matmul = {"matmul": []} if needless else _run_matmul(repeats, shapes)
+    return {"repeats": repeats, **matmul, "forms": run_forms(repeats)}
+
+
+def _run_matmul(repeats: int, shapes: Sequence[Shape]) -> dict[str, Any]:
+    """One row per shape: milliseconds of each library and how many times faster ours is."""
     timings: dict[str, list[list[Timing]]] = {name: [[] for _ in shapes] for name in LIBRARIES}
     loaded: dict[str, Any] = {}
     for _ in range(_ROUNDS):
@@ -73,7 +81,7 @@ def run_kernels(repeats: int, shapes: Sequence[Shape] = SHAPES) -> dict[str, Any
         _row(shape, ours, stock)
         for shape, ours, stock in zip(shapes, timings["ours"], timings["stock"], strict=True)
     ]
-    return {"repeats": repeats, "libraries": loaded, "matmul": rows}
+    return {"libraries": loaded, "matmul": rows}
 
 
 def _row(shape: Shape, ours: list[Timing], stock: list[Timing]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The matmul benchmark: both libraries are measured, each in a process of its own."""
+"""The kernels' benchmark: both matmul libraries are measured, and the forms of every kernel."""
 
 import sys
 
@@ -12,6 +12,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is comp
 def test_each_shape_gets_times_of_both_libraries() -> None:
     shapes = (Shape("projection", 8, 96, 64), Shape("values", 2, 64, 33, weight=False))
     result = run_kernels(2, shapes)
+    forms = {(row["kernel"], row["form"]) for row in result["forms"]}
+    assert {("tree_scan", "plain"), ("gated_delta", "mlx-lm")} <= forms
+    for row in result["forms"]:
+        assert 0 < row["min_ms"] <= row["ms"]
     assert result["libraries"]["ours"]["state"] == "loaded"
     assert result["libraries"]["stock"]["state"] == "off"
     assert [(row["name"], row["m"], row["n"], row["k"]) for row in result["matmul"]] == [

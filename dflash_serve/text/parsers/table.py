@@ -12,6 +12,7 @@ from dflash_serve.text.parsers.fenced import Fenced
 from dflash_serve.text.parsers.gemma import Gemma
 from dflash_serve.text.parsers.harmony import Harmony
 from dflash_serve.text.parsers.hermes import Hermes
+from dflash_serve.text.parsers.lfm2 import Lfm2
 from dflash_serve.text.parsers.llama import Llama
 from dflash_serve.text.parsers.mistral import Mistral
 from dflash_serve.text.parsers.plain_json import PlainJson
@@ -31,6 +32,7 @@ _FUNCTION_GEMMA = Gemma(
 _STYLES: tuple[ToolStyle, ...] = (
     Hermes(),
     QwenXml(),
+    Lfm2(),
     Llama(),
     Mistral(),
     Mistral(name="mistral_array", named=False),
@@ -129,6 +131,7 @@ def _tool_style(template: str) -> str:
     shown = (
         ("gemma4", "<|tool_call>" in template),
         ("function_gemma", "<start_function_call>" in template),
+        ("lfm2", "<|tool_call_start|>" in template or "<|tool_list_start|>" in template),
         ("qwen_xml", "<function=" in template and "<parameter=" in template),
         ("mistral", "[TOOL_CALLS]" in template and "[ARGS]" in template),
         ("mistral_array", "[TOOL_CALLS]" in template),

@@ -134,6 +134,25 @@ ANSWERS: list[tuple[str, str, str, str, Calls]] = [
         ],
     ),
     (
+        "lfm2",
+        f"Look<|tool_call_start|>[{W}(city='a \\'b\\'', days=-2, place={{'lat': 1.5e3}}, "
+        f"flags=[True, None]), {C}()]<|tool_call_end|>",
+        "",
+        "Look",
+        [
+            (W, {"city": "a 'b'", "days": -2, "place": {"lat": 1500.0}, "flags": [True, None]}),
+            (C, {}),
+        ],
+    ),
+    ("lfm2", f"<|tool_call_start|>{C}()", "", "", [(C, {})]),
+    (
+        "lfm2",
+        f'<|tool_call_start|>[{{"name": "{W}", "arguments": {{"city": "x"}}}}]<|tool_call_end|>!',
+        "",
+        "!",
+        [(W, {"city": "x"})],
+    ),
+    (
         "function_gemma",
         f"<start_function_call>call:{W}{{city:<escape>a,b:{{c}}<escape>}}<end_function_call>",
         "",
@@ -222,6 +241,10 @@ NO_CALLS = [
     ("mistral", "[TOOL_CALLS][1, 2]"),
     ("gemma4", "<|tool_call>call:nobody{}<tool_call|>"),
     ("gemma4", "<|tool_call>clock{}<tool_call|>"),
+    ("lfm2", "<|tool_call_start|>[nobody()]<|tool_call_end|>"),
+    ("lfm2", "<|tool_call_start|>[clock(x())]<|tool_call_end|>"),
+    ("lfm2", "<|tool_call_start|>import os<|tool_call_end|>"),
+    ("lfm2", "<|tool_call_start|>[clock("),
     ("gemma3", "```tool_code\nnobody()\n```"),
     ("gemma3", "```tool_code\nclock(**x)\n```"),
     ("gemma3", "```tool_code\nclock(1)\n```"),

@@ -60,6 +60,7 @@ LEADS = {
     "mistral": "Well,[TOOL_CALLS]",
     "mistral_array": "Well,[TOOL_CALLS]",
     "gemma4": "Well,<|tool_call>",
+    "lfm2": "Well,<|tool_call_start|>",
     "function_gemma": "Well,<start_function_call>",
     "harmony": "<|channel|>analysis<|message|>Hm.<|end|><|channel|>commentary to=",
 }
