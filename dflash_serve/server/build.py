@@ -12,6 +12,7 @@ from dflash_serve.compose.drafting import DrafterCard, DrafterSwitch
 from dflash_serve.compose.loading import load
 from dflash_serve.compose.swapping import drafter_change
 from dflash_serve.compose.text import load_text
+from dflash_serve.compose.trees import check_trees
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.server.app import create_app
 from dflash_serve.server.context import server_context
@@ -33,6 +34,7 @@ def serve(settings: Settings) -> int:
         target, drafter = checked_checkpoints(settings)
         model = model_card(settings, target, settings.served_model_name)
         drafting = drafter_card(settings, drafter)
+        check_trees(settings, target, drafting.block_size)
         text = load_text(settings, target, model)
         listener = bind(settings)
         recorder = _recorder(settings, model)

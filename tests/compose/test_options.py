@@ -23,6 +23,11 @@ from dflash_serve.compose.options import (
         ("speculation", "auto"),
         ("target", ""),
         ("drafter", ""),
+        ("second_drafter", ""),
+        ("tree", ""),
+        ("tree", "1"),
+        ("tree", "65"),
+        ("tree", "many"),
         ("tool_parser", ""),
         ("reasoning_parser", ""),
         ("seed", 2**63),
@@ -33,6 +38,14 @@ def test_a_bad_value_names_the_option_on_one_line(name: str, value: object) -> N
         EngineOptions(**{name: value})  # type: ignore[arg-type]
     assert option(name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", [{"tree": "8"}, {"tree": "auto"}, {"second_drafter": "auto"}])
+def test_trees_without_a_drafter_are_refused(asked: dict[str, str]) -> None:
+    (name,) = asked
+    with pytest.raises(OptionsError, match=f"{option(name)} is .*, but --drafter is none"):
+        EngineOptions(drafter="none", **asked)  # type: ignore[arg-type]
+    EngineOptions(drafter="none", tree="off")
 
 
 @pytest.mark.parametrize(
