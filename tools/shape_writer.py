@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import floor, log2
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,35 @@ from dflash_serve.compose.directories import DEMO
 QUANTIZATION: dict[str, Any] = {"group_size": 64, "bits": 4, "mode": "affine"}
 _SHARD_BYTES = 1 << 30
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_TINY = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 2048}
+_LAYERS = 6
+_TINY = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "vocab_size": 2048,
+    "num_hidden_layers": _LAYERS,
+}
 
 
 def shrunk(shape: Shape) -> Shape:
-    """The same configs with small matrices, for tests of this script."""
-    text = shape.target.get("text_config")
-    if text is None:
-        return Shape(_shrunk(shape.target), _shrunk(shape.drafter))
-    outer = {
-        key: min(value, _TINY["vocab_size"])
-        for key, value in shape.target.items()
-        if key == "vocab_size"
+    """The same kinds of layers, few and small, for tests of this script."""
+    target = shape.target | {"vocab_size": _TINY["vocab_size"]}
+    text = dict(target.get("text_config") or target) | _TINY
+    if "layer_types" in text:
+        text["layer_types"] = text["layer_types"][:_LAYERS]
+    target = target | {"text_config": text} if "text_config" in target else text
+    inner = shape.drafter["dflash_config"] | {
+        "mask_token_id": _TINY["vocab_size"] - 1,
+        "target_layer_ids": [0, _LAYERS - 2],
     }
-    return Shape(shape.target | outer | {"text_config": _shrunk(text)}, _shrunk(shape.drafter))
-
-
-def _shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
-    changed = dict(config) | _TINY
-    inner = changed.get("dflash_config")
-    if inner is not None:
-        changed["dflash_config"] = inner | {"mask_token_id": _TINY["vocab_size"] - 1}
-    return changed
+    drafter = {
+        **shape.drafter,
+        **_TINY,
+        "num_hidden_layers": 1,
+        "layer_types": ["full_attention"],
+        "num_target_layers": _LAYERS,
+        "dflash_config": inner,
+    }
+    return Shape(target, drafter)
 
 
 def random_target(config: dict[str, Any]) -> nn.Module:

@@ -126,13 +126,13 @@ def report(what: str, taken: Taken) -> None:
     """One log line on a checkpoint that was read; two if memory is short."""
     gigabytes = taken.stored / 1e9
     _log.info(
-        "%s loaded: %.2f GB in %.1f s (%.2f GB/s), peak %.2f GB%s",
+        "%s loaded: %.2f GB in %.1f s (%.2f GB/s), %.2f GB in memory, peak %.2f GB",
         what,
         gigabytes,
         taken.seconds,
         gigabytes / taken.seconds,
+        taken.held / 1e9,
         mx.get_peak_memory() / 1e9,
-        f", {taken.held / 1e9:.2f} GB as float32" if taken.widened else "",
     )
     if taken.extra and not taken.widened:
         _log.warning(

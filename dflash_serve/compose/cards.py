@@ -44,14 +44,15 @@ def model_card(options: EngineOptions, target: Path, name: str | None = None) ->
         OptionsError: the context that is wanted is not the model's.
     """
     config = read_config(target)
-    own_context = int(config.get("max_position_embeddings", 0))
+    text = config.get("text_config") or config
+    own_context = int(text.get("max_position_embeddings", 0))
     if own_context and options.max_context > own_context:
         raise OptionsError(
             f"--max-context is {options.max_context}, but the model's context is {own_context}"
         )
     if not own_context and not options.max_context:
         raise OptionsError(f"{target} does not say max_position_embeddings: give --max-context")
-    vocab_size = int((config.get("text_config") or config).get("vocab_size", 0))
+    vocab_size = int(text.get("vocab_size", 0))
     return ModelCard(
         id=name or (DEMO_NAME if options.target is None else options.target),
         created=int(time.time()),

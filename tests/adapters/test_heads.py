@@ -220,3 +220,39 @@ def _compare(got: Read, expected: Expected, befores: Any) -> None:
             best = np.argsort(-logs)[:3]
             assert ids[0, at].tolist() == expected.tokens[best].tolist()
             np.testing.assert_allclose(np.array(scores)[0, at], logs[best], atol=4e-3)
+
+
+@pytest.mark.parametrize("name", ["shifted", "jetspec, shifted", "dspark", "dspark, sliding"])
+def test_ragged_rows_of_a_shifted_head_do_not_see_each_others_blocks(
+    tmp_path: Path, name: str
+) -> None:
+    """Rows of unlike context and block share a forward of as many columns as the widest takes."""
+    head = HEADS[name]
+    drafter = load(tmp_path, head)
+    reference = reference_of(drafter, head)
+    rng = np.random.default_rng(5)
+    lengths, blocks, anchors = [9, 2, 70], [WIDTH, 3, 4], [7, 50, 21]
+    features = [rng.normal(size=(length, FEATURES)) for length in lengths]
+    padded = np.zeros((3, max(lengths), FEATURES), dtype=np.float32)
+    for row, given in enumerate(features):
+        padded[row, : len(given)] = given
+    rows = EngineRows(drafter.cache_specs, 3)
+    taps = mx.array(padded)
+    rows.run(lengths, max(lengths), lambda views: drafter.append_context(taps, views))  # type: ignore[arg-type]
+    tokens = mx.array(anchors, dtype=mx.int32)
+    columns = [drafter.inputs(block) for block in blocks]
+    chains = rows.run(
+        columns,
+        max(columns),
+        lambda views: drafter.draft(tokens, WIDTH, views).chain(),  # type: ignore[arg-type]
+        [0, 0, 0],
+    )
+    for row, block in enumerate(blocks):
+        expected = Expected(
+            dict(reference.weights),
+            reference.logits(features[row], anchors[row], block),
+            reference.rows(features[row], anchors[row], block),
+            anchors[row],
+            np.arange(96),
+        )
+        assert chains[row, : block - 1].tolist() == expected.chain()

@@ -46,6 +46,12 @@ def test_a_context_beyond_the_model_s_is_refused_with_both(tmp_path: Path) -> No
     assert model_card(EngineOptions(max_context=64), target).max_context == 64
 
 
+def test_the_text_model_s_own_part_counts(tmp_path: Path) -> None:
+    target = write(tmp_path, text_config={"max_position_embeddings": 64, "vocab_size": 96})
+    card = model_card(EngineOptions(), target)
+    assert (card.max_context, card.vocab_size) == (64, 96)
+
+
 def test_a_context_that_nobody_says_is_asked_for(tmp_path: Path) -> None:
     target = write(tmp_path, vocab_size=96)
     with pytest.raises(OptionsError, match="give --max-context"):

@@ -3,6 +3,7 @@
 import logging
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from dflash_serve.adapters.base import AdapterError
@@ -11,7 +12,7 @@ from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.compose.drafter_test import DrafterBits, acceptance, check_quantised, questions
-from dflash_serve.compose.loading import load
+from dflash_serve.compose.loading import load, new_drafter
 from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.engine.runner import DeviceRunner
 
@@ -35,11 +36,15 @@ def test_a_sound_quantisation_is_logged_with_both_figures(
 ) -> None:
     with caplog.at_level(logging.INFO, "dflash_serve"):
         loaded = load(EngineOptions(drafter_bits=4), DEMO / "target", DEMO / "drafter")
-    assert isinstance(loaded.runner, DeviceRunner)
+        assert isinstance(loaded.runner, DeviceRunner)
+        swapped = new_drafter(loaded.runner, DEMO / "drafter-v1", 8, BITS).drafter
     loaded.runner.close()
-    (line,) = [text for text in caplog.messages if "self-test" in text]
+    assert isinstance(swapped, DFlashDrafter)
+    assert isinstance(swapped.model.fc, nn.QuantizedLinear)
+    line, swap = [text for text in caplog.messages if "self-test" in text]
     assert "in 4 bits has" in line
     assert "unquantised" in line
+    assert "in 4 bits has" in swap
 
 
 def test_a_quantisation_that_ruins_acceptance_is_refused_with_both_figures() -> None:
