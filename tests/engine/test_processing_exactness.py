@@ -30,6 +30,8 @@ from dflash_serve.engine.types import (
     TokenChunk,
     TokenLogprob,
 )
+from tests.engine.branching import BranchingDrafter
+from tests.engine.branching import Texts as Known
 from tests.engine.letters import END, THINK, THOUGHT, VOCAB, compiler
 from tests.engine.scripted import ScriptedDrafter
 from tests.tiny import DFLASH2, QWEN3_5, tiny_pair
@@ -114,11 +116,18 @@ def generate(
     block: int,
     batch: int,
     compiled: bool = True,
+    nodes: int = 0,
 ) -> tuple[dict[str, list[TokenChunk]], EngineStats]:
     """Chunks per request, and the engine's totals; half of the requests join late."""
     rng = random.Random(5)
     runner = DeviceRunner(pair[0], pair[1], block, compiled=compiled)
-    config = EngineConfig(max_batch=batch, max_context=CONTEXT, prefill_chunk=32, block_size=block)
+    config = EngineConfig(
+        max_batch=batch,
+        max_context=CONTEXT,
+        prefill_chunk=32,
+        block_size=block,
+        tree_nodes=(nodes,),
+    )
     scheduler = Scheduler(config, lambda: 0.0)
     chunks: dict[str, list[TokenChunk]] = {request.id: [] for request in work}
     waiting = list(work)
@@ -193,6 +202,28 @@ def test_accepted_drafts_are_processed_like_single_tokens(
     assert texts(chunks) == texts(oracle)
     assert logprobs(chunks) == logprobs(oracle)
     assert stats.accepted > 0.4 * stats.generated_tokens
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_nodes_of_a_tree_are_processed_like_single_tokens(
+    pair: tuple[TargetAdapter, DraftAdapter],
+    oracle: dict[str, list[TokenChunk]],
+    constrained: bool,
+) -> None:
+    """Penalties count what stands on a node's own path; a round with a grammar drafts chains."""
+    work = [
+        request
+        for request in requests(24, 3)
+        if constrained or (request.grammar is None and request.thinking is None)
+    ]
+    known = [(*request.prompt, *texts(oracle)[request.id]) for request in work]
+    drafter = BranchingDrafter(pair[1], Known.of(known, CONTEXT, VOCAB, seed=1))
+    both = (pair[0], drafter)
+    chunks, stats = generate(both, work, block=8, batch=3, nodes=24)  # type: ignore[arg-type]
+    for name, own in texts(chunks).items():
+        assert own == texts(oracle)[name]
+        assert logprobs(chunks)[name] == logprobs(oracle)[name]
+    assert stats.accepted > 0.2 * stats.generated_tokens
 
 
 def test_a_selector_s_drafts_are_processed_alike(
