@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dflash_serve.engine.cache.layout import tree
 from dflash_serve.engine.choice import ChoiceRow, choose, group_rows
 from dflash_serve.engine.token_table import TokenTable
 from dflash_serve.engine.types import LogitRules, SamplingParams
@@ -75,6 +76,30 @@ def test_rows_of_every_rule_beside_each_other(seed: int) -> None:
     kept = [0, 1, 3, 4, 5]
     for at, rules, prompt, text, got in zip(kept, picked, prompts, texts, chosen, strict=True):  # type: ignore[arg-type]
         assert got == expected(logits[at].tolist(), drafts[at].tolist(), rules, prompt, text)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nodes_of_a_tree_count_the_drafts_of_their_own_path(seed: int) -> None:
+    """Each node chooses as the end of a chain of the drafts above it."""
+    rng = random.Random(seed)
+    nodes = 9
+    parents = [[0, *(rng.randrange(at) for at in range(1, nodes))] for _ in RULES]
+    texts = [rng.choices(range(VOCAB), k=rng.choice([0, 2, 25])) for _ in RULES]
+    random_ = np.random.default_rng(seed)
+    logits = random_.normal(0, 1.5, (len(RULES), nodes, VOCAB)).astype(np.float32)
+    drafts = random_.integers(0, 6, (len(RULES), nodes - 1)).astype(np.int32)
+    rows = [row_of(rules, [], text) for rules, text in zip(RULES, texts, strict=True)]
+    layout = tree(mx.array(parents, dtype=mx.int32), nodes)
+    groups = group_rows(rows, nodes)
+    chosen: list[list[int]] = choose(mx.array(logits), mx.array(drafts), groups, layout).tolist()  # type: ignore[assignment]
+    for at, (rules, text) in enumerate(zip(RULES, texts, strict=True)):
+        for node in range(nodes):
+            path, above = [], node
+            while above:
+                path.insert(0, int(drafts[at, above - 1]))
+                above = parents[at][above]
+            row = [[0.0] * VOCAB] * len(path) + [logits[at, node].tolist()]
+            assert chosen[at][node] == expected(row, path, rules, [], text)[-1]
 
 
 def test_a_whole_batch_of_one_kind_needs_no_row_numbers() -> None:
