@@ -65,6 +65,7 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
         raise ValueError(f"block size {shape.block_size} exceeds the target's {positions} tokens")
     depth = int(target["num_hidden_layers"])
     rope = target.get("rope_parameters") or {}
+    rope = rope.get("full_attention", rope)  # some have a rotation for each type of layer
     heads = int(target["num_attention_heads"])
     kind = "full_attention" if shape.sliding_window is None else "sliding_attention"
     config: dict[str, Any] = {

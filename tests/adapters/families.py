@@ -36,28 +36,30 @@ class Family:
     write: puts a tiny one of random weights into the directory given, and returns that directory.
     Its vocabulary has 96 tokens, it has at least 4 layers, and those that slide have a window of
     `tests.tiny.WINDOW` tokens.
-    left_out: the window of all layers, where mlx-lm's model runs without it.
+    left_out: the window of all layers, where mlx-lm's model runs without it. alike: it differs from
+    another family only in how its weights are stored, so that the longer tests take a part of it.
     """
 
     write: Callable[[Path], Path]
     left_out: int | None = None
+    alike: bool = False
 
 
 FAMILIES: dict[str, Family] = {
     "qwen3": Family(write_target),
-    "qwen3, 4 bit": Family(partial(write_quantised, bits=4)),
+    "qwen3, 4 bit": Family(partial(write_quantised, bits=4), alike=True),
     "mistral": Family(partial(write_target, base=MISTRAL), WINDOW),
-    "mistral, 4 bit": Family(partial(write_quantised, bits=4, base=MISTRAL), WINDOW),
+    "mistral, 4 bit": Family(partial(write_quantised, bits=4, base=MISTRAL), WINDOW, alike=True),
     "llama": Family(partial(write_target, base=MISTRAL, model_type="llama")),
-    "mistral3": Family(partial(write_target, base=MISTRAL3), WINDOW),
+    "mistral3": Family(partial(write_target, base=MISTRAL3), WINDOW, alike=True),
     "ministral3": Family(partial(write_target, base=MINISTRAL3)),
     "qwen3_5": Family(partial(write_target, base=QWEN3_5)),
-    "qwen3_5, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5)),
-    "qwen3_5 text": Family(partial(write_target, base=QWEN3_5["text_config"])),
+    "qwen3_5, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5), alike=True),
+    "qwen3_5 text": Family(partial(write_target, base=QWEN3_5["text_config"]), alike=True),
     "qwen3_5_moe": Family(partial(write_target, base=QWEN3_5_MOE)),
-    "qwen3_5_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5_MOE)),
+    "qwen3_5_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_5_MOE), alike=True),
     "qwen3_moe": Family(partial(write_target, base=QWEN3_MOE)),
-    "qwen3_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_MOE)),
+    "qwen3_moe, 4 bit": Family(partial(write_quantised, bits=4, base=QWEN3_MOE), alike=True),
     "gpt_oss, mxfp4": Family(partial(write_target, base=GPT_OSS)),
     "generic: cohere2": Family(partial(write_target, base=COHERE2)),
     "lfm2": Family(partial(write_target, base=LFM2)),

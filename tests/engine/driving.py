@@ -11,10 +11,14 @@ from dflash_serve.engine.types import EngineRequest, EngineStats, FinishReason, 
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """A drafter and the block that it drafts; without one, decoding is plain."""
+    """A drafter and the block that it drafts; without one, decoding is plain.
+
+    ``nodes``: tokens that are verified of a tree, 0 for chains.
+    """
 
     drafter: DraftAdapter | None = None
     block: int = 1
+    nodes: int = 0
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Driving:
             max_context=self.context,
             prefill_chunk=self.chunk,
             block_size=block,
+            tree_nodes=(self.drafting.nodes,),
         )
         self._scheduler = Scheduler(config, lambda: 0.0, self._runner.bytes_for)
 

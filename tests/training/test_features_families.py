@@ -12,9 +12,14 @@ from dflash_serve.training.features import target_features
 from tests.adapters.caches import EngineRows
 from tests.adapters.feeding import feed
 from tests.tiny import MISTRAL, QWEN3_5, TARGET, WINDOW, write_target
+from tests.tiny_gemma import GEMMA4_SMALL
 
 
-@pytest.mark.parametrize("base", [TARGET, MISTRAL, QWEN3_5], ids=["qwen3", "mistral", "qwen3_5"])
+@pytest.mark.parametrize(
+    "base",
+    [TARGET, MISTRAL, QWEN3_5, GEMMA4_SMALL],
+    ids=["qwen3", "mistral", "qwen3_5", "gemma4 small"],
+)
 def test_features_are_those_of_a_prompt_in_chunks(tmp_path: Path, base: dict[str, Any]) -> None:
     """Sequences of unlike length in one padded batch, against the engine's caches one by one."""
     target = load_target(write_target(tmp_path, base=base))
