@@ -100,7 +100,7 @@ def _acceptance(batches: list[dict[str, Any]]) -> Table:
 
 
 def _kinds(batch: Mapping[str, Any]) -> Table:
-    arms = [arm for arm in batch["arms"] if arm["block"] > 1]
+    arms = [arm for arm in batch["arms"] if arm["block"] > 1 and arm["kinds_of_round"] == [0]]
     rows = []
     for kind in arms[0]["kinds"]:
         cells: list[object] = [kind]
