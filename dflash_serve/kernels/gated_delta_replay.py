@@ -1,7 +1,8 @@
 """GatedDelta replay: the state after the accepted part of a verified block, without its outputs.
 
-The Metal and CUDA sources have been executed only in the simulator of tests/kernels; neither has
-been compiled by Metal or NVRTC, or run on a GPU.
+The Metal source has been executed only in the simulator of tests/kernels and never compiled by
+Metal; the CUDA source has been compiled for float32 by NVRTC 12.9 (sm_75, sm_90) and never run on a
+GPU.
 """
 
 from functools import cache

@@ -1,7 +1,7 @@
 """Tree scan: a verified tree of drafts and the target's choices -> committed tokens and their path.
 
-The Metal and CUDA sources have been executed only in the simulator of tests/kernels; neither has
-been compiled by Metal or NVRTC, or run on a GPU.
+The Metal source has been executed only in the simulator of tests/kernels and never compiled by
+Metal; the CUDA source has been compiled by NVRTC 12.9 (sm_75, sm_90) and never run on a GPU.
 """
 
 from functools import cache

@@ -6,9 +6,11 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from dflash_serve.adapters import qwen3_5
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec, StateArray, StateSpec
 from dflash_serve.adapters.loading import load_target
+from tests.adapters.caches import EngineRows
 from tests.adapters.dense import DenseRows
 from tests.adapters.feeding import PROMPT, feed
 from tests.tiny import QWEN3_5, reconfigure, write_target
@@ -84,3 +86,25 @@ def test_what_cannot_be_served_is_refused_by_name(tmp_path: Path, message: str) 
     reconfigure(directory, text_config=TEXT | BAD[message])
     with pytest.raises(AdapterError, match=message):
         load_target(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hand_written", False), ("fits", False)], ids=["plain", "too large"]
+)
+def test_every_form_of_the_recurrence_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: bool
+) -> None:
+    """Held states, against mlx-lm's own loop or a replay: a prompt, cut blocks, a token."""
+    target = load_target(write_target(tmp_path, base=QWEN3_5))
+
+    def hidden() -> list[mx.array]:
+        rows = EngineRows(target.cache_specs, 2)
+        feed(target, rows, [PROMPT, PROMPT[:5]])
+        found = [feed(target, rows, [[1, 2, 3, 4]] * 2, keep=[2, 0]).hidden]
+        found.append(feed(target, rows, [[5]] * 2, keep=[1, 0]).hidden)
+        return [*found, feed(target, rows, [[6, 7]] * 2).hidden]
+
+    held = hidden()
+    monkeypatch.setattr(qwen3_5, name, lambda *_: value)
+    other = hidden()
+    assert all(mx.array_equal(a, b).item() for a, b in zip(held, other, strict=True))
