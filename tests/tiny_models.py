@@ -152,6 +152,13 @@ GENERIC: dict[str, dict[str, Any]] = {
     }
     | _EXPERTS,
     "qwen2": {"use_sliding_window": False, "sliding_window": 64},
+    "qwen3_vl": {
+        "text_config": _BASE
+        | {
+            "model_type": "qwen3_vl_text",
+            "rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]},
+        }
+    },
     "qwen2_moe": _EXPERTS | {"decoder_sparse_step": 1, "mlp_only_layers": []},
     "seed_oss": {"attention_bias": True},
     "smollm3": {},

@@ -46,21 +46,25 @@ def find_generic(model_type: str) -> type["GenericTarget"] | None:
         raise AdapterError(f"target model_type {model_type!r}: {module} lacks a package") from error
     if not (hasattr(code, "Model") and hasattr(code, "ModelArgs")):
         return None
-    classes = {"model_classes": (code.Model, _Arguments(code.ModelArgs))}
-    return type("GenericTarget", (GenericTarget,), classes)
+    arguments = _Arguments(code.ModelArgs)
+    members = {"model_classes": (code.Model, arguments), "arguments": arguments}
+    return type("GenericTarget", (GenericTarget,), members)
 
 
 class _Arguments:
-    """A class of arguments that keep the config.json that they were made from."""
+    """mlx-lm's class of arguments, for one model: it keeps the config.json that it reads.
+
+    mlx-lm's own arguments leave out what its model does not ask for, such as the longest context.
+    """
 
     def __init__(self, arguments: Any) -> None:
         self._class = arguments
+        self.config: dict[str, Any] = {}
 
     def from_dict(self, config: dict[str, Any]) -> Any:
-        """mlx-lm's arguments, with ``config`` in them."""
-        made = self._class.from_dict(config)
-        made.config = config
-        return made
+        """mlx-lm's arguments."""
+        self.config = config
+        return self._class.from_dict(config)
 
 
 class GenericTarget(LayeredTarget):
@@ -70,8 +74,10 @@ class GenericTarget(LayeredTarget):
         AdapterError: the model keeps or does what no cache of the engine is for.
     """
 
+    arguments: _Arguments
+
     def __init__(self, model: nn.Module) -> None:
-        config: dict[str, Any] = model.args.config
+        config = self.arguments.config
         self._kind = config["model_type"]
         self._trunk = self._made_trunk(model)
         windows = self._windows(model)
@@ -116,6 +122,7 @@ class GenericTarget(LayeredTarget):
         return Captured(hidden, taps)
 
     def head(self, hidden: mx.array) -> mx.array:
+        """With what the model does to its logits (a scale, a cap), which keeps their order."""
         return self._trunk.head(hidden)
 
     def logits(self, hidden: mx.array) -> mx.array:

@@ -36,7 +36,7 @@ class LayeredTarget:
 
     def scale_layers(self, factor: float) -> None:
         """Multiply every matrix of every layer, as of random weights that are too alike."""
-        for layer in self._text.model.layers:
+        for layer in self._text.layers:
             layer.apply(lambda value: factor * value if value.ndim > 1 else value)
 
     @property
