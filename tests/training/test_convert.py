@@ -14,6 +14,8 @@ from dflash_serve.adapters.checkpoint import read_config, read_weights
 from dflash_serve.adapters.foreign import detect
 from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config
 from dflash_serve.training.cli import app
+from tests.adapters.test_foreign import SPECULATORS
+from tests.adapters.test_heads import HEADS, write_head
 from tests.tiny import DRAFTER, TARGET, write_checkpoint, write_drafter, write_target
 
 Weights = dict[str, mx.array]
@@ -176,6 +178,32 @@ def test_codebooks_lose_the_name_that_torch_gives_them(target: Path, tmp_path: P
     assert read_drafter_config(tmp_path / "ours").selector_rank == 4
 
 
+@pytest.mark.parametrize("name", ["dspark", "dspark, as DeepSpec writes it"])
+def test_a_shifted_head_keeps_its_block_and_its_heads(
+    name: str, target: Path, tmp_path: Path
+) -> None:
+    """The stored size does not count the anchor, which predicts a token here."""
+    source = write_head(tmp_path / "theirs", HEADS[name])
+    run(source, target, tmp_path / "ours")
+    same(tmp_path / "ours", read_weights(source))
+    config = read_config(tmp_path / "ours")
+    assert config["architectures"] == ["DSparkDraftModel"]
+    assert config["block_size"] == config["dflash_config"]["block_size"] == 5
+    drafter = load_drafter(tmp_path / "ours", load_target(target))
+    assert (drafter.block_size, drafter.config.markov_rank) == (6, 8)
+
+
+def test_speculators_layers_and_sizes_are_translated(
+    target: Path, weights: Weights, tmp_path: Path
+) -> None:
+    run(write_checkpoint(tmp_path / "theirs", SPECULATORS, weights), target, tmp_path / "ours")
+    same(tmp_path / "ours", weights)
+    config = read_config(tmp_path / "ours")
+    assert config["dflash_config"]["target_layer_ids"] == [0, 1, 2]
+    assert "transformer_layer_config" not in config
+    load_drafter(tmp_path / "ours", load_target(target))
+
+
 def test_a_config_may_lie_elsewhere(target: Path, weights: Weights, tmp_path: Path) -> None:
     mx.save_safetensors(str(tmp_path / "drafter.safetensors"), weights)
     (tmp_path / "their.json").write_text(json.dumps(DRAFTER))
@@ -292,6 +320,7 @@ def test_two_tensors_of_one_name_are_refused(
     [
         (DRAFTER, ["fc.weight"], "z-lab"),
         ({"model_type": "dflash"}, [], "torchspec"),
+        ({"aux_hidden_state_layer_ids": [1]}, ["fc.weight"], "speculators"),
         ({}, ["draft_model.context_proj.weight"], "torchspec"),
         ({"dflash_config": {"loss_type": "dpace"}}, ["fc.weight"], "specforge"),
     ],
