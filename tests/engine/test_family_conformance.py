@@ -11,6 +11,8 @@ import pytest
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.cache_spec import StateSpec
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.compose.trees import tree_kinds
 from dflash_serve.engine.cache.pool import DRAFTER, TARGET, CachePool
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.rounds import RoundRows, Rounds, RoundShape
@@ -82,6 +84,10 @@ class World:
     target: TargetAdapter
     drafters: tuple[DraftAdapter, DraftAdapter]
     plain: list[list[int]]
+
+    @property
+    def recurs(self) -> bool:
+        return any(isinstance(spec, StateSpec) for spec in self.target.cache_specs)
 
     def drafting(self, turn: int, drafter: int = 0) -> Drafting:
         """A scripted drafter and a block, which turn with a number."""
@@ -172,9 +178,11 @@ def test_speculative_text_is_plain_text(world: World) -> None:
 
 
 def test_text_from_trees_is_plain_text(world: World) -> None:
-    """Right tokens hide among wrong siblings."""
-    if any(isinstance(spec, StateSpec) for spec in world.target.cache_specs):
-        pytest.skip("a state follows one path: the target has no tree rounds")
+    """Right tokens hide among wrong siblings. A state follows one path: refused by name."""
+    if world.recurs:
+        with pytest.raises(OptionsError, match="--tree is 8, but the target has recurrent layers"):
+            tree_kinds(EngineOptions(tree="8"), world.target)
+        return
     run = RUNS[world.number % len(RUNS)]
     stats = compare(world, run, world.branching(world.number))
     assert 0 < stats.accepted < stats.drafted
@@ -207,33 +215,38 @@ def compare(
     return driving.stats
 
 
-@pytest.mark.parametrize("tree", [False, True], ids=["chain", "tree"])
-def test_caches_after_rounds_are_those_of_a_fresh_run(world: World, tree: bool) -> None:
+def test_caches_after_rounds_are_those_of_a_fresh_run(world: World) -> None:
     """Every array of every layer of both models, bit for bit, whatever was rejected before.
 
     But for a tree across the end of a ring: the keys of one path then lie on both sides of it, and
     are added up in another order than those of a text.
     """
-    if tree and any(isinstance(spec, StateSpec) for spec in world.target.cache_specs):
-        pytest.skip("a state follows one path: the target has no tree rounds")
-    drafting = world.branching(world.number) if tree else world.drafting(world.number)
+    slides = any(getattr(spec, "window", None) is not None for spec in world.target.cache_specs)
+    trees = [] if world.recurs else [world.branching(world.number)]
+    for drafting in (world.drafting(world.number), *trees):
+        rows, fresh, prompts = after_rounds(world, drafting)
+        for row, size in enumerate(prompts):
+            crosses = drafting.nodes and slides and size < RING < size + LONGEST
+            for mine, theirs in zip(rows.held(row), fresh.held(row), strict=True):
+                near = 1e-5 if crosses else 0.0
+                assert mx.allclose(mine, theirs, rtol=0.0, atol=near).item(), (drafting, row)
+
+
+def after_rounds(world: World, drafting: Drafting) -> tuple["Rows", "Rows", list[int]]:
+    """Rows after two rounds, rows that were given the same tokens, and their prompts' lengths."""
     numbers = [number for number, one in enumerate(SAMPLINGS) if one.greedy]
     prompts = [requests()[number].prompt for number in numbers]
     texts = [world.plain[number] for number in numbers]
     rows, fresh = (Rows(world.target, drafting) for _ in range(2))
     rows.prefill(prompts)
     at = [0] * len(texts)
-    for block in (8, 5) if not tree else (drafting.block,) * 2:
+    for block in (drafting.block,) * 2 if drafting.nodes else (8, 5):
         counts = rows.round([text[i] for text, i in zip(texts, at, strict=True)], block)
         at = [i + count for i, count in zip(at, counts, strict=True)]
     assert max(at) > 2, "nothing was accepted"
     known = zip(prompts, texts, at, strict=True)
     fresh.prefill([(*prompt, *text[:i]) for prompt, text, i in known])
-    slides = any(getattr(spec, "window", None) is not None for spec in world.target.cache_specs)
-    for row, prompt in enumerate(prompts):
-        crosses = tree and slides and len(prompt) < RING < len(prompt) + LONGEST
-        for mine, theirs in zip(rows.held(row), fresh.held(row), strict=True):
-            assert mx.allclose(mine, theirs, rtol=0.0, atol=1e-5 if crosses else 0.0).item(), row
+    return rows, fresh, list(map(len, prompts))
 
 
 class Rows:
