@@ -114,17 +114,19 @@ def _peak(pid: int) -> int:
 
 def result(served: Served, disk: int, options: list[str]) -> dict[str, Any]:
     """The JSON of one run."""
-    found = re.search(r"loaded: \S+ GB in (\S+) s", served.log[0])
-    assert found is not None
+    figures = [re.search(r"GB in (\S+) s .* (\S+) GB in memory", line) for line in served.log]
+    loads = [(float(found[1]), float(found[2]) * 1e9) for found in figures if found is not None]
+    held = sum(size for _, size in loads)
     return {
         "options": options,
         "bytes_on_disk": disk,
         "log": [line.partition(" INFO ")[2] for line in served.log],
-        "target_load_seconds": float(found[1]),
+        "load_seconds": sum(seconds for seconds, _ in loads),
         "ready_seconds": round(served.ready_seconds, 2),
         "bytes_read_over_disk": round(served.bytes_read / disk, 4),
         "peak_resident_bytes": served.peak_bytes,
         "peak_over_disk": round(served.peak_bytes / disk, 4),
+        "peak_over_loaded": round(served.peak_bytes / held, 4) if held else None,
         "tokens": served.tokens,
         "answer_seconds": round(served.answer_seconds, 2),
     }
