@@ -17,6 +17,7 @@ from dflash_serve.bench.pair import Pair, PairChoice
 from dflash_serve.bench.work import DecodeOptions, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.kernels import verify_qmm
 from dflash_serve.kernels.dispatch import SWITCH, hand_written, kernel_backend
 
 _MATMUL = (8, 1024, 3584)
@@ -41,13 +42,14 @@ def examine_machine() -> dict[str, Any]:
 
 
 def kernel_state() -> str:
-    """What hand-written kernels run by, and whether the environment turned them off.
+    """What hand-written kernels run by, and what the environment says of them.
 
     Raises:
         BenchError: the environment asks for something else than on or off.
     """
     try:
-        return kernel_backend().value if hand_written() else f"off ({SWITCH}=plain)"
+        state = kernel_backend().value if hand_written() else f"off ({SWITCH}=plain)"
+        return f"{state}, {verify_qmm.SWITCH}=1" if verify_qmm.enabled() else state
     except ValueError as error:
         raise BenchError(str(error)) from error
 
