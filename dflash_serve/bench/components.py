@@ -126,5 +126,6 @@ def _draft_call(drafter: DraftAdapter, hidden: int, size: SpanSize) -> Callable[
         drafts, after = compiled(taps, offsets, pool.take(numbers)[DRAFTER])
         pool.put(numbers, {DRAFTER: after})
         mx.eval(drafts, pool.arrays())
+        mx.eval(pool.settle(dict.fromkeys(numbers, size.length)))
 
     return call

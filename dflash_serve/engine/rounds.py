@@ -237,8 +237,9 @@ class Rounds:
         count = rows.anchors.shape[0]
         if not shape.draft or DRAFTER not in self._drafters:
             return Proposal(mx.zeros((count, shape.width - 1), dtype=mx.int32)), caches
-        views = self._stores[DRAFTER].views(caches[DRAFTER], _span(shape, rows))
         drafter = self._drafters[DRAFTER]
+        fewer = shape.width - drafter.inputs(shape.width)
+        views = self._stores[DRAFTER].views(caches[DRAFTER], _span(shape, rows, fewer))
         draft = drafter.draft(rows.anchors, shape.width, attending(views))
         caches = {**caches, DRAFTER: committed(views, rows.blocks)}
         if not shape.nodes:
@@ -340,9 +341,10 @@ class Rounds:
         return graph.traced or function
 
 
-def _span(shape: RoundShape, rows: RoundRows) -> Span:
-    columns = (shape.width,) * len(shape.capacities)
-    return Span(rows.offsets, rows.blocks, shape.width, columns)
+def _span(shape: RoundShape, rows: RoundRows, fewer: int = 0) -> Span:
+    """Where the tokens of the rows' blocks stand, without the last ``fewer`` of each."""
+    width = shape.width - fewer
+    return Span(rows.offsets, rows.blocks - fewer, width, (width,) * len(shape.capacities))
 
 
 def _spread(shape: RoundShape, rows: RoundRows, columns: int, layout: Layout) -> Span:

@@ -160,11 +160,15 @@ class DeviceRunner:
         begun = [pending for pending in (prefill, decode) if pending is not None]
         with self._device:
             mx.eval([pending.lazy for pending in begun], self._pool.arrays())
-        return StepResult(
+        chosen = (
             () if prefill is None else self._choices(prefill),
             () if decode is None else self._in_order(plan.decode, decode),
-            self._device.seconds,
         )
+        with self._device:  # the device writes while the host goes on
+            starts = {row.row: row.start for row in plan.prefill}
+            starts |= {row.row: row.length for row in plan.decode}
+            mx.async_eval(self._pool.settle(starts))  # type: ignore[no-untyped-call]
+        return StepResult(*chosen, self._device.seconds)
 
     def _new_pool(self) -> CachePool:
         return _pool(self._target, self._drafters)
@@ -220,7 +224,8 @@ class DeviceRunner:
             shown = self._rounds.show(tokens, span, self._pool.take(numbers))
             # evaluated now: the target's caches must not be shared when this step writes to them
             mx.eval([shown[name] for name in self._drafters])
-        self._pool.put(numbers, shown)
+            self._pool.put(numbers, shown)
+            mx.eval(self._pool.settle({row.row: row.start for row in rows}))
 
     def _packed(self, rows: Sequence[PrefillRow | ContextRow]) -> tuple[mx.array, Span]:
         """Tokens [R, width], padded, and where they stand; with room for them in the caches."""

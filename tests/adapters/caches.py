@@ -57,7 +57,8 @@ class EngineRows:
         result = forward(list(views))
         kept = list(existing if keep is None else keep)
         counts = lengths if keep is None else mx.array(kept, dtype=mx.int32)
-        self._rows = committed(views, counts)
+        left = zip(committed(views, counts), self.lengths, strict=True)
+        self._rows = [self._store.settled(row, length) for row, length in left]
         self.lengths = [length + more for length, more in zip(self.lengths, kept, strict=True)]
         mx.eval(result, self._rows)
         return result

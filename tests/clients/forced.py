@@ -191,6 +191,9 @@ class ForcedDrafter:
         self._follows = mx.array(follows)
         self.block_size = self.runtime_block_size = block_size
 
+    def inputs(self, width: int) -> int:
+        return width
+
     def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
         """Nothing to keep: there are no layers."""
 

@@ -18,6 +18,9 @@ class CountingDrafter:
     def __init__(self) -> None:
         self.calls = 0
 
+    def inputs(self, width: int) -> int:
+        return width
+
     def draft(self, anchors: mx.array, width: int, views: list[object]) -> ChainDraft:
         self.calls += 1
         return ChainDraft(mx.broadcast_to(anchors[:, None], (anchors.shape[0], width - 1)))

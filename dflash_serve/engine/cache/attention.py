@@ -22,7 +22,11 @@ drafts.
 """
 _STEP = 64
 Arrays = list[mx.array]
-"""What one layer keeps of one row; empty until the row's first token."""
+"""What one layer keeps of one row; empty until the row's first token.
+
+Behind a round also what `AttentionStore.settled` writes: an array that was read is copied when it
+is written in the same evaluation, so what is known after attention waits for the next one.
+"""
 
 
 def bucket(tokens: int) -> int:
@@ -70,6 +74,21 @@ class AttentionStore:
         """The rows in a forward; ``held``: it runs over tokens that they hold, and only reads."""
         return (HeldView if held else AttentionView)(self, rows, span)
 
+    def settled(self, arrays: Arrays, start: mx.array) -> Arrays:
+        """Keys and values, with what a forward from position ``start`` [1] left to be written."""
+        olds, news = arrays[:2], arrays[2:]
+        if not news:
+            return arrays
+        return [self.written(old, new, start) for old, new in zip(olds, news, strict=True)]
+
+    def written(self, old: mx.array, new: mx.array, start: mx.array) -> mx.array:
+        """[1, kv_heads, n, d] with [1, kv_heads, q, d] from position ``start`` [1] on."""
+        keys = self.keys([old])
+        if not keys.wraps:
+            return mx.slice_update(old, new, start, (2,))
+        places = ((start + mx.arange(new.shape[2], dtype=mx.int32)) % keys.capacity)[:, None]
+        return mx.put_along_axis(old, mx.broadcast_to(places, new.shape), new, axis=2)
+
     def keys(self, arrays: Arrays) -> Keys:
         """How the keys of a row are placed."""
         places = arrays[0].shape[2]
@@ -86,7 +105,8 @@ class AttentionView:
         self._store = store
         self._rows = list(rows)
         self._span = span
-        self._new: tuple[list[mx.array], list[mx.array]] | None = None  # not written yet
+        self._new: tuple[list[mx.array], list[mx.array]] | None = None
+        self._unwritten = False
 
     @property
     def offset(self) -> mx.array:
@@ -95,6 +115,7 @@ class AttentionView:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         dtype = self._store.spec.dtype
         self._new = each(keys.astype(dtype)), each(values.astype(dtype))
+        self._unwritten = True
         return keys, values
 
     def attend(
@@ -111,7 +132,7 @@ class AttentionView:
         assert whole or self._span.layout is None, "a tree is wider than a ring can roll back"
         attend_to = self._whole if whole else self._cut
         out = attend_to(queries, scale, question, sinks)
-        self._new = None
+        self._unwritten = False
         return out
 
     def _whole(
@@ -155,26 +176,27 @@ class AttentionView:
 
         ``path`` [R, L] int32: the columns of a tree that stay, each at its depth's place from now.
         """
-        if self._new is not None:
-            for row in range(len(self._rows)):
-                for first, last in self._pieces(row):
-                    self._write(row, first, last)
-            self._new = None
         if path is not None:
-            self._rows = [self._moved(row, own[0]) for row, own in enumerate(each(path))]
+            return [self._left(row, own[0]) for row, own in enumerate(each(path))]
+        if not self._unwritten:
+            return self._rows
+        if self._span.width <= SPARE:
+            return [self._left(row) for row in range(len(self._rows))]
+        for row in range(len(self._rows)):
+            for first, last in self._pieces(row):
+                self._write(row, first, last)
         return self._rows
 
-    def _moved(self, row: int, path: mx.array) -> Arrays:
-        """A row's arrays with the columns of ``path`` [L] in front of all others."""
-        arrays, start = self._rows[row], self._span.starts[row]
-        places = [start + path, start + mx.arange(path.size, dtype=mx.int32)]
-        keys = self._store.keys(arrays)
-        if not keys.wraps:
-            return [
-                mx.slice_update(old, mx.take(old, places[0], axis=2), start, (2,)) for old in arrays
-            ]
-        here, there = (place % keys.capacity for place in places)
-        return [_written(old, mx.take(old, here, axis=2), there) for old in arrays]
+    def _left(self, row: int, path: mx.array | None = None) -> Arrays:
+        """A row's arrays and what is to be written: all its columns, or those of ``path`` [L]."""
+        assert self._new is not None
+        columns = self._span.columns[row]
+        news = [new[row] for new in self._new]
+        if path is not None:
+            news = [mx.take(new, path, axis=2) for new in news]
+        elif columns < self._span.width:
+            news = [new[:, :, :columns] for new in news]
+        return [*self._rows[row], *news]
 
     def _pieces(self, row: int) -> list[tuple[int, int]]:
         """Columns of a row, as many at a time as may be written before they are attended."""
@@ -188,15 +210,8 @@ class AttentionView:
         whole = last - first == self._span.width
         news = [new[row] if whole else new[row][:, :, first:last] for new in self._new]
         start = self._span.starts[row] + first if first else self._span.starts[row]
-        arrays = self._rows[row]
-        keys = self._store.keys(arrays)
-        if not keys.wraps:
-            pairs = zip(arrays, news, strict=True)
-            self._rows[row] = [mx.slice_update(old, new, start, (2,)) for old, new in pairs]
-            return
-        places = (start + mx.arange(last - first, dtype=mx.int32)) % keys.capacity
-        pairs = zip(arrays, news, strict=True)
-        self._rows[row] = [_written(old, new, places) for old, new in pairs]
+        pairs = zip(self._rows[row], news, strict=True)
+        self._rows[row] = [self._store.written(old, new, start) for old, new in pairs]
 
     def _padded(self, parts: list[mx.array]) -> mx.array:
         """Outputs of a row's pieces, with zeros for the columns that it does not fill."""
@@ -217,11 +232,6 @@ class HeldView(AttentionView):
 
     def _write(self, row: int, first: int, last: int) -> None:
         assert self._store.spec.window is None
-
-
-def _written(old: mx.array, new: mx.array, places: mx.array) -> mx.array:
-    """[1, kv_heads, n, d] with [1, kv_heads, q, d] at ``places`` [q]."""
-    return mx.put_along_axis(old, mx.broadcast_to(places[:, None], new.shape), new, axis=2)
 
 
 def _joined(parts: list[mx.array], axis: int = 0) -> mx.array:

@@ -111,6 +111,20 @@ class CachePool:
         for index, row in enumerate(rows):
             self._rows[row].models = {name: of[index] for name, of in caches.items()}
 
+    def settle(self, starts: Mapping[int, int]) -> list[mx.array]:
+        """Write what forwards left to be written, in an evaluation of its own.
+
+        ``starts``: by row, how many tokens it held before its last forward. Returns all arrays of
+        these rows, not evaluated.
+        """
+        arrays: list[mx.array] = []
+        for row, start in starts.items():
+            models = self._rows[row].models
+            for name, layers in models.items():
+                models[name] = self.models[name].settled(layers, start)
+                arrays += [array for layer in models[name] for array in layer]
+        return arrays
+
     def arrays(self) -> list[mx.array]:
         """For evaluation only."""
         rows = self._rows.values()

@@ -70,6 +70,12 @@ class ModelStore:
             mx.eval(layers[index])
         return layers
 
+    def settled(self, row: Row, start: int) -> Row:
+        """A row with what a forward from position ``start`` on left to be written."""
+        at = mx.array([start], dtype=mx.int32)
+        pairs = zip(self._stores, row, strict=True)
+        return [store.settled(arrays, at) for store, arrays in pairs]
+
     def views(self, rows: Sequence[Row], span: Span, held: bool = False) -> list[View]:
         """One view per layer of these rows in one forward."""
         return [
@@ -86,7 +92,7 @@ def attending(views: Sequence[View]) -> list[AttentionView]:
 
 
 def committed(views: Sequence[View], counts: mx.array, path: mx.array | None = None) -> list[Row]:
-    """The rows behind a forward of which each keeps ``counts`` [R] tokens.
+    """The rows behind a forward of which each keeps ``counts`` [R] tokens; `settled` comes next.
 
     The first ones, or those of ``path`` [R, L] int32: its columns in this order.
     """

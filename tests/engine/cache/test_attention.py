@@ -1,7 +1,7 @@
 """Rows of keys and values: what is attended, in any cutting, and what it costs in bytes."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -9,9 +9,12 @@ import pytest
 
 from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.engine.cache.attention import SPARE, Arrays, AttentionStore, HeldView, bucket
+from dflash_serve.engine.cache.layout import tree
 from dflash_serve.engine.cache.span import Span
 
 KV, HEADS, DIM = 2, 4, 8
+WIDE = 128
+"""Of heads whose keys are most of what a forward holds."""
 SCALE = DIM**-0.5
 WINDOW = 40
 
@@ -163,10 +166,59 @@ def test_a_forward_writes_in_place() -> None:
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         view.update_and_fetch(new, new)
-        rows = view.commit(mx.array([1]))
+        rows = [layer.settled(row, offset) for row in view.commit(mx.array([1]))]
         del view
         mx.eval(rows)
         assert mx.get_peak_memory() - before < whole / 100
+
+
+def drafted(layer: AttentionStore, rows: list[Arrays], offset: mx.array) -> list[Arrays]:
+    """A drafter's layer in a round: its block is attended, and then context takes its place."""
+    block, one = mx.ones((1, 1, 4, WIDE)), mx.array([4])
+    span = Span(offset, one, 4, (4,))
+    view = layer.view(rows, span)
+    view.update_and_fetch(block, block)
+    out = view.attend(mx.ones((1, 1, 4, WIDE)), SCALE, causal=False)
+    context = layer.view(view.commit(one), span)
+    context.update_and_fetch(block + out.sum(), block)
+    return context.commit(one)
+
+
+def branched(layer: AttentionStore, rows: list[Arrays], offset: mx.array) -> list[Arrays]:
+    """A target's layer in a round of trees: one path of the columns is kept, known afterwards."""
+    parents = mx.array([[0, 0, 0, 1]], dtype=mx.int32)
+    span = Span(offset, mx.array([4]), 4, (4,), tree(parents, 4))
+    view = layer.view(rows, span)
+    keys = mx.ones((1, 1, 4, WIDE))
+    view.update_and_fetch(keys, keys)
+    out = view.attend(mx.ones((1, 1, 4, WIDE)), SCALE)
+    right = (out.sum() > 0).astype(mx.int32)
+    return view.commit(mx.array([3]), mx.array([[0, 1, 3]], dtype=mx.int32) * right)
+
+
+@pytest.mark.parametrize("round_", [drafted, branched])
+@pytest.mark.parametrize("window", [None, 50_000])
+def test_what_is_known_after_attention_copies_nothing_either(
+    window: int | None, round_: Callable[..., list[Arrays]]
+) -> None:
+    """Attention's own arrays are a share of the row's; its keys are not there twice."""
+    layer = AttentionStore(AttentionSpec(1, WIDE, mx.float32, window))
+    rows = [layer.fit([], 60_000)]
+    mx.eval(rows)
+    whole = layer.nbytes(60_000)
+    for step in range(3):
+        offset = mx.array([4 * step], dtype=mx.int32)
+        mx.eval(offset)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        given, rows = rows, []
+        after = round_(layer, given, offset)
+        del given
+        mx.eval(after)
+        while after:
+            rows.append(layer.settled(after.pop(), offset))
+        mx.eval(rows)
+        assert mx.get_peak_memory() - before < whole / 4
 
 
 def test_a_view_of_what_is_held_writes_nothing() -> None:
