@@ -38,7 +38,7 @@ _ROWS, _WIDTH = 2, 3
 def find_generic(model_type: str) -> type["GenericTarget"] | None:
     """The class for a model type that mlx-lm has a model for, under its own names for it."""
     module = f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}"
-    if "." in model_type or find_spec(module) is None:
+    if not model_type.replace("-", "_").isidentifier() or find_spec(module) is None:
         return None
     try:
         code = import_module(module)

@@ -80,6 +80,11 @@ class EngineOptions:
             raise OptionsError(
                 f"{option('drafter_bits')} is {self.drafter_bits}, but must be one of {allowed}"
             )
+        if self.drafter_bits and self.speculation == "off":
+            raise OptionsError(
+                f"{option('drafter_bits')} is {self.drafter_bits}, but --speculation off leaves no "
+                "drafter"
+            )
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise OptionsError(f"{option('seed')} is {self.seed}, but must fit 64 bits")
 

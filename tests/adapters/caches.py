@@ -45,14 +45,16 @@ class EngineRows:
     ) -> T:
         """One forward of ``width`` padded tokens per row, ``existing[r]`` of them real.
 
-        The first ``keep[r]`` stay; all that are real where it is not given.
+        The first ``keep[r]`` stay; all that are real where it is not given, as of a prompt's chunk:
+        then padding is not written, and a chunk may be longer than a ring has room for drafts.
         """
-        rows = zip(self._rows, self.lengths, strict=True)
-        self._rows = [self._store.fit(row, length + width) for row, length in rows]
+        columns = tuple(existing) if keep is None else (width,) * len(self._rows)
+        rows = zip(self._rows, self.lengths, columns, strict=True)
+        self._rows = [self._store.fit(row, length + more) for row, length, more in rows]
         offsets, lengths = (
             mx.array(list(values), dtype=mx.int32) for values in (self.lengths, existing)
         )
-        span = Span(offsets, lengths, width, (width,) * len(self._rows))
+        span = Span(offsets, lengths, width, columns)
         views = self._store.views(self._rows, span)
         result = forward(list(views))
         kept = list(existing if keep is None else keep)

@@ -70,6 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "qwen9": ({}, "is not supported .supported: gemma3"),
     "rope_utils": ({}, "is not supported .supported: gemma3"),
     "../qwen2": ({}, "is not supported .supported: gemma3"),
+    "qwen2\0": ({}, "is not supported .supported: gemma3"),
 }
 
 

@@ -64,3 +64,5 @@ def test_a_quantisation_that_ruins_acceptance_is_refused_with_both_figures() -> 
 def test_the_option_takes_4_or_8_bits() -> None:
     with pytest.raises(OptionsError, match=r"--drafter-bits is 5, but must be one of 0, 4, 8"):
         EngineOptions(drafter_bits=5)
+    with pytest.raises(OptionsError, match="--drafter-bits is 4, but --speculation off"):
+        EngineOptions(drafter_bits=4, speculation="off")
