@@ -71,7 +71,7 @@ class RoundKinds:
         if all(row.block == 1 for row in plan.decode):
             return
         tokens = sum(len(chosen.tokens) for chosen in result.decode)
-        self._of(len(plan.decode), plan.nodes).append((tokens, seconds))
+        self._of(len(plan.decode), result.nodes).append((tokens, seconds))
 
     def _fits(self, kind: int, rows: int) -> bool:
         return not kind or not self._verify_tokens or kind * rows <= self._verify_tokens

@@ -22,6 +22,7 @@ class Pending:
 
     ``verdict`` is lazy. ``prompts``: log-probabilities of the chunks of prefill rows, empty where
     nobody asked. ``forward``: the pass whose caches wait for the host to count what is committed.
+    ``nodes``: of the trees that were verified, 0 for chains.
     """
 
     rows: Sequence[PrefillRow | DecodeRow]
@@ -29,6 +30,7 @@ class Pending:
     walks: Walks
     prompts: Sequence[tuple[TokenLogprob, ...]] = ()
     forward: Forward | None = None
+    nodes: int = 0
 
     @property
     def lazy(self) -> list[mx.array]:

@@ -93,8 +93,8 @@ class StepPlan:
     ``closed``: rows that have ended since the last plan, whose caches are freed first; a plan may
     hold nothing else. ``opened``: rows with a spec that begin in this plan's prefill. A row's
     caches begin with its first prefill chunk. ``nodes``: tokens that the round verifies of a tree
-    per row, the anchor included, no deeper than its block; 0: chains, as where rows' masks depend
-    on drafts.
+    per row, the anchor included, no deeper than its block; 0: chains. A runner may take chains
+    where trees cannot be had.
     """
 
     closed: tuple[int, ...] = ()
@@ -125,12 +125,14 @@ class StepResult:
     """What the device chose.
 
     prefill: one per prefill row; its one token is meaningful where ``last``. decode: per decode
-    row the accepted drafts and the bonus token. device_time: seconds spent in MLX calls.
+    row the accepted drafts and the bonus token. device_time: seconds spent in MLX calls. nodes: as
+    in the plan, of what was verified.
     """
 
     prefill: tuple[Chosen, ...] = ()
     decode: tuple[Chosen, ...] = ()
     device_time: float = 0.0
+    nodes: int = 0
 
 
 class RowBytes(Protocol):

@@ -295,7 +295,7 @@ class Rounds:
         """All paths of ``tokens`` [R, n + 1] in one forward; the longest right one stays."""
         count, columns = tokens.shape
         parents = mx.pad(parents, [(0, 0), (1, 0)])
-        layout = tree_layout(parents, shape.width)
+        layout = tree_layout(parents, min(shape.width, columns))
         forward = self.forward(tokens, _spread(shape, rows, columns, layout), caches)
         logits = self._target.logits(forward.hidden)
         choices = choose(logits, tokens[:, 1:], groups, layout)

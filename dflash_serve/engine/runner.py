@@ -38,6 +38,7 @@ from dflash_serve.engine.rounds import (
 from dflash_serve.engine.row_logprobs import prompt_logprobs
 from dflash_serve.engine.row_state import RowStates
 from dflash_serve.engine.types import SamplingParams, TokenLogprob
+from dflash_serve.kernels.attention import orders_keys
 
 
 class _Stopwatch:
@@ -168,7 +169,7 @@ class DeviceRunner:
             starts = {row.row: row.start for row in plan.prefill}
             starts |= {row.row: row.length for row in plan.decode}
             mx.async_eval(self._pool.settle(starts))  # type: ignore[no-untyped-call]
-        return StepResult(*chosen, self._device.seconds)
+        return StepResult(*chosen, self._device.seconds, decode.nodes if decode else 0)
 
     def _new_pool(self) -> CachePool:
         return _pool(self._target, self._drafters)
@@ -245,7 +246,8 @@ class DeviceRunner:
         """
         width = self._padded_width(max(row.block for row in decode))
         constrained = self._states.constrained(decode)
-        nodes = 0 if constrained or width == 1 or not self._drafters else nodes
+        if constrained or width == 1 or not self._drafters or self._turns(decode, nodes):
+            nodes = 0
         columns = max(width, nodes, branches(width) * width if nodes and self._second else 0)
         for row in decode:
             self._pool.reserve(row.row, row.length + columns)
@@ -265,7 +267,12 @@ class DeviceRunner:
             caches = self._pool.take(numbers)
             verdict, caches = self._rounds.run(shape, _round_rows(rows), groups, caches)
         self._pool.put(numbers, caches)
-        return Pending(rows, verdict, walks)
+        return Pending(rows, verdict, walks, nodes=nodes)
+
+    def _turns(self, decode: Sequence[DecodeRow], nodes: int) -> bool:
+        """Whether trees would meet the end of a ring where sums are exact to the bit."""
+        store = self._pool.models[TARGET]
+        return orders_keys() and any(store.turns(row.length, nodes) for row in decode)
 
     def _guided_round(self, rows: Sequence[DecodeRow], width: int) -> Pending:
         """A round in which masks for whole drafts are computed between its halves."""

@@ -200,7 +200,7 @@ class Scheduler:
         for decode, chosen in zip(plan.decode, result.decode, strict=True):
             sequence = self._rows[decode.row]
             sequence.hold(len(chosen.tokens))
-            self._count_round(sequence, decode, chosen, max(plan.nodes, decode.block) - 1)
+            self._count_round(sequence, decode, chosen, max(result.nodes, decode.block) - 1)
             chunks.append(self._emit(sequence, chosen, now, drafts=len(chosen.tokens) - 1))
         for sequence in [row for row in self._rows.values() if row.finish is not None]:
             self._release(sequence)

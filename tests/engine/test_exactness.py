@@ -218,7 +218,8 @@ def test_sampled_text_depends_on_the_seed_alone(pair: Pair) -> None:
 
 @pytest.mark.parametrize("name", ["full attention", "sliding window"])
 @pytest.mark.parametrize(
-    ("block", "batch", "nodes"), [(2, 1, 4), (8, 3, 24), (8, 8, 8), (5, 3, 33), (16, 1, 64)]
+    ("block", "batch", "nodes"),
+    [(2, 1, 4), (8, 3, 24), (8, 8, 8), (5, 3, 33), (16, 1, 64), (16, 3, 8)],
 )
 def test_trees_are_exact(tmp_path: Path, name: str, block: int, batch: int, nodes: int) -> None:
     """Right tokens hide among wrong siblings; across the window's wrap, cancels and late joins."""

@@ -21,7 +21,7 @@ def run(policy: RoundKinds, rounds: int, rates: dict[int, float], count: int = 1
     for _ in range(rounds):
         kind = policy.choose(rows(count))
         chosen.append(kind)
-        result = StepResult(decode=(Chosen((1, 2, 3, 4)),) * count)
+        result = StepResult(decode=(Chosen((1, 2, 3, 4)),) * count, nodes=kind)
         policy.observe(StepPlan(decode=rows(count), nodes=kind), result, 4 * count / rates[kind])
     return chosen
 
@@ -48,7 +48,7 @@ def test_one_slow_round_says_nothing() -> None:
     rates = {0: 100.0, 8: 110.0}
     run(policy, 20, rates)
     slow = StepPlan(decode=rows(1), nodes=8)
-    policy.observe(slow, StepResult(decode=(Chosen((1,)),)), 30.0)
+    policy.observe(slow, StepResult(decode=(Chosen((1,)),), nodes=8), 30.0)
     assert run(policy, 40, rates).count(8) > 35
 
 

@@ -89,6 +89,10 @@ class AttentionStore:
         places = ((start + mx.arange(new.shape[2], dtype=mx.int32)) % keys.capacity)[:, None]
         return mx.put_along_axis(old, mx.broadcast_to(places, new.shape), new, axis=2)
 
+    def turns(self, start: int, columns: int) -> bool:
+        """Whether a ring ends within ``columns`` columns behind ``start`` tokens."""
+        return self._ring is not None and start % self._ring + columns > self._ring
+
     def keys(self, arrays: Arrays) -> Keys:
         """How the keys of a row are placed."""
         places = arrays[0].shape[2]

@@ -49,6 +49,17 @@ class ModelStore:
         windows = [getattr(store.spec, "window", None) for store in self._stores]
         return None if all(window is None for window in windows) else SPARE
 
+    def turns(self, start: int, columns: int) -> bool:
+        """Whether some ring's end lies within ``columns`` columns behind ``start`` tokens.
+
+        There columns and positions go round at different places, so that a tree's keys would not
+        be added up in the order of positions.
+        """
+        return any(
+            isinstance(store, AttentionStore) and store.turns(start, columns)
+            for store in self._stores
+        )
+
     @property
     def recurs(self) -> bool:
         """Whether some layer has a state, which no length can cut back."""

@@ -44,3 +44,14 @@ def test_bytes_of_a_model_are_those_of_its_layers() -> None:
         arrays = [array for layer in store.fit([], tokens) for array in layer]
         assert sum(array.nbytes for array in arrays) == store.nbytes(tokens)
     assert store.nbytes(1000) == 2 * 2 * 8 * 4 * (1024 + 128) + 4 * 16
+
+
+def test_a_ring_s_end_is_foreseen() -> None:
+    """Columns behind ``start`` tokens that go round before the ring does."""
+    ring = ModelStore([AttentionSpec(1, 8, mx.float32), AttentionSpec(1, 8, mx.float32, 24)])
+    places = 64 + 64
+    for start in range(3 * places):
+        for columns in (1, 8, 64):
+            crossed = any((start + at) % places == 0 for at in range(1, columns))
+            assert ring.turns(start, columns) == crossed
+    assert not ModelStore([AttentionSpec(1, 8, mx.float32)]).turns(127, 64)
