@@ -268,6 +268,7 @@ class Rows:
             span = Span(mx.array([0]), mx.array([size]), size, (size,))
             forward = self._rounds.forward(mx.array([prompt]), span, self._pool.take([row]))
             self._pool.put([row], forward.commit(span.lengths))
+            self._pool.settle({row: 0})
             self._lengths.append(size)
 
     def round(self, anchors: Sequence[int], block: int) -> list[int]:
@@ -281,6 +282,7 @@ class Rows:
         rows = RoundRows(*(mx.array(array, dtype=mx.int32) for array in arrays))
         verdict, caches = self._rounds.run(shape, rows, (), self._pool.take(numbers))
         self._pool.put(numbers, caches)
+        self._pool.settle(dict(enumerate(self._lengths)))
         counts = [len(tokens) for tokens in verdict.tokens()]
         self._lengths = [size + more for size, more in zip(self._lengths, counts, strict=True)]
         return counts

@@ -72,6 +72,7 @@ class AttentionStore:
 
     def view(self, rows: Sequence[Arrays], span: Span, held: bool = False) -> "AttentionView":
         """The rows in a forward; ``held``: it runs over tokens that they hold, and only reads."""
+        assert all(len(arrays) == 2 for arrays in rows), "a forward comes before `settled`"
         return (HeldView if held else AttentionView)(self, rows, span)
 
     def settled(self, arrays: Arrays, start: mx.array) -> Arrays:
