@@ -30,6 +30,9 @@ RandomTarget = Annotated[
 DraftLayers = Annotated[
     int, typer.Option(min=0, help="Layers of a random drafter; 0 scales the published shape.")
 ]
+SecondDrafter = Annotated[
+    str, typer.Option(help="A VP-drafter for trees: none, auto, directory or hub id.")
+]
 PromptFile = Annotated[
     Path | None, typer.Option(help="JSONL with messages or prompt per line, and kind.")
 ]
@@ -61,9 +64,7 @@ def decode(
     tree: Annotated[
         str, typer.Option(help="Trees of so many nodes beside chains, like 8,16; or off.")
     ] = "off",
-    second_drafter: Annotated[
-        str, typer.Option(help="A VP-drafter for more trees: none, auto, directory or hub id.")
-    ] = "none",
+    second_drafter: SecondDrafter = "none",
     max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 128,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
@@ -123,6 +124,8 @@ def exact(
     prompt_length: Annotated[int, typer.Option(min=2, help="Of random prompts.")] = 48,
     max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 64,
     cancel: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests.")] = 0.15,
+    tree: Annotated[int, typer.Option(min=0, max=64, help="Nodes of trees; 0: chains.")] = 0,
+    second_drafter: SecondDrafter = "none",
     seed: Seed = 0,
     out: Out = None,
     save: Save = False,
@@ -142,6 +145,8 @@ def exact(
         max_tokens=max_tokens,
         cancel=cancel,
         seed=seed,
+        tree=tree,
+        second_drafter=second_drafter,
     )
     return _finish(run_exact(options), exact_report, out, save)
 

@@ -7,19 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dflash_serve.adapters.base import AdapterError, FillingDrafter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import Pair, load_pair
+from dflash_serve.bench.pair import Pair, load_pair, second_of
 from dflash_serve.bench.report import Result, middle, ratio
 from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
-from dflash_serve.compose.options import EngineOptions, OptionsError
-from dflash_serve.compose.trees import load_second
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 
@@ -81,7 +78,7 @@ class _Bench:
         self._work = work
         self._blocks = blocks
         self._reference: dict[str, tuple[int, ...]] = {}
-        self._second = _second(options, pair, max(blocks))
+        self._second = second_of(options.pair, options.second_drafter, pair, max(blocks))
 
     def measure(self, batch: int) -> dict[str, Any]:
         """All arms at one batch size, in turns, the order reversed each repeat."""
@@ -225,14 +222,6 @@ class _Bench:
             "speedup_bound": bound,
             "achieved_of_bound": ratio(speedup or 0.0, bound),
         }
-
-
-def _second(options: DecodeOptions, pair: Pair, block: int) -> FillingDrafter | None:
-    asked = EngineOptions(target=options.pair.target, second_drafter=options.second_drafter)
-    try:
-        return load_second(asked, pair.target, block)
-    except (AdapterError, OptionsError) as error:
-        raise BenchError(str(error)) from error
 
 
 def _rates(values: list[float], plain: list[float]) -> dict[str, Any]:

@@ -33,7 +33,10 @@ _SAMPLINGS = (
 
 @dataclass(frozen=True, slots=True)
 class ExactOptions:
-    """``cancel`` is the share of requests that are cancelled at a random token."""
+    """``cancel`` is the share of requests that are cancelled at a random token.
+
+    tree: nodes of the trees that are verified, 0 for chains. second_drafter: as `EngineOptions`.
+    """
 
     pair: PairChoice = field(default_factory=PairChoice)
     prompt_file: Path | None = None
@@ -44,6 +47,8 @@ class ExactOptions:
     max_tokens: int = 64
     cancel: float = 0.15
     seed: int = 0
+    tree: int = 0
+    second_drafter: str = "none"
 
 
 @dataclass(slots=True)
@@ -81,10 +86,16 @@ def run_exact(options: ExactOptions) -> Result:
     reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
     combinations = []
     for block in options.block_sizes:
+        second = second_of(options.pair, options.second_drafter, pair, block)
         # one runner for all batch sizes of a block: traces and caches carry over, as in a server
-        runner = DeviceRunner(pair.target, drafter, block)
+        runner = DeviceRunner(pair.target, drafter, block, second=second)
         for batch in options.batches:
-            config = EngineConfig(max_batch=batch, max_context=longest, block_size=block)
+            config = EngineConfig(
+                max_batch=batch,
+                max_context=longest,
+                block_size=block,
+                tree_nodes=(options.tree,),
+            )
             combinations.append(_combination(options, runner, config, requests, reference))
     return _result(options, pair, combinations, reference)
 
@@ -198,6 +209,8 @@ def _result(
         "prompts": options.prompts,
         "batches": list(options.batches),
         "block_sizes": list(options.block_sizes),
+        "tree": options.tree,
+        "second_drafter": options.second_drafter,
         "max_tokens": options.max_tokens,
         "cancel": options.cancel,
         "seed": options.seed,

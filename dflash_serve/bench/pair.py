@@ -12,7 +12,12 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from dflash_serve.adapters.base import AdapterError, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.base import (
+    AdapterError,
+    DraftAdapter,
+    FillingDrafter,
+    TargetAdapter,
+)
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
 from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
@@ -24,6 +29,7 @@ from dflash_serve.compose import directories
 from dflash_serve.compose.directories import DEMO_NAME, checkpoints
 from dflash_serve.compose.loading import load_pair as load_stored
 from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.compose.trees import load_second
 
 RANDOM = "random"
 """As a drafter's name: random weights in the published shape, for any stored target."""
@@ -88,6 +94,19 @@ def load_pair(choice: PairChoice) -> Pair:
         if choice.random_target is not None:
             return _random_pair(choice)
         return _stored_pair(choice)
+    except (AdapterError, OptionsError) as error:
+        raise BenchError(str(error)) from error
+
+
+def second_of(choice: PairChoice, name: str, pair: Pair, block: int) -> FillingDrafter | None:
+    """The second drafter of a name, as `EngineOptions` takes it, for a loaded pair.
+
+    Raises:
+        BenchError: it cannot be found or loaded, or does not fit.
+    """
+    options = EngineOptions(target=choice.target, second_drafter=name)
+    try:
+        return load_second(options, pair.target, block)
     except (AdapterError, OptionsError) as error:
         raise BenchError(str(error)) from error
 
