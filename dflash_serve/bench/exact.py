@@ -13,7 +13,7 @@ from typing import Any
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench.drive import Answer, Driver, Run, run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import Pair, PairChoice, load_pair
+from dflash_serve.bench.pair import Pair, PairChoice, load_pair, second_of
 from dflash_serve.bench.report import Result
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.work import make_prompts
