@@ -45,7 +45,9 @@ class Target:
     """A loaded target that answers greedily, one prompt at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._model, self._tokenizer = load(str(path))[:2]
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
+        known = {"model_type": kind.removesuffix("_text")}  # mlx-lm's name for a text model alone
+        self._model, self._tokenizer = load(str(path), model_config=known)[:2]
         floats = tree_map(lambda x: x.astype(mx.float32), self._model.parameters())
         self._model.update(floats)
 

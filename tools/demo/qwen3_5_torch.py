@@ -49,20 +49,10 @@ class HybridShape:
         return (layer + 1) % self.interval == 0
 
     def config(self, eos: int, pad: int) -> dict[str, Any]:
-        """As published: a text model within the config of a model that would see pictures too."""
-        return {
-            "architectures": ["Qwen3_5ForConditionalGeneration"],
-            "model_type": "qwen3_5",
-            "eos_token_id": eos,
-            "pad_token_id": pad,
-            "text_config": self._text_config(eos, pad),
-            "tie_word_embeddings": True,
-            "torch_dtype": "float16",
-        }
-
-    def _text_config(self, eos: int, pad: int) -> dict[str, Any]:
+        """Of the text model alone: with ``qwen3_5`` transformers would not read tokenizer.json."""
         kinds = {True: "full_attention", False: "linear_attention"}
         return {
+            "architectures": ["Qwen3_5ForCausalLM"],
             "model_type": "qwen3_5_text",
             "attention_bias": False,
             "attention_dropout": 0.0,
