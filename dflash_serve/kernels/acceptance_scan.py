@@ -4,12 +4,16 @@ The Metal source has been executed only in the simulator of tests/kernels and ne
 Metal; the CUDA source has been compiled by NVRTC 12.9 (sm_75, sm_90) and never run on a GPU.
 """
 
-from functools import cache
-from typing import cast
-
 import mlx.core as mx
 
-from dflash_serve.kernels.dispatch import SIMD_WIDTH, Backend, Kernel, kernel_backend
+from dflash_serve.kernels.dispatch import (
+    SIMD_WIDTH,
+    Backend,
+    Kernel,
+    Sources,
+    built,
+    kernel_backend,
+)
 
 INPUTS = ("drafts", "choices", "block_lengths")
 OUTPUTS = ("committed",)
@@ -74,6 +78,8 @@ CUDA_SOURCE = """
     }
 """
 
+SOURCES = Sources("dflash_acceptance_scan", INPUTS, OUTPUTS, METAL_SOURCE, CUDA_SOURCE)
+
 
 def acceptance_scan(
     drafts: mx.array,
@@ -96,7 +102,7 @@ def acceptance_scan(
     # Without drafts there is nothing to scan, and a kernel would get an empty buffer.
     if backend is Backend.PLAIN or width == 1:
         return acceptance_scan_reference(drafts, choices, block_lengths)
-    kernel = metal_kernel() if backend is Backend.METAL else cuda_kernel()
+    kernel = built(SOURCES, backend)
     return launch(kernel, drafts, choices, block_lengths)
 
 
@@ -127,27 +133,3 @@ def launch(
         threadgroup=(SIMD_WIDTH, 1, 1),
     )
     return committed
-
-
-@cache
-def metal_kernel() -> Kernel:
-    """The Metal kernel. Building it works everywhere, calling it only where Metal is."""
-    kernel = mx.fast.metal_kernel(
-        name="dflash_acceptance_scan",
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        source=METAL_SOURCE,
-    )
-    return cast(Kernel, kernel)
-
-
-@cache
-def cuda_kernel() -> Kernel:
-    """The CUDA twin. Building it needs MLX's CUDA back end already."""
-    kernel = mx.fast.cuda_kernel(
-        name="dflash_acceptance_scan",
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        source=CUDA_SOURCE,
-    )
-    return cast(Kernel, kernel)

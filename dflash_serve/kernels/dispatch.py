@@ -6,9 +6,10 @@ off, and tokens stay the same.
 
 import enum
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, cast
 
 import mlx.core as mx
 
@@ -37,6 +38,35 @@ class Kernel(Protocol):
         threadgroup: tuple[int, int, int],
         template: Sequence[tuple[str, int | mx.Dtype]] = (),
     ) -> list[mx.array]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """A kernel in both languages, with the names of its arrays; ``cuda`` None: in Metal alone."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metal: str
+    cuda: str | None = None
+
+
+@cache
+def built(sources: Sources, backend: Backend) -> Kernel:
+    """A kernel in the language of ``backend``, which is not PLAIN.
+
+    Building a Metal kernel works everywhere, calling it only where Metal is; building one for CUDA
+    needs MLX's CUDA back end already.
+    """
+    metal = backend is Backend.METAL
+    make: Callable[..., object] = mx.fast.metal_kernel if metal else mx.fast.cuda_kernel
+    kernel = make(
+        name=sources.name,
+        input_names=list(sources.inputs),
+        output_names=list(sources.outputs),
+        source=sources.metal if metal else sources.cuda,
+    )
+    return cast(Kernel, kernel)
 
 
 def default_backend() -> Backend:

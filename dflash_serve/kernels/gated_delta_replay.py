@@ -5,12 +5,16 @@ Metal; the CUDA source has been compiled for float32 by NVRTC 12.9 (sm_75, sm_90
 GPU.
 """
 
-from functools import cache
-from typing import cast
-
 import mlx.core as mx
 
-from dflash_serve.kernels.dispatch import SIMD_WIDTH, Backend, Kernel, kernel_backend
+from dflash_serve.kernels.dispatch import (
+    SIMD_WIDTH,
+    Backend,
+    Kernel,
+    Sources,
+    built,
+    kernel_backend,
+)
 from dflash_serve.kernels.gated_delta import DeltaTokens, next_state
 
 INPUTS = ("keys", "values", "decays", "rates", "state", "kept")
@@ -67,6 +71,8 @@ CUDA_SOURCE = """
     const int width = keys_shape[1];
 """ + _BODY.replace("MIN", "min").replace("EXCHANGE(found", "__shfl_xor_sync(0xffffffffu, found")
 
+SOURCES = Sources("dflash_gated_delta_replay", INPUTS, OUTPUTS, METAL_SOURCE, CUDA_SOURCE)
+
 
 def gated_delta_replay(
     tokens: DeltaTokens, state: mx.array, kept: mx.array, backend: Backend | None = None
@@ -81,7 +87,7 @@ def gated_delta_replay(
     _, _, values, keys = state.shape
     if backend is Backend.PLAIN or keys % SIMD_WIDTH or values % GROUPS:
         return gated_delta_replay_reference(tokens, state, kept)
-    kernel = metal_kernel() if backend is Backend.METAL else cuda_kernel()
+    kernel = built(SOURCES, backend)
     return launch(kernel, tokens, state, kept)
 
 
@@ -105,27 +111,3 @@ def launch(kernel: Kernel, tokens: DeltaTokens, state: mx.array, kept: mx.array)
         template=[("Hk", tokens.keys.shape[2]), ("Hv", heads), ("Dk", keys), ("Dv", values)],
     )
     return after
-
-
-@cache
-def metal_kernel() -> Kernel:
-    """The Metal kernel. Building it works everywhere, calling it only where Metal is."""
-    kernel = mx.fast.metal_kernel(
-        name="dflash_gated_delta_replay",
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        source=METAL_SOURCE,
-    )
-    return cast(Kernel, kernel)
-
-
-@cache
-def cuda_kernel() -> Kernel:
-    """The CUDA twin. Building it needs MLX's CUDA back end already."""
-    kernel = mx.fast.cuda_kernel(
-        name="dflash_gated_delta_replay",
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        source=CUDA_SOURCE,
-    )
-    return cast(Kernel, kernel)

@@ -4,12 +4,16 @@ The Metal source has been executed only in the simulator of tests/kernels and ne
 Metal; the CUDA source has been compiled by NVRTC 12.9 (sm_75, sm_90) and never run on a GPU.
 """
 
-from functools import cache
-from typing import cast
-
 import mlx.core as mx
 
-from dflash_serve.kernels.dispatch import SIMD_WIDTH, Backend, Kernel, kernel_backend
+from dflash_serve.kernels.dispatch import (
+    SIMD_WIDTH,
+    Backend,
+    Kernel,
+    Sources,
+    built,
+    kernel_backend,
+)
 
 INPUTS = ("tokens", "parents", "choices", "lengths", "limits")
 OUTPUTS = ("scanned",)
@@ -83,6 +87,8 @@ CUDA_SOURCE = f"""
 {_WRITE}
 """
 
+SOURCES = Sources("dflash_tree_scan", INPUTS, OUTPUTS, METAL_SOURCE, CUDA_SOURCE)
+
 
 def tree_scan(
     tokens: mx.array,
@@ -116,7 +122,7 @@ def tree_scan(
     backend = backend or kernel_backend()
     if backend is Backend.PLAIN:
         return tree_scan_reference(tokens, parents, choices, lengths, limits, depth)
-    kernel = metal_kernel() if backend is Backend.METAL else cuda_kernel()
+    kernel = built(SOURCES, backend)
     return launch(kernel, [tokens, parents, choices, lengths, limits], depth)
 
 
@@ -167,27 +173,3 @@ def launch(kernel: Kernel, inputs: list[mx.array], depth: int) -> mx.array:
         template=[("Depth", depth)],
     )
     return scanned
-
-
-@cache
-def metal_kernel() -> Kernel:
-    """The Metal kernel. Building it works everywhere, calling it only where Metal is."""
-    kernel = mx.fast.metal_kernel(
-        name="dflash_tree_scan",
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        source=METAL_SOURCE,
-    )
-    return cast(Kernel, kernel)
-
-
-@cache
-def cuda_kernel() -> Kernel:
-    """The CUDA twin. Building it needs MLX's CUDA back end already."""
-    kernel = mx.fast.cuda_kernel(
-        name="dflash_tree_scan",
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        source=CUDA_SOURCE,
-    )
-    return cast(Kernel, kernel)

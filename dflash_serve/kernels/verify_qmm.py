@@ -10,11 +10,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
 
 import mlx.core as mx
 
-from dflash_serve.kernels.dispatch import SIMD_WIDTH, Backend, Kernel, kernel_backend
+from dflash_serve.kernels.dispatch import (
+    SIMD_WIDTH,
+    Backend,
+    Kernel,
+    Sources,
+    built,
+    kernel_backend,
+)
 
 SWITCH = "DFLASH_VERIFY_QMM"
 MOST_ROWS = 16
@@ -71,6 +77,8 @@ METAL_SOURCE = """
     }
 """
 
+SOURCES = Sources("dflash_verify_qmm", INPUTS, OUTPUTS, METAL_SOURCE)
+
 
 @dataclass(frozen=True, slots=True)
 class QuantisedWeight:
@@ -116,7 +124,7 @@ def verify_qmm(x: mx.array, weight: QuantisedWeight, backend: Backend | None = N
     rows = x.size // x.shape[-1]
     if backend is not Backend.METAL or not takes(rows, weight):
         return verify_qmm_reference(x, weight)
-    out = launch(metal_kernel(), x.reshape(rows, -1), weight)
+    out = launch(built(SOURCES, Backend.METAL), x.reshape(rows, -1), weight)
     return out.reshape(*x.shape[:-1], -1)
 
 
@@ -158,15 +166,3 @@ def launch(kernel: Kernel, x: mx.array, weight: QuantisedWeight) -> mx.array:
 def _columns(rows: int) -> int:
     """Columns of a simdgroup: sums and unpacked weights must fit a thread's registers."""
     return 4 if 2 * rows <= MOST_ROWS else 2
-
-
-@cache
-def metal_kernel() -> Kernel:
-    """The Metal kernel. Building it works everywhere, calling it only where Metal is."""
-    kernel = mx.fast.metal_kernel(
-        name="dflash_verify_qmm",
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        source=METAL_SOURCE,
-    )
-    return cast(Kernel, kernel)

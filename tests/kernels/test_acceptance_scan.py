@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_serve.kernels import acceptance_scan as scan
-from dflash_serve.kernels.dispatch import Backend, default_backend
+from dflash_serve.kernels.dispatch import Backend, built, default_backend
 from tests.kernels.gpu_sim import simulator
 
 PAD = -1
@@ -174,7 +174,7 @@ def test_a_cpu_default_device_means_the_plain_path(monkeypatch):
 @pytest.mark.skipif(mx.metal.is_available(), reason="this machine runs the kernel itself")
 def test_the_metal_kernel_builds_but_does_not_run_without_metal():
     block = arrays([[1, 2]], [[1, 2, 3]], [3])
-    assert scan.metal_kernel() is scan.metal_kernel()
+    assert built(scan.SOURCES, Backend.METAL) is built(scan.SOURCES, Backend.METAL)
     with pytest.raises(RuntimeError, match="No Metal back-end"):
         scan.acceptance_scan(*block, backend=Backend.METAL)
 
