@@ -293,7 +293,10 @@ class DFlashDrafter:
 
     def logits(self, rows: mx.array) -> mx.array:
         """Rows [..., H] after the final norm -> logits [..., V] by the target's head or its own."""
-        logits = (self.model.lm_head if self.config.own_head else self._target.head)(rows)
+        if self.config.own_head:
+            logits = self.model.lm_head(rows)
+        else:  # a quantised head is slow on rows of a dtype that is not the target's
+            logits = self._target.head(rows.astype(self._target.dtype))
         if self.config.output_multiplier != 1.0:
             logits = logits * self.config.output_multiplier
         cap = self.config.final_logit_softcapping
