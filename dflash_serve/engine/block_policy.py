@@ -32,7 +32,7 @@ _RECENT = 24
 _ENOUGH = 8
 """Rounds of a kind after which it may be passed over."""
 _PROBE_EVERY = 64
-"""Rounds between two of a kind that is not the best."""
+"""Rounds between two probes, which take the kinds in turn."""
 
 
 class RoundKinds:
