@@ -12,6 +12,7 @@ from dflash_serve.adapters.checkpoint import (
     stop_token_ids,
 )
 from dflash_serve.adapters.loading import read_drafter_config
+from dflash_serve.adapters.target_config import text_config
 from dflash_serve.compose.directories import DEMO_NAME
 from dflash_serve.compose.drafting import DrafterCard
 from dflash_serve.compose.options import EngineOptions, OptionsError
@@ -43,9 +44,8 @@ def model_card(options: EngineOptions, target: Path, name: str | None = None) ->
         AdapterError: the directory holds no checkpoint.
         OptionsError: the context that is wanted is not the model's.
     """
-    config = read_config(target)
-    text = config.get("text_config") or config
-    own_context = int(text.get("max_position_embeddings", 0))
+    text = text_config(read_config(target))
+    own_context = int(text.get("max_position_embeddings") or 0)
     if own_context and options.max_context > own_context:
         raise OptionsError(
             f"--max-context is {options.max_context}, but the model's context is {own_context}"
