@@ -16,6 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.shard_header import read_header
 
+_LARGEST = 32 << 20
+"""Bytes of a JSON file that describes a checkpoint; those that exist have a hundredth."""
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
@@ -59,6 +61,9 @@ def read_config(directory: Path) -> dict[str, Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object."""
     try:
+        size = path.stat().st_size if path.is_file() else 0
+        if size > _LARGEST:
+            raise AdapterError(f"{path} has {size} bytes, but must have at most {_LARGEST}")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error

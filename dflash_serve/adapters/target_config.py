@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from dflash_serve.adapters import registry
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.config_values import LARGEST
 
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _OPTIONAL_SIZES = (
@@ -20,8 +21,6 @@ _OPTIONAL_SIZES = (
     "num_key_value_heads",
     "sliding_window",
 )
-_LARGEST = 2**31 - 1
-"""Elements of an array's dimension in MLX."""
 _MOST_LAYERS = 4096
 """Of a model that can be built in a moment; those that exist have some hundred at most."""
 _FACTORS = ("rms_norm_eps", "rope_theta", "query_pre_attn_scalar", "final_logit_softcapping")
@@ -87,12 +86,12 @@ def _mismatch(key: str, value: Any) -> str | None:
     """What ``key`` must be, None if ``value`` is that."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if key in _SIZES:
-        most = _MOST_LAYERS if key == "num_hidden_layers" else _LARGEST
+        most = _MOST_LAYERS if key == "num_hidden_layers" else LARGEST
         return _size_mismatch(value, most, "a positive integer")
     if value is None:
         return None
     if key in _OPTIONAL_SIZES:
-        return _size_mismatch(value, _LARGEST, "a positive integer or null")
+        return _size_mismatch(value, LARGEST, "a positive integer or null")
     if key in _FACTORS:
         return None if number and value > 0 else "a positive number"
     if key in _FLAGS:

@@ -40,6 +40,24 @@ def test_the_checkpoint_s_own_sampling_is_the_default(tmp_path: Path) -> None:
     assert model_card(EngineOptions(), target).sampling.temperature == 0.0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", [1]),
+        ("temperature", -1),
+        ("top_p", float("nan")),
+        ("top_k", "x"),
+        ("top_k", float("inf")),
+        ("min_p", True),
+    ],
+)
+def test_a_default_that_makes_no_sense_is_named(tmp_path: Path, name: str, value: object) -> None:
+    target = write(tmp_path, max_position_embeddings=64, vocab_size=96)
+    (tmp_path / "generation_config.json").write_text(json.dumps({name: value}))
+    with pytest.raises(OptionsError, match=rf"^generation_config.json: {name} is .* from -?\d to"):
+        model_card(EngineOptions(), target)
+
+
 def test_the_name_is_the_one_that_was_asked_for_unless_another_is_given(tmp_path: Path) -> None:
     target = write(tmp_path, max_position_embeddings=64, vocab_size=96)
     assert model_card(EngineOptions(), target).id == "dflash-demo"
