@@ -17,7 +17,6 @@ _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size
 _OPTIONAL_SIZES = (
     "head_dim",
     "max_position_embeddings",
-    "num_experts_per_tok",
     "num_key_value_heads",
     "sliding_window",
 )
@@ -92,6 +91,8 @@ def _mismatch(key: str, value: Any) -> str | None:
         return None
     if key in _OPTIONAL_SIZES:
         return _size_mismatch(value, LARGEST, "a positive integer or null")
+    if key == "num_experts_per_tok":  # 0 in the dense models of families that have experts
+        return None if type(value) is int and value >= 0 else "an integer from 0 or null"
     if key in _FACTORS:
         return None if number and value > 0 else "a positive number"
     if key in _FLAGS:

@@ -23,7 +23,10 @@ TYPES: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, but must be at most 4096"),
     ({"vocab_size": 2**70}, "vocab_size is 1180591620717411303424, but must be at most 2147483647"),
     ({"num_key_value_heads": "2"}, "num_key_value_heads is '2', but must be a positive integer"),
-    ({"num_experts_per_tok": "2"}, "num_experts_per_tok is '2', but must be a positive integer"),
+    (
+        {"num_experts_per_tok": "2"},
+        "num_experts_per_tok is '2', but must be an integer from 0 or null",
+    ),
     ({"final_logit_softcapping": [30]}, r"final_logit_softcapping is \[30\], but must be a posit"),
     ({"text_config": 7}, "text_config is 7, but must be an object"),
     ({"text_config": {"hidden_size": -1}}, "text_config.hidden_size is -1, but must be"),
@@ -39,6 +42,7 @@ def test_a_value_of_another_type_is_named(changes: dict[str, Any], message: str)
 @pytest.mark.parametrize("config", [TARGET, MISTRAL, QWEN3_5], ids=lambda c: c["model_type"])
 def test_configs_that_are_published_pass(config: dict[str, Any]) -> None:
     check_types(config, "target")
+    check_types(config | {"num_experts_per_tok": 0}, "target")
     check_types(config | {"head_dim": None, "sliding_window": None, "extra": object()}, "target")
 
 
