@@ -16,6 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.shard_header import read_header
 
+_LARGEST = 32 << 20
+"""Bytes of a JSON file that describes a checkpoint; those that exist have a hundredth."""
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
@@ -59,6 +61,9 @@ def read_config(directory: Path) -> dict[str, Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object."""
     try:
+        size = path.stat().st_size if path.is_file() else 0
+        if size > _LARGEST:
+            raise AdapterError(f"{path} has {size} bytes, but must have at most {_LARGEST}")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
@@ -75,8 +80,14 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
 
 def stop_token_ids(directory: Path) -> frozenset[int]:
     """Every token that ends an answer: those of both configs."""
-    configs = (read_generation_config(directory), read_config(directory))
-    return frozenset().union(*(_ids(config.get("eos_token_id")) for config in configs))
+    configs = {
+        "generation_config.json": read_generation_config(directory),
+        "config.json": read_config(directory),
+    }
+    ids: frozenset[int] = frozenset()
+    for name, config in configs.items():
+        ids |= _ids(config.get("eos_token_id"), directory / name)
+    return ids
 
 
 def fingerprint(directory: Path) -> str:
@@ -192,5 +203,11 @@ def check_names(
             )
 
 
-def _ids(value: int | list[int] | None) -> frozenset[int]:
-    return frozenset([value] if isinstance(value, int) else value or ())
+def _ids(value: Any, path: Path) -> frozenset[int]:
+    """The tokens of an ``eos_token_id``: one, a list of them, or none."""
+    found = [] if value is None else value if isinstance(value, list) else [value]
+    if any(type(token) is not int for token in found):
+        raise AdapterError(
+            f"{path}: eos_token_id is {value!r:.80}, but must be an integer or a list of integers"
+        )
+    return frozenset(found)

@@ -6,6 +6,8 @@ from typing import Any
 from dflash_serve.adapters.base import AdapterError
 
 Place = dict[str, Any]
+LARGEST = 2**31 - 1
+"""Elements of an array's dimension in MLX."""
 
 
 def first(key: str, *places: Place) -> Any:
@@ -13,16 +15,20 @@ def first(key: str, *places: Place) -> Any:
     return next((place[key] for place in places if place.get(key) is not None), None)
 
 
-def integer(key: str, *places: Place, least: int = 1, default: int | None = None) -> int:
+def integer(
+    key: str, *places: Place, least: int = 1, most: int = LARGEST, default: int | None = None
+) -> int:
     """
     Raises:
-        AdapterError: the value is missing without a default, or no integer from ``least``.
+        AdapterError: the value is missing without a default, or no integer of the range.
     """
     value = _required(key, places, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise AdapterError(
             f"drafter config: {key} is {value!r}, but must be an integer from {least}"
         )
+    if value > most:
+        raise AdapterError(f"drafter config: {key} is {value}, but must be at most {most}")
     return value
 
 

@@ -16,6 +16,7 @@ _REFUSED = (
     "aux_hidden_state_layer_ids",  # speculators' layout: its ids count from the embedding
 )
 DFLASH, DFLASH2, DSPARK = "DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel"
+_MOST_LAYERS, _LONGEST_BLOCK = 256, 1024
 _PROJECTORS = ("dflash", "dspark")
 _SHIFTS = ("sample_from_anchor", "dspark_bonus_anchor", "draft_shift")
 """Names of the same thing: slot k predicts the token k + 1 places behind the anchor."""
@@ -117,14 +118,16 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
     """
     inner = nested(config)
     _refuse_unsupported(config, inner)
-    layers = integer("num_hidden_layers", config)
+    layers = integer("num_hidden_layers", config, most=_MOST_LAYERS)
     target_layers = integer("num_target_layers", config, inner)
     rope_theta, rope_scaling = _rope(config)
     windows = _windows(config, inner, layers)
     heads, kv_heads = _heads(config)
     hidden = _hidden_size(config, inner)
     shift = _shift(config, inner)
-    block = integer("block_size", inner, config, least=2 - shift, default=16) + shift
+    least = 2 - shift
+    block = integer("block_size", inner, config, least=least, most=_LONGEST_BLOCK, default=16)
+    block += shift
     vocab = integer("vocab_size", config)
     return DFlashConfig(
         hidden_size=hidden,

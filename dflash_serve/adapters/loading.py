@@ -32,6 +32,7 @@ _MISFITS = (
     AssertionError,
     AttributeError,
     LookupError,
+    NameError,
     OSError,
     RuntimeError,
     TypeError,
@@ -150,7 +151,11 @@ def make_drafter(raw: dict[str, Any], target: TargetAdapter) -> DFlashDrafter:
     found: type[DFlashDrafter] = drafter_class(raw)
     config = parse_dflash_config(raw)
     check_pair(config, target)
-    return found(config, found.model_class(config), target)
+    try:
+        model = found.model_class(config)
+    except _MISFITS as error:
+        raise AdapterError(f"drafter config: {_reason(error)}") from error
+    return found(config, model, target)
 
 
 def check_pair(config: DFlashConfig, target: TargetSizes) -> None:

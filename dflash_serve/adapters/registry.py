@@ -57,6 +57,6 @@ def find(table: dict[str, str], key: str, what: str) -> Any:
         AdapterError: nothing serves ``key``; the message lists what could be served.
     """
     if key not in table:
-        raise AdapterError(f"{what} {key!r} is not supported (supported: {', '.join(table)})")
+        raise AdapterError(f"{what} {key!r:.80} is not supported (supported: {', '.join(table)})")
     module, name = table[key].split(":")
     return getattr(import_module(module), name)

@@ -58,6 +58,11 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise AdapterError(
             f"{path} is damaged: its header describes {wanted} bytes, the file has {size}"
         )
+    held = sum(tensor.nbytes for tensor in tensors.values())
+    if 8 + length + held != wanted:
+        raise AdapterError(
+            f"{path} is damaged: its tensors take {held} bytes, their places {wanted - 8 - length}"
+        )
     return tensors
 
 

@@ -1,29 +1,68 @@
 """What every target's config.json must say in the right type, and a quantisation that MLX runs.
 
-Knows no family: what only some of them have is for their own arguments to check.
+What only some families have is for their own arguments to check.
 """
 
 from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from dflash_serve.adapters import registry
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.config_values import LARGEST
 
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-_OPTIONAL_SIZES = ("head_dim", "max_position_embeddings", "sliding_window")
-_FACTORS = ("rms_norm_eps", "rope_theta")
+_OPTIONAL_SIZES = (
+    "head_dim",
+    "max_position_embeddings",
+    "num_key_value_heads",
+    "sliding_window",
+)
+_MOST_LAYERS = 4096
+"""Of a model that can be built in a moment; those that exist have some hundred at most."""
+_FACTORS = ("rms_norm_eps", "rope_theta", "query_pre_attn_scalar", "final_logit_softcapping")
 _FLAGS = ("tie_word_embeddings", "attention_bias")
+_OUTER = ("model_type", "tie_word_embeddings", "vocab_size")
+"""Keys beside ``text_config`` that are the text model's where that does not have them."""
+_DEFAULTED = (
+    "head_dim",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_theta",
+    "vocab_size",
+)
+"""Keys that published configs leave out where the value is the family's default."""
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The text model of a config.json, unquantised: all keys at one level."""
+    """The text model of a config.json, unquantised: all keys at one level.
+
+    Sizes that it leaves out are those that its family's adapter takes.
+    """
     known = {key: value for key, value in config.items() if not key.startswith("quantization")}
     inner = known.get("text_config")
-    if inner is None:
-        return known
-    outer = {key: known[key] for key in ("model_type", "tie_word_embeddings") if key in known}
-    return outer | inner | {"model_type": known.get("model_type")}
+    text = known
+    if inner is not None:
+        text = {key: known[key] for key in _OUTER if key in known} | inner
+    return _defaults(text) | text
+
+
+def _defaults(text: dict[str, Any]) -> dict[str, Any]:
+    """The family's, but for a base frequency where ``rope_parameters`` has it."""
+    kind = str(text.get("model_type"))
+    arguments = registry.find_target(kind).model_classes[1] if kind in registry.TARGETS else None
+    if not is_dataclass(arguments):
+        return {}
+    wanted = [key for key in _DEFAULTED if key != "rope_theta" or not text.get("rope_parameters")]
+    return {
+        field.name: field.default
+        for field in fields(arguments)
+        if field.name in wanted and field.default not in (MISSING, None)
+    }
 
 
 def check_types(config: dict[str, Any], what: str) -> None:
@@ -46,16 +85,25 @@ def _mismatch(key: str, value: Any) -> str | None:
     """What ``key`` must be, None if ``value`` is that."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if key in _SIZES:
-        return None if type(value) is int and value > 0 else "a positive integer"
+        most = _MOST_LAYERS if key == "num_hidden_layers" else LARGEST
+        return _size_mismatch(value, most, "a positive integer")
     if value is None:
         return None
     if key in _OPTIONAL_SIZES:
-        return None if type(value) is int and value > 0 else "a positive integer or null"
+        return _size_mismatch(value, LARGEST, "a positive integer or null")
+    if key == "num_experts_per_tok":  # 0 in the dense models of families that have experts
+        return None if type(value) is int and value >= 0 else "an integer from 0 or null"
     if key in _FACTORS:
         return None if number and value > 0 else "a positive number"
     if key in _FLAGS:
         return None if isinstance(value, bool) else "true or false"
     return None
+
+
+def _size_mismatch(value: Any, most: int, wanted: str) -> str | None:
+    if type(value) is not int or value < 1:
+        return wanted
+    return None if value <= most else f"at most {most}"
 
 
 def check_quantization(config: dict[str, Any], what: str) -> None:

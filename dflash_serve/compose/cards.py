@@ -12,10 +12,19 @@ from dflash_serve.adapters.checkpoint import (
     stop_token_ids,
 )
 from dflash_serve.adapters.loading import read_drafter_config
+from dflash_serve.adapters.target_config import text_config
 from dflash_serve.compose.directories import DEMO_NAME
 from dflash_serve.compose.drafting import DrafterCard
 from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.engine.types import SamplingParams
+
+_SAMPLING: dict[str, tuple[type, int, int]] = {
+    "temperature": (float, 0, 2),
+    "top_p": (float, 0, 1),
+    "top_k": (int, -1, 2**31 - 1),
+    "min_p": (float, 0, 1),
+}
+"""Keys of generation_config.json that are defaults of requests: type and range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +52,8 @@ def model_card(options: EngineOptions, target: Path, name: str | None = None) ->
         AdapterError: the directory holds no checkpoint.
         OptionsError: the context that is wanted is not the model's.
     """
-    config = read_config(target)
-    text = config.get("text_config") or config
-    own_context = int(text.get("max_position_embeddings", 0))
+    text = text_config(read_config(target))
+    own_context = int(text.get("max_position_embeddings") or 0)
     if own_context and options.max_context > own_context:
         raise OptionsError(
             f"--max-context is {options.max_context}, but the model's context is {own_context}"
@@ -103,11 +111,28 @@ def _default_sampling(generation: dict[str, Any]) -> SamplingParams:
         return SamplingParams(temperature=0.0)
     defaults = SamplingParams(temperature=1.0)
     known = {
-        name: type(getattr(defaults, name))(generation[name])
-        for name in ("temperature", "top_p", "top_k", "min_p")
+        name: _within(name, generation[name])
+        for name in _SAMPLING
         if generation.get(name) is not None
     }
     return replace(defaults, **known)
+
+
+def _within(name: str, value: Any) -> Any:
+    """A default of generation_config.json; a ``top_k`` of -1 is none, as in requests.
+
+    Raises:
+        OptionsError: it is no number, or out of range.
+    """
+    kind, least, most = _SAMPLING[name]
+    number = type(value) is int or (kind is float and type(value) is float)
+    if not number or not least <= value <= most:
+        wanted = "an integer" if kind is int else "a number"
+        raise OptionsError(
+            f"generation_config.json: {name} is {value!r:.80}, but must be {wanted} from {least} "
+            f"to {most}"
+        )
+    return max(kind(value), 0)
 
 
 def _drafter_name(options: EngineOptions, drafter: Path) -> str:

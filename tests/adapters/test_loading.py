@@ -207,6 +207,10 @@ DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "a config that is no JSON": (_config('{"model_type": '), ("config.json",)),
     "a config that is no text": (_config(b"\xff\xfe\x00"), ("config.json",)),
     "a config that is a list": (_config("[]"), ("config.json", "object")),
+    "a config that is too long": (
+        _config('{"x": "' + "a" * (32 << 20) + '"}'),
+        ("config.json has 33554441 bytes", "at most 33554432"),
+    ),
     "a config without end": (_config("[" * 100_000), ("config.json",)),
 }
 
@@ -270,6 +274,7 @@ TARGET_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"quantization": {"bits": 4}}, "group_size"),
     ({"quantization": 4}, "config"),
     ({"model_file": "evil.py"}, "evil.py"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "config"),
 ]
 
 
@@ -296,6 +301,7 @@ MISFITS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"dflash_config": INNER | {"target_layer_ids": [0, 1]}}, ("[64, 192]", "[64, 128]")),
     ({"num_hidden_layers": 3, "layer_types": None}, ("lacks 11", "layers.2")),
     ({"intermediate_size": 48}, ("96", "48")),
+    ({"head_dim": 2**31 - 1}, ("drafter config", "outside the supported range")),
     ({"architectures": ["DFlash9DraftModel"]}, ("'DFlash9DraftModel'", "DFlashDraftModel")),
     ({"architectures": ["DFlash2DraftModel"]}, ("conv_kernel_size is missing",)),
     ({"architectures": []}, ("architecture",)),

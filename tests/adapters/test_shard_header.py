@@ -33,6 +33,15 @@ def test_a_header_lists_what_mlx_saved(tmp_path: Path) -> None:
     assert (found["a"].dtype, found["a"].shape) == ("BF16", (2, 3))
 
 
+def test_tensors_that_share_bytes_or_leave_a_gap_are_refused(tmp_path: Path) -> None:
+    shared = write(tmp_path / FILE, {"a": entry(), "b": entry()}, bytes(8))
+    with pytest.raises(AdapterError, match=r"its tensors take 16 bytes, their places 8$"):
+        read_header(shared)
+    gap = write(tmp_path / FILE, {"a": entry(), "b": entry(begin=12, end=20)}, bytes(20))
+    with pytest.raises(AdapterError, match=r"its tensors take 16 bytes, their places 20$"):
+        read_header(gap)
+
+
 def test_a_header_may_hold_nothing(tmp_path: Path) -> None:
     assert read_header(write(tmp_path / FILE, {}, b"")) == {}
     empty = write(tmp_path / FILE, {"a": entry(shape=(0,), end=0)}, b"")

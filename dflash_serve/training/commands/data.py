@@ -136,7 +136,7 @@ def _rules(job: DataJob, directory: Path) -> Rules:
         tokenizer = ChatTokenizer.load(directory)
     except ValueError as error:
         raise AdapterError(str(error)) from error
-    own = int(text_config(read_config(directory)).get("max_position_embeddings", 0))
+    own = int(text_config(read_config(directory)).get("max_position_embeddings") or 0)
     if job.max_length and own and job.max_length > own:
         raise DataError(f"--max-length is {job.max_length}, but the target's context is {own}")
     stops = stop_token_ids(directory)
