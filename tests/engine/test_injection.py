@@ -146,7 +146,7 @@ def failing_runner(
 ) -> tuple[Watched, tuple[NewDrafter, NewDrafter]]:
     """The real one and drafters for it, with faults around everything that a step calls."""
     target = Failing(pair[0], faults, {"forward": "verify", "logits": "logits"})
-    drafter = Failing(pair[1], faults, {"propose": "draft", "append_context": "context"})
+    drafter = Failing(pair[1], faults, {"draft": "draft", "append_context": "context"})
     scan = faults.before("scan", rounds.acceptance_scan)
     monkeypatch.setattr(rounds, "acceptance_scan", scan)
     monkeypatch.setattr(CachePool, "reserve", faults.before("growth", CachePool.reserve))
