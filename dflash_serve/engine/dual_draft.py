@@ -45,6 +45,8 @@ def grow_dual(
     chain = draft.chain()
     sure = mx.log(mx.maximum(draft.confidences(), 1e-6))
     rivals = _rivals(draft, anchors, chain, sure)
+    if not rivals.odds.shape[1]:  # the first drafter tells no second token: nothing can branch off
+        return chosen(merged(chain, sure, chain[:, None][:, :0], sure[:, None][:, :0]), nodes)
     starts = likeliest_rivals(rivals, count)
     slot = mx.arange(width, dtype=mx.int32)
     block = mx.concatenate([anchors[:, None], chain], axis=1)[:, None]

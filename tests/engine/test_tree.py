@@ -115,6 +115,14 @@ def test_equal_paths_of_both_drafters_are_one_node() -> None:
     assert paths(found, 0) == [(0,), (0, 0), (0, 0, 0)]
 
 
+def test_a_drafter_that_knows_one_token_a_slot_leaves_its_chain() -> None:
+    def fill(blocks: mx.array) -> tuple[mx.array, mx.array]:
+        raise AssertionError("there is nothing to go on from")
+
+    found = grow_dual(SlotDraft(logits(3, 1, 0)), ANCHORS, (2, 4), 7, fill)
+    assert paths(found, 0) == [(0,), (0, 0), (0, 0, 0)]
+
+
 def test_merged_paths_keep_their_parents() -> None:
     """Whatever the budget, each node's parent is in the tree and comes before it."""
     for seed in range(5):
