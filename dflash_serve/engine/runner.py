@@ -63,7 +63,8 @@ class DeviceRunner:
     by op.
 
     Raises:
-        AdapterError: a layer's kind has no cache, or its caches cannot roll such a block back.
+        AdapterError: a layer's kind has no cache, its caches cannot roll such a block back, or
+            ``second`` was trained with shorter ones.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class DeviceRunner:
         self._pool = self._new_pool()
         self._rounds = self._new_rounds()
         self._device = _Stopwatch()
-        _check_block(self._pool, block_size)
+        _check_block(self._pool, self._drafters, block_size)
 
     @property
     def target(self) -> TargetAdapter:
@@ -129,7 +130,7 @@ class DeviceRunner:
             AdapterError: as at construction; the old drafter goes on.
         """
         drafters = _drafters(drafter, self._second)
-        _check_block(_pool(self._target, drafters), block_size)
+        _check_block(_pool(self._target, drafters), drafters, block_size)
         self._drafters = drafters
         self._block_size = block_size
         for name in (DRAFTER, SECOND):
@@ -377,8 +378,14 @@ def _pool(target: TargetAdapter, drafters: Drafters) -> CachePool:
     return CachePool({TARGET: target.cache_specs, **specs})
 
 
-def _check_block(pool: CachePool, block_size: int) -> None:
-    """Refuse blocks that rings cannot roll back."""
+def _check_block(pool: CachePool, drafters: Drafters, block_size: int) -> None:
+    """Refuse blocks that rings cannot roll back, or that the second drafter was not trained for."""
+    second = drafters.get(SECOND)
+    if second is not None and block_size > second.block_size:
+        raise AdapterError(
+            f"the block size is {block_size}, but the second drafter was trained with "
+            f"{second.block_size}"
+        )
     spares = [store.spare for store in pool.models.values() if store.spare is not None]
     if spares and block_size > min(spares):
         raise AdapterError(

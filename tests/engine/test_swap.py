@@ -11,7 +11,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.adapters.base import AttentionCache, Draft, DraftAdapter, TargetAdapter
+from dflash_serve.adapters.base import (
+    AdapterError,
+    AttentionCache,
+    Draft,
+    DraftAdapter,
+    TargetAdapter,
+)
 from dflash_serve.adapters.dflash import DFlashDrafter, SlotDraft
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.engine.config import EngineConfig
@@ -287,3 +293,16 @@ def test_the_old_drafter_is_let_go(tmp_path: Path) -> None:
     assert gone() is None
     for _ in made.steps():
         pass
+
+
+def test_a_drafter_of_longer_blocks_than_the_second_is_refused(
+    world: World, tmp_path: Path
+) -> None:
+    second = load_drafter(write_drafter(tmp_path, block_size=3), world.target)
+    runner = DeviceRunner(world.target, world.drafters["short block"], 3, second=second)
+    with pytest.raises(AdapterError, match=r"block size is 8, but .* second drafter .* with 3"):
+        runner.beside(world.drafters["first"], BLOCK)
+    with pytest.raises(AdapterError, match="with 3"):
+        runner.draft_with(world.drafters["first"], BLOCK)
+    runner.beside(None, 1).close()
+    runner.close()
