@@ -96,6 +96,8 @@ def _check_drafting(options: EngineOptions) -> None:
         return
     if options.tree not in ("default", "off"):
         raise OptionsError(f"--tree is {options.tree}, but --drafter is none")
+    if options.drafter_bits:
+        raise OptionsError(f"--drafter-bits is {options.drafter_bits}, but --drafter is none")
     if options.second_drafter != "none":
         second = options.second_drafter
         raise OptionsError(f"--second-drafter is {second}, but --drafter is none")

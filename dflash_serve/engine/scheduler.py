@@ -156,6 +156,7 @@ class Scheduler:
         config = replace(self._config, block_size=block_size)
         self._waiting.reprice(config, row_bytes, self._rows.values())
         self._config = config
+        self._rounds = RoundKinds(config)  # what its rounds commit is another matter
         for sequence in self._rows.values():
             sequence.missed_from = 0
             sequence.missed_to = sequence.held if block_size > 1 and shows_context else 0
@@ -180,14 +181,15 @@ class Scheduler:
             tuple(_context_row(row, width) for row in picked) if shown else (),
             () if shown else tuple(_prefill_row(row, width) for row in picked),
             decode,
-            self._rounds.choose(decode),
+            0 if self._constrained(decode) else self._rounds.choose(decode),
         )
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
         """Take a step's results: one chunk per row that has tokens or ends, prompts first."""
         now = self._clock()
         self._chunks.observe(now - self._planned_at, _padded_tokens(plan), len(plan.decode))
-        self._rounds.observe(plan, result, now - self._planned_at)
+        if not self._constrained(plan.decode):
+            self._rounds.observe(plan, result, now - self._planned_at)
         for shown in plan.context:
             self._rows[shown.row].missed_from += len(shown.tokens)
         chunks: list[TokenChunk] = []
@@ -200,7 +202,7 @@ class Scheduler:
         for decode, chosen in zip(plan.decode, result.decode, strict=True):
             sequence = self._rows[decode.row]
             sequence.hold(len(chosen.tokens))
-            self._count_round(sequence, decode, chosen, max(result.nodes, decode.block) - 1)
+            self._count_round(sequence, decode, chosen, result.nodes)
             chunks.append(self._emit(sequence, chosen, now, drafts=len(chosen.tokens) - 1))
         for sequence in [row for row in self._rows.values() if row.finish is not None]:
             self._release(sequence)
@@ -224,10 +226,13 @@ class Scheduler:
             for row in rows
         )
 
-    def _count_round(
-        self, sequence: Sequence, row: DecodeRow, chosen: Chosen, drafted: int
-    ) -> None:
+    def _constrained(self, decode: tuple[DecodeRow, ...]) -> bool:
+        """Whether a round's rows draft chains, whatever pays, and take longer than others."""
+        return any(self._rows[row.row].constrained for row in decode)
+
+    def _count_round(self, sequence: Sequence, row: DecodeRow, chosen: Chosen, nodes: int) -> None:
         committed = len(chosen.tokens)
+        drafted = (nodes or row.block) - 1 if row.block > 1 else 0
         if chosen.failure is None and not 1 <= committed <= row.block:
             raise AssertionError(f"a round committed {committed} tokens of a block {row.block}")
         sequence.rounds += 1

@@ -96,6 +96,12 @@ class Sequence:
         )
 
     @property
+    def constrained(self) -> bool:
+        """Whether the runner may have to cut its drafts: a round with it has chains."""
+        spec = self.spec
+        return spec is not None and not (spec.grammar is None and spec.thinking is None)
+
+    @property
     def missed(self) -> int:
         """Tokens still to be shown to the drafter."""
         return self.missed_to - self.missed_from

@@ -40,8 +40,10 @@ def test_a_bad_value_names_the_option_on_one_line(name: str, value: object) -> N
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("asked", [{"tree": "8"}, {"tree": "auto"}, {"second_drafter": "auto"}])
-def test_trees_without_a_drafter_are_refused(asked: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "asked", [{"tree": "8"}, {"tree": "auto"}, {"second_drafter": "auto"}, {"drafter_bits": 4}]
+)
+def test_what_needs_a_drafter_is_refused_without_one(asked: dict[str, object]) -> None:
     (name,) = asked
     with pytest.raises(OptionsError, match=f"{option(name)} is .*, but --drafter is none"):
         EngineOptions(drafter="none", **asked)  # type: ignore[arg-type]

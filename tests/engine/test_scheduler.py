@@ -1,6 +1,7 @@
 """The scheduler against hand-made and random results: no device, no threads."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from tests.engine.results import step_result
 STOP = 9
 
 
-def config(**changes: int) -> EngineConfig:
-    defaults = {
+def config(**changes: Any) -> EngineConfig:
+    defaults: dict[str, Any] = {
         "max_batch": 4,
         "max_queue": 8,
         "max_context": 64,
@@ -25,7 +26,7 @@ def config(**changes: int) -> EngineConfig:
     return EngineConfig(**defaults | changes)
 
 
-def scheduler(**changes: int) -> Scheduler:
+def scheduler(**changes: Any) -> Scheduler:
     """One row of n tokens takes n bytes."""
     ticks = iter(range(1_000_000))
     return Scheduler(config(**changes), lambda: float(next(ticks)), lambda tokens: tokens)
@@ -379,3 +380,70 @@ def test_logprobs_end_where_the_tokens_do() -> None:
     (chunk,) = made.commit(plan, StepResult(decode=(chosen,)))
     assert chunk.tokens == (5,)
     assert chunk.logprobs == entries[:2]
+
+
+class AnyText:
+    """Stands for a compiled grammar, which only a runner looks into."""
+
+    source = "any text"
+
+
+def test_a_round_with_a_constrained_row_is_planned_and_counted_as_chains() -> None:
+    made = scheduler(tree_nodes=(8,))
+    made.add(request("free"))
+    made.add(replace(request("guided"), grammar=AnyText()))
+    step(made, {})
+    plan = made.plan()
+    assert plan is not None
+    assert (len(plan.decode), plan.nodes) == (2, 0)
+    made.commit(plan, step_result((), [(5,), (5,)]))
+    assert made.stats().drafted == 2 * 3
+    made.abort("guided")
+    alone = made.plan()
+    assert alone is not None
+    assert alone.nodes == 8
+
+
+def test_rounds_with_constrained_rows_say_nothing_of_chains_and_trees() -> None:
+    made = scheduler(tree_nodes=(0, 8))
+    made.add(replace(request("guided", max_tokens=30), grammar=AnyText()))
+    step(made, {})
+    for _ in range(12):
+        step(made, {"guided": (5,)})
+    made.abort("guided")
+    made.add(request("free"))
+    step(made, {})
+    plan = made.plan()
+    assert plan is not None
+    assert plan.nodes == 0, "nothing is known yet: the first kind is tried"
+
+
+def test_a_tree_counts_its_drafts_where_a_row_takes_any() -> None:
+    made = scheduler(tree_nodes=(3,))
+    made.add(request("a"))
+    made.add(request("b", max_tokens=2))
+    step(made, {})
+    plan = made.plan()
+    assert plan is not None
+    assert ([row.block for row in plan.decode], plan.nodes) == ([4, 1], 3)
+    made.commit(plan, replace(step_result((), [(5, 6, 7), (5,)]), nodes=3))
+    assert (made.stats().drafted, made.stats().accepted) == (2, 2)
+
+
+def test_another_drafter_begins_without_the_rates_of_the_last() -> None:
+    made = scheduler(tree_nodes=(0, 8), max_context=400, block_size=2)
+    made.add(request("a", max_tokens=300))
+    step(made, {})
+    kinds = []
+    for _ in range(20):
+        plan = made.plan()
+        assert plan is not None
+        kinds.append(plan.nodes)
+        result = step_result((), [(5, 6) if plan.nodes else (5,)])
+        made.commit(plan, replace(result, nodes=plan.nodes))
+    assert kinds[-1] == 8
+    made.draft_anew(2, lambda tokens: tokens)
+    while (plan := made.plan()) is not None and plan.context:
+        made.commit(plan, step_result((), [(5,)]))
+    assert plan is not None
+    assert plan.nodes == 0
