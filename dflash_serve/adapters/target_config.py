@@ -79,6 +79,16 @@ def check_types(config: dict[str, Any], what: str) -> None:
             wanted = _mismatch(key, value)
             if wanted is not None:
                 raise AdapterError(f"{what}: {prefix}{key} is {value!r:.80}, but must be {wanted}")
+        _check_experts(part, f"{what}: {prefix}")
+
+
+def _check_experts(part: dict[str, Any], where: str) -> None:
+    """Refuse more experts per token than there are."""
+    used = part.get("num_experts_per_tok") or 0
+    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
+        there = part.get(key)
+        if isinstance(there, int) and used > there:
+            raise AdapterError(f"{where}num_experts_per_tok is {used}, but {key} is {there}")
 
 
 def _mismatch(key: str, value: Any) -> str | None:

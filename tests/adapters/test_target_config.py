@@ -27,6 +27,10 @@ TYPES: list[tuple[dict[str, Any], str]] = [
         {"num_experts_per_tok": "2"},
         "num_experts_per_tok is '2', but must be an integer from 0 or null",
     ),
+    (
+        {"num_experts": 4, "num_experts_per_tok": 5},
+        "num_experts_per_tok is 5, but num_experts is 4",
+    ),
     ({"final_logit_softcapping": [30]}, r"final_logit_softcapping is \[30\], but must be a posit"),
     ({"text_config": 7}, "text_config is 7, but must be an object"),
     ({"text_config": {"hidden_size": -1}}, "text_config.hidden_size is -1, but must be"),
