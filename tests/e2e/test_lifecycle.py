@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import mlx.core as mx
 import pytest
 
 from tests.e2e.conftest import Start
@@ -252,7 +253,7 @@ def test_what_cannot_start_is_one_line_and_exit_code_2(
 def test_a_failed_start_ends_the_process_with_exit_code_2(
     pair: PairPaths, start: Start, tmp_path: Path
 ) -> None:
-    """While loading, when the server listens already; nothing but the one line is written."""
+    """Nothing but the one line is written."""
     target = _copied(pair.target, tmp_path / "target", _truncate)
     server = start("--target", str(target), "--drafter", "none", "--port", "0")
     assert server.exit_code() == 2
@@ -262,7 +263,10 @@ def test_a_failed_start_ends_the_process_with_exit_code_2(
 
 @pytest.fixture
 def loading(pair: PairPaths, start: Start, tmp_path: Path) -> tuple[ServerProcess, str, Path]:
-    """A server that listens and loads, its URL, and the pipe that loading waits for."""
+    """A server that listens and loads, its URL, and the pipe that loading waits for.
+
+    The pipe is read before the server listens, too, when the checkpoint is checked.
+    """
     target = _copied(pair.target, tmp_path / "target", lambda directory: None)
     index = target / "model.safetensors.index.json"
     os.mkfifo(index)
@@ -270,9 +274,16 @@ def loading(pair: PairPaths, start: Start, tmp_path: Path) -> tuple[ServerProces
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = start(*PairPaths(target, pair.drafter).options(), "--port", str(port))
+    _feed(index)
     url = f"http://127.0.0.1:{port}"
     wait(lambda: _answers(url) or server.process.poll() is not None, 60)
     return server, url, index
+
+
+def _feed(index: Path) -> None:
+    """Give whoever reads the pipe the index of the one shard beside it."""
+    shard = index.with_name("model.safetensors")
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(mx.load(str(shard)), shard.name)}))
 
 
 def test_health_answers_503_while_the_weights_load(
@@ -285,7 +296,7 @@ def test_health_answers_503_while_the_weights_load(
     refused = httpx.post(f"{url}/v1/chat/completions", json=body(), timeout=10)
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "engine_unavailable"
-    index.write_text(json.dumps({"weight_map": {"any": "model.safetensors"}}))
+    _feed(index)
     assert server.ready() == url
     assert httpx.get(f"{url}/health").status_code == 200
 
