@@ -12,12 +12,11 @@ import mlx.nn as nn
 from mlx_lm.models import gemma3, gemma3_text
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.layered import (
     LayeredTarget,
-    activation_dtype,
     check_values,
     replace_attention,
+    window_specs,
 )
 from dflash_serve.adapters.mistral import FULL, SLIDING, layer_windows
 from dflash_serve.adapters.rotary import Rotary
@@ -127,12 +126,7 @@ class Gemma3TextTarget(LayeredTarget):
     model_classes = (RowTextModel, TextArgs)
 
     def __init__(self, model: RowTextModel) -> None:
-        args, dtype = model.args, activation_dtype(model)
-        specs = [
-            AttentionSpec(args.num_key_value_heads, args.head_dim, dtype, window)
-            for window in args.windows
-        ]
-        super().__init__(model, specs)
+        super().__init__(model, window_specs(model, model.args.head_dim, model.args.windows))
 
     def embed(self, tokens: mx.array) -> mx.array:
         rows = super().embed(tokens)

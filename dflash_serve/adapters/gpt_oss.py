@@ -5,12 +5,11 @@ from typing import Any
 
 from mlx_lm.models.gpt_oss import Model, ModelArgs
 
-from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.layered import (
     LayeredTarget,
-    activation_dtype,
     check_values,
     replace_attention,
+    window_specs,
 )
 from dflash_serve.adapters.mistral import FULL, SLIDING, layer_windows
 from dflash_serve.adapters.rotary import Rotary
@@ -59,9 +58,4 @@ class GptOssTarget(LayeredTarget):
     model_classes = (RowModel, Args)
 
     def __init__(self, model: RowModel) -> None:
-        args, dtype = model.args, activation_dtype(model)
-        specs = [
-            AttentionSpec(args.num_key_value_heads, args.head_dim, dtype, window)
-            for window in args.windows
-        ]
-        super().__init__(model, specs)
+        super().__init__(model, window_specs(model, model.args.head_dim, model.args.windows))

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
-from dflash_serve.adapters.cache_spec import LayerSpec
+from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import attending_rows
 
@@ -112,6 +112,12 @@ def last_inputs(inputs: mx.array, kept: mx.array, count: int) -> mx.array:
     """
     at = kept[:, None] + mx.arange(count, dtype=mx.int32)
     return mx.take_along_axis(inputs, at[..., None], axis=1)
+
+
+def window_specs(text: Any, head_dim: int, windows: Sequence[int | None]) -> list[AttentionSpec]:
+    """What attention layers keep that differ in their windows alone, None where one sees all."""
+    kv_heads, dtype = text.args.num_key_value_heads, activation_dtype(text)
+    return [AttentionSpec(kv_heads, head_dim, dtype, window) for window in windows]
 
 
 def activation_dtype(text: Any) -> mx.Dtype:

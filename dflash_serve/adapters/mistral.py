@@ -10,12 +10,11 @@ from typing import Any
 from mlx_lm.models.llama import Model, ModelArgs
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.layered import (
     LayeredTarget,
-    activation_dtype,
     check_layer_types,
     replace_attention,
+    window_specs,
 )
 from dflash_serve.adapters.rotary import Rotary
 
@@ -85,9 +84,5 @@ class MistralTarget(LayeredTarget):
     model_classes = (RowModel, Args)
 
     def __init__(self, model: RowModel) -> None:
-        args, dtype = model.args, activation_dtype(model)
         dims = model.layers[0].self_attn.head_dim
-        specs = [
-            AttentionSpec(args.num_key_value_heads, dims, dtype, window) for window in args.windows
-        ]
-        super().__init__(model, specs)
+        super().__init__(model, window_specs(model, dims, model.args.windows))

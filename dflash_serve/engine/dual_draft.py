@@ -14,14 +14,12 @@ import mlx.core as mx
 
 from dflash_serve.adapters.base import Draft
 from dflash_serve.engine.cache.attention import SPARE
-from dflash_serve.engine.tree import Nodes, Tree, chosen
+from dflash_serve.engine.tree import LEAST, STEP, Nodes, Tree, chosen
 
 MOST_BRANCHES = 7
 """Rivals that are followed up; published are 4 breaks, with one token each."""
 _RIVALS = 3
 """Tokens of each slot that may stand in its place."""
-_STEP = 1e-3
-_LEAST = -30.0
 _NEVER = -1e9
 
 Fill = Callable[[mx.array], tuple[mx.array, mx.array]]
@@ -85,7 +83,7 @@ def _rivals(draft: Draft, anchors: mx.array, chain: mx.array, sure: mx.array) ->
         mx.concatenate([part[:, :, 1:] for part in parts], axis=1)  # [R, w - 1, rivals]
         for parts in zip(*found, strict=True)
     )
-    odds = (mx.cumsum(sure, axis=1) - sure)[..., None] + mx.maximum(steps, _LEAST)
+    odds = (mx.cumsum(sure, axis=1) - sure)[..., None] + mx.maximum(steps, LEAST)
     slots = mx.broadcast_to(mx.arange(tokens.shape[1], dtype=mx.int32)[:, None], tokens.shape)
     return Rivals(*(array.reshape(array.shape[0], -1) for array in (tokens, slots, odds)))
 
@@ -98,8 +96,8 @@ def merged(chain: mx.array, sure: mx.array, tokens: mx.array, scores: mx.array) 
     """
     lines = mx.concatenate([chain[:, None], tokens], axis=1)  # [R, P, n]
     depth = mx.arange(1, lines.shape[2] + 1)
-    path = mx.cumsum(mx.maximum(sure, _LEAST), axis=1)[:, None]
-    path = mx.concatenate([path, scores], axis=1) - _STEP * depth
+    path = mx.cumsum(mx.maximum(sure, LEAST), axis=1)[:, None]
+    path = mx.concatenate([path, scores], axis=1) - STEP * depth
     equal = (lines[:, :, None] == lines[:, None]).astype(mx.int32)
     same = mx.cumprod(equal, axis=-1) > 0  # [R, P, P, n]: two paths up to a depth
     first = mx.argmax(same, axis=2).astype(mx.int32)  # [R, P, n]: the line that stands for it
@@ -117,7 +115,7 @@ def _path_scores(scores: mx.array, breaks: mx.array, start: mx.array) -> mx.arra
     ``start`` [R, K, 1]: of the paths up to the rivals.
     """
     slot = mx.arange(scores.shape[2], dtype=mx.int32)
-    behind = mx.where(slot > breaks, mx.maximum(scores, _LEAST), 0.0)
+    behind = mx.where(slot > breaks, mx.maximum(scores, LEAST), 0.0)
     return mx.where(slot >= breaks, start + mx.cumsum(behind, axis=2), _NEVER)
 
 

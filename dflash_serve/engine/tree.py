@@ -10,10 +10,10 @@ import mlx.core as mx
 
 from dflash_serve.adapters.base import Draft
 
-_STEP = 1e-3
+STEP = 1e-3
 """What a level costs beside its log-probability, so that a parent's score is above a child's."""
-_LEAST = -30.0
-"""The lowest log-probability of one level: sums stay where `_STEP` counts."""
+LEAST = -30.0
+"""The lowest log-probability of one level: sums stay where `STEP` counts."""
 
 
 class Tree(NamedTuple):
@@ -58,7 +58,7 @@ def grow(draft: Draft, anchors: mx.array, levels: int, nodes: int) -> Tree:
 def _children(draft: Draft, slot: int, above: Nodes, room: int) -> Nodes:
     """The best nodes [R, <= room] after a level of N; their parents are indices into it."""
     tokens, steps = draft.children(slot, above.tokens, room)  # [R, N, C]
-    total = above.scores[..., None] + mx.maximum(steps, _LEAST) - _STEP
+    total = above.scores[..., None] + mx.maximum(steps, LEAST) - STEP
     rows, _, count = total.shape
     total, tokens = total.reshape(rows, -1), tokens.reshape(rows, -1)
     best = _highest(total, room)
