@@ -2,7 +2,7 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard dflash_serve/kernels/csrc/*)
+SOURCES := pyproject.toml setup.py $(wildcard dflash_serve/kernels/csrc/* dflash_serve/kernels/native/*)
 ARGS ?=
 FRAMEWORKS := tests/clients/test_frameworks.py
 QUICK := tests/server tests/text tests/compose tests/test_dependencies.py tests/test_console.py \

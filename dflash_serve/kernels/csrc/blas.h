@@ -35,9 +35,13 @@ typedef struct {
     int (*runs_here)(void);
     gemm_fn dot;
     gemm_fn seq;
+    void (*swiglu)(const float *gate, const float *up, float *out, ptrdiff_t count);
 } blas_isa;
 
 extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
+
+const blas_isa *isa_in_use(void);
+int threads_in_use(void);
 
 /* A 64-byte aligned buffer of this thread, valid until the next call on the same thread. */
 float *scratch_floats(size_t count);

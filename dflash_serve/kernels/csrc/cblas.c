@@ -31,6 +31,9 @@ __attribute__((constructor)) static void choose_best(void) {
         }
 }
 
+const blas_isa *isa_in_use(void) { return chosen; }
+int threads_in_use(void) { return threads; }
+
 /* 1 if `name` is now in use, 0 if this build or processor lacks it. Not while matmuls run. */
 EXPORT int dflash_blas_select(const char *name) {
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

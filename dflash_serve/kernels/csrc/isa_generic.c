@@ -39,7 +39,9 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
 
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "exp.inc.h"
+#include "elementwise.inc.h"
 
 static int runs_here(void) { return 1; }
 
-const blas_isa isa_generic = {"generic", runs_here, dot_gemm, seq_gemm};
+const blas_isa isa_generic = {"generic", runs_here, dot_gemm, seq_gemm, swiglu};
