@@ -1,9 +1,12 @@
 """What the next round verifies: a block per row, and chains or trees. Pure Python, no device."""
 
 from collections import deque
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from statistics import mean, median
 
 from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.cost_table import CostTable
 from dflash_serve.engine.plan import DecodeRow, StepPlan, StepResult
 from dflash_serve.engine.sequence import Sequence
 
@@ -25,6 +28,54 @@ def choose_block(sequence: Sequence, rows: int, config: EngineConfig) -> int:
         room = max(1, config.verify_tokens // rows)
         block = min(block, 1 << (room.bit_length() - 1))  # a width that is traced anyway
     return max(1, min(block, sequence.remaining))
+
+
+@dataclass(frozen=True, slots=True)
+class RowLimit:
+    """A row of the next round, and the longest ``block`` that it can use."""
+
+    row: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutcome:
+    """What a round of ``width`` did for a row: it committed 1 to ``block`` tokens."""
+
+    row: int
+    width: int
+    block: int
+    committed: int
+
+
+class BlockPolicy:
+    """Chooses widths for the rows of an engine whose rounds are at most ``block_size`` wide.
+
+    ``table`` is what rounds cost; the policy corrects it by the rounds it is told of. The same
+    calls give the same choices.
+    """
+
+    def __init__(self, block_size: int, table: CostTable) -> None:
+        raise NotImplementedError
+
+    @property
+    def table(self) -> CostTable: ...
+
+    def choose(self, rows: Items[RowLimit]) -> tuple[int, ...]:
+        """The width for each row: 1, 2, 4, ... or ``block_size``.
+
+        Rows of one width share a round, and a row's block is the smaller of its limit and its
+        width. Rows of several widths make one step of several rounds.
+        """
+        raise NotImplementedError
+
+    def observe(self, outcomes: Items[RowOutcome], seconds: float | None) -> None:
+        """Learn from what was chosen last and ran in ``seconds``, None if other work ran too."""
+        raise NotImplementedError
+
+    def forget(self, row: int) -> None:
+        """``row`` has ended."""
+        raise NotImplementedError
 
 
 _RECENT = 24
