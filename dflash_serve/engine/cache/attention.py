@@ -40,12 +40,12 @@ class AttentionStore:
 
     def __init__(self, spec: AttentionSpec) -> None:
         self.spec = spec
-        self._ring = None if spec.window is None else bucket(spec.window) + SPARE
+        self.ring = None if spec.window is None else bucket(spec.window) + SPARE
 
     def capacity(self, tokens: int) -> int:
         """Places of a row that holds ``tokens`` tokens."""
         places = bucket(tokens)
-        return places if self._ring is None else min(places, self._ring)
+        return places if self.ring is None else min(places, self.ring)
 
     def nbytes(self, tokens: int) -> int:
         """Bytes of a row that holds ``tokens`` tokens."""
@@ -92,12 +92,12 @@ class AttentionStore:
 
     def turns(self, start: int, columns: int) -> bool:
         """Whether a ring ends within ``columns`` columns behind ``start`` tokens."""
-        return self._ring is not None and start % self._ring + columns > self._ring
+        return self.ring is not None and start % self.ring + columns > self.ring
 
     def keys(self, arrays: Arrays) -> Keys:
         """How the keys of a row are placed."""
         places = arrays[0].shape[2]
-        return Keys(places, self.spec.window, wraps=places == self._ring)
+        return Keys(places, self.spec.window, wraps=places == self.ring)
 
 
 class AttentionView:

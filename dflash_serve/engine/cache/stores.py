@@ -7,8 +7,10 @@ import mlx.core as mx
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.engine.cache.attention import SPARE, Arrays, AttentionStore, AttentionView
+from dflash_serve.engine.cache.native import NativeView
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.cache.state import StateStore, StateView
+from dflash_serve.kernels.native import native
 
 Store = AttentionStore | StateStore
 View = AttentionView | StateView
@@ -90,9 +92,17 @@ class ModelStore:
     def views(self, rows: Sequence[Row], span: Span, held: bool = False) -> list[View]:
         """One view per layer of these rows in one forward."""
         return [
-            store.view([row[layer] for row in rows], span, held)
+            _view(store, [row[layer] for row in rows], span, held)
             for layer, store in enumerate(self._stores)
         ]
+
+
+def _view(store: Store, rows: list[Arrays], span: Span, held: bool) -> View:
+    if isinstance(store, AttentionStore) and store.spec.dtype == mx.float32:
+        extension = native()
+        if extension is not None:
+            return NativeView(extension, store, rows, span, held)
+    return store.view(rows, span, held)
 
 
 def attending(views: Sequence[View]) -> list[AttentionView]:

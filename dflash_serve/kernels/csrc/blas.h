@@ -5,6 +5,8 @@
 
 #include <stddef.h>
 
+#include "dflash_cpu.h"
+
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline, unused))
 
@@ -36,6 +38,7 @@ typedef struct {
     gemm_fn dot;
     gemm_fn seq;
     void (*swiglu)(const float *gate, const float *up, float *out, ptrdiff_t count);
+    void (*attend)(const dflash_attention *job, const attend_row *row, int kv, int from, int count);
 } blas_isa;
 
 extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
@@ -43,7 +46,12 @@ extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
 const blas_isa *isa_in_use(void);
 int threads_in_use(void);
 
-/* A 64-byte aligned buffer of this thread, valid until the next call on the same thread. */
+typedef enum { SCRATCH_MATMUL, SCRATCH_ATTENTION, SCRATCH_USES } scratch_use;
+
+/* A 64-byte aligned buffer of this thread, valid until its next call for the same use. */
+float *scratch_for(scratch_use use, size_t count);
+
+/* That of a matmul. */
 float *scratch_floats(size_t count);
 
 /* Runs part(context, 0..parts-1) on the pool and returns when all are done. Falls back to this

@@ -12,6 +12,46 @@ extern "C" {
 /* out[i] = silu(gate[i]) * up[i]; `out` may be `gate` or `up`. */
 void dflash_swiglu(const float *gate, const float *up, float *out, ptrdiff_t count);
 
+#define ATTEND_MOST_COLUMNS 256 /* of a forward whose columns do not follow one another */
+
+/* One row of an attention: its cache, [kv_heads, capacity, dim] each of keys and values, whose
+ * place p holds position p, or in a ring the newest position that is p modulo the capacity.
+ *
+ * The row's columns are at positions start + column, or start + depths[column]; [0, length) exist,
+ * and the output of others is 0. `sees` [columns, columns]: who sees whom; `lines` [columns,
+ * levels]: the column at each depth of a tree's path. All three or none are NULL, `lines` perhaps
+ * alone. [first, last) is the library's own. */
+typedef struct {
+    int start, length, capacity, ring;
+    float *keys, *values;
+    const float *queries, *new_keys, *new_values;
+    float *out; /* [columns, heads, dim] */
+    const int *depths;
+    const unsigned char *sees;
+    const int *lines;
+    int first, last;
+} attend_row;
+
+/* Strides count numbers: of queries [heads, columns, dim] and of new keys and values [kv_heads,
+ * columns, dim]. `window`: positions that a query sees, its own included, 0 for all; `causal`: none
+ * behind its own, otherwise all that exist. `sinks` [heads] or NULL: scores without a value.
+ * `writes`: new keys and values go to their places first; in a ring `spare` columns at a time. */
+typedef struct {
+    int rows, heads, kv_heads, columns, dim, levels;
+    ptrdiff_t q_head, q_column, q_dim;
+    ptrdiff_t k_head, k_column, k_dim, v_head, v_column, v_dim;
+    const float *sinks;
+    float scale;
+    int causal, window, spare, writes;
+    attend_row *row;
+} dflash_attention;
+
+void dflash_attend(const dflash_attention *job);
+
+/* Writes alone. `path` [rows, levels] or NULL: the columns that are written, one behind the other;
+ * without it the first `length` ones. */
+void dflash_write(const dflash_attention *job, const int *path);
+
 #ifdef __cplusplus
 }
 #endif

@@ -51,6 +51,7 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
 #include "seq.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
+#include "attention.inc.h"
 
 static int runs_here(void) {
     __builtin_cpu_init();
@@ -58,5 +59,5 @@ static int runs_here(void) {
            __builtin_cpu_supports("fma");
 }
 
-const blas_isa isa_avx512 = {"avx512", runs_here, dot_gemm, seq_gemm, swiglu};
+const blas_isa isa_avx512 = {"avx512", runs_here, dot_gemm, seq_gemm, swiglu, attend_tile};
 #endif

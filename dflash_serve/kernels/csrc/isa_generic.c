@@ -41,7 +41,8 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
 #include "seq.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
+#include "attention.inc.h"
 
 static int runs_here(void) { return 1; }
 
-const blas_isa isa_generic = {"generic", runs_here, dot_gemm, seq_gemm, swiglu};
+const blas_isa isa_generic = {"generic", runs_here, dot_gemm, seq_gemm, swiglu, attend_tile};
