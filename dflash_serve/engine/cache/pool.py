@@ -114,15 +114,16 @@ class CachePool:
     def settle(self, starts: Mapping[int, int]) -> list[mx.array]:
         """Write what forwards left to be written, in an evaluation of its own.
 
-        ``starts``: by row, how many tokens it held before its last forward. Returns all arrays of
-        these rows, not evaluated.
+        ``starts``: by row, how many tokens it held before its last forward. Returns the arrays that
+        this changes, not evaluated; none where forwards write everything themselves.
         """
         arrays: list[mx.array] = []
         for row, start in starts.items():
             models = self._rows[row].models
-            for name, layers in models.items():
-                models[name] = self.models[name].settled(layers, start)
-                arrays += [array for layer in models[name] for array in layer]
+            for name, store in self.models.items():
+                if store.unsettled(models[name]):
+                    models[name] = store.settled(models[name], start)
+                    arrays += [array for layer in models[name] for array in layer]
         return arrays
 
     def arrays(self) -> list[mx.array]:

@@ -83,6 +83,11 @@ class ModelStore:
             mx.eval(layers[index])
         return layers
 
+    def unsettled(self, row: Row) -> bool:
+        """Whether a forward left something to be written in a row."""
+        pairs = zip(self._stores, row, strict=True)
+        return any(isinstance(store, AttentionStore) and len(kept) > 2 for store, kept in pairs)
+
     def settled(self, row: Row, start: int) -> Row:
         """A row with what a forward from position ``start`` on left to be written."""
         at = mx.array([start], dtype=mx.int32)

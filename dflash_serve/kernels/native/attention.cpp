@@ -66,17 +66,26 @@ std::vector<attend_row> rows_of(const mx::array& keys, const mx::array& values,
   return rows;
 }
 
-// What an evaluated task reads of the spans; pointers to arrays that the graph keeps alive.
-struct Spans {
-  const int* starts;
-  const int* lengths;
+// What an evaluated task reads of the spans; the graph keeps both arrays alive.
+class Spans {
+ public:
+  Spans(const mx::array& starts, const mx::array& lengths)
+      : starts_(starts.data<int>()),
+        lengths_(lengths.data<int>()),
+        start_stride_(starts.strides(0)),
+        length_stride_(lengths.strides(0)) {}
 
   void put(std::vector<attend_row>& rows) const {
     for (size_t r = 0; r < rows.size(); ++r) {
-      rows[r].start = starts[r];
-      rows[r].length = lengths[r];
+      rows[r].start = starts_[r * start_stride_];
+      rows[r].length = lengths_[r * length_stride_];
     }
   }
+
+ private:
+  const int* starts_;
+  const int* lengths_;
+  ptrdiff_t start_stride_, length_stride_;
 };
 
 std::vector<int> places_of(const std::vector<mx::array>& caches, size_t first) {
@@ -123,7 +132,7 @@ class RowAttention : public CpuPrimitive {
       rows[r].sees = sees ? sees + r * q * q : nullptr;
       rows[r].lines = lines ? lines + r * q * levels_ : nullptr;
     }
-    Spans spans{inputs[3].data<int>(), inputs[4].data<int>()};
+    Spans spans(inputs[3], inputs[4]);
     mx::cpu::get_command_encoder(stream()).dispatch(
         [job, spans, rows = std::move(rows), caches = std::move(caches)]() mutable {
           fill(caches);
@@ -155,7 +164,7 @@ class RowWrite : public CpuPrimitive {
     job.levels = levels_;
     auto caches = cached(inputs, outputs, at, 0);
     auto rows = rows_of(keys, values, caches, places_of(inputs, at), ring_);
-    Spans spans{inputs[2].data<int>(), inputs[3].data<int>()};
+    Spans spans(inputs[2], inputs[3]);
     mx::cpu::get_command_encoder(stream()).dispatch(
         [job, spans, path = levels_ ? inputs[4].data<int>() : nullptr, rows = std::move(rows),
          caches = std::move(caches)]() mutable {
@@ -184,8 +193,7 @@ void check_caches(const mx::array& keys, const mx::array& values, const mx::arra
   check(keys.ndim() == 4 && keys.shape() == values.shape(),
         "[attend] keys and values are [R, kv_heads, q, d], of one shape");
   size_t rows = keys.shape(0);
-  check(starts.dtype() == mx::int32 && lengths.dtype() == mx::int32 && starts.size() == rows &&
-            lengths.size() == rows,
+  check(starts.dtype() == mx::int32 && lengths.dtype() == mx::int32 && starts.shape() == mx::Shape{static_cast<int>(rows)} && lengths.shape() == starts.shape(),
         "[attend] starts and lengths are [R] int32");
   check(caches.size() == 2 * rows, "[attend] there are two caches per row");
   for (const auto& cache : caches) {
@@ -228,8 +236,7 @@ std::vector<mx::array> attend(const mx::array& queries, const mx::array& keys,
   check(queries.ndim() == 4 && rows == keys.shape(0) && q == keys.shape(2) &&
             dim == keys.shape(3) && heads % keys.shape(1) == 0,
         "[attend] queries are [R, heads, q, d], as keys and with a multiple of their heads");
-  std::vector<mx::array> inputs = {queries, keys, values, mx::contiguous(starts),
-                                   mx::contiguous(lengths)};
+  std::vector<mx::array> inputs = {queries, keys, values, starts, lengths};
   if (sinks) {
     check(sinks->size() == heads, "[attend] there is one sink per head");
     inputs.push_back(mx::contiguous(mx::astype(*sinks, mx::float32)));
@@ -263,7 +270,7 @@ std::vector<mx::array> write(const mx::array& keys, const mx::array& values,
   check_float32("write", keys);
   check_float32("write", values);
   check_caches(keys, values, starts, lengths, caches);
-  std::vector<mx::array> inputs = {keys, values, mx::contiguous(starts), mx::contiguous(lengths)};
+  std::vector<mx::array> inputs = {keys, values, starts, lengths};
   int levels = 0;
   if (path) {
     check(path->ndim() == 2 && path->shape(0) == keys.shape(0) && path->dtype() == mx::int32,
