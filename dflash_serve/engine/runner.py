@@ -6,7 +6,7 @@ own taps, for the whole block, and what is rejected is rolled back in both.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -41,8 +41,12 @@ from dflash_serve.engine.types import SamplingParams, TokenLogprob
 from dflash_serve.kernels.attention import orders_keys
 
 
+def _nothing() -> None:
+    """What a step is given to do meanwhile, unless there is something."""
+
+
 class _Stopwatch:
-    """Seconds spent inside its ``with`` blocks: MLX calls, as against this module's Python."""
+    """Seconds spent inside its ``with`` blocks: the device has work, as against waiting for it."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -151,7 +155,8 @@ class DeviceRunner:
         """Let go of graphs and caches; MLX aborts the process if that is left to its exit."""
         self.reset()
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = _nothing) -> StepResult:
+        """Make a step. ``meanwhile`` is called once, while the device computes it."""
         self._device = _Stopwatch()
         self._pool.free(plan.closed)
         self._states.update(plan.closed, plan.opened)
@@ -160,8 +165,11 @@ class DeviceRunner:
         prefill = self._prefill(plan.prefill) if plan.prefill else None
         decode = self._round(plan.decode, plan.nodes) if plan.decode else None
         begun = [pending for pending in (prefill, decode) if pending is not None]
+        awaited = [pending.lazy for pending in begun], self._pool.arrays()
         with self._device:
-            mx.eval([pending.lazy for pending in begun], self._pool.arrays())
+            mx.async_eval(*awaited)  # type: ignore[no-untyped-call]
+            meanwhile()
+            mx.eval(*awaited)
         chosen = (
             () if prefill is None else self._choices(prefill),
             () if decode is None else self._in_order(plan.decode, decode),

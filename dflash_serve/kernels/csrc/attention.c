@@ -2,7 +2,7 @@
 #include "blas.h"
 
 #define TILE 48               /* queries at a time: their scores stay in the second-level cache */
-#define LEAST_WORK (1 << 18)  /* multiply-adds below which waking a thread costs more */
+#define LEAST_WORK (1 << 22) /* multiply-adds below which waking a thread costs more */
 
 typedef struct {
     const dflash_attention *job;

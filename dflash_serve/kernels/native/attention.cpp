@@ -96,6 +96,14 @@ std::vector<int> places_of(const std::vector<mx::array>& caches, size_t first) {
   return places;
 }
 
+std::vector<mx::Shape> with_caches(std::vector<mx::Shape> shapes,
+                                   const std::vector<mx::array>& arrays, size_t first) {
+  for (size_t i = first; i < arrays.size(); ++i) {
+    shapes.push_back(arrays[i].shape());
+  }
+  return shapes;
+}
+
 class RowAttention : public CpuPrimitive {
  public:
   RowAttention(mx::Stream stream, RowRule rule, bool sinks, int levels, bool layout)
@@ -142,6 +150,12 @@ class RowAttention : public CpuPrimitive {
         });
   }
 
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    const auto& queries = inputs[0];
+    mx::Shape out = {queries.shape(0), queries.shape(2), queries.shape(1), queries.shape(3)};
+    return with_caches({out}, inputs, 5 + sinks_ + 2 * layout_ + (levels_ > 0));
+  }
+
   const char* name() const override { return "RowAttention"; }
 
  private:
@@ -173,6 +187,10 @@ class RowWrite : public CpuPrimitive {
           job.row = rows.data();
           dflash_write(&job, path);
         });
+  }
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    return with_caches({}, inputs, levels_ ? 5 : 4);
   }
 
   const char* name() const override { return "RowWrite"; }
@@ -213,10 +231,7 @@ std::vector<mx::array> made(const std::vector<mx::Shape>& first,
                             const std::vector<mx::array>& caches,
                             std::shared_ptr<mx::Primitive> primitive,
                             std::vector<mx::array> inputs) {
-  auto shapes = first;
-  for (const auto& cache : caches) {
-    shapes.push_back(cache.shape());
-  }
+  auto shapes = with_caches(first, caches, 0);
   std::vector<mx::Dtype> types(shapes.size(), mx::float32);
   return mx::array::make_arrays(shapes, types, std::move(primitive), std::move(inputs));
 }
