@@ -11,11 +11,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from shape_configs import Shape
 
 from dflash_serve.adapters import registry
 from dflash_serve.adapters.dflash import DFlashModel
 from dflash_serve.adapters.dflash_config import parse_dflash_config
+from dflash_serve.bench.shape_configs import Shape
 from dflash_serve.compose.directories import DEMO
 
 QUANTIZATION: dict[str, Any] = {"group_size": 64, "bits": 4, "mode": "affine"}

@@ -25,10 +25,10 @@ from typing import Annotated, Any
 import httpx
 import psutil
 import typer
-from shape_configs import SHAPES, Shape
 from shape_writer import shrunk, write_pair
 
 from dflash_serve.atomic_files import replace_json
+from dflash_serve.bench.shape_configs import SHAPES, Shape
 from dflash_serve.provenance import origin
 
 _ROOT = Path(__file__).parent.parent

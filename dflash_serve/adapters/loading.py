@@ -13,6 +13,7 @@ from mlx_lm.utils import load_model
 from dflash_serve.adapters import registry
 from dflash_serve.adapters.base import AdapterError, TargetAdapter, TargetSizes
 from dflash_serve.adapters.checkpoint import read_config
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
 from dflash_serve.adapters.drafter_checkpoint import (
@@ -41,17 +42,20 @@ _MISFITS = (
 """What mlx-lm's model code raises over a config or tensors that make no sense."""
 
 
-def load_target(directory: Path) -> TargetAdapter:
+def load_target(directory: Path, cpu_weights: CpuWeights = CpuWeights.AUTO) -> TargetAdapter:
     """A target in Hugging Face or mlx-lm layout, quantised or not, sharded or not.
 
     On a CPU the activations become float32, the only dtype that is fast there, and so do 16-bit
-    matrices as far as memory has room for them.
+    and quantised matrices, as ``cpu_weights`` says.
 
     Raises:
-        AdapterError: the checkpoint is damaged, or not one that can be served.
+        AdapterError: the checkpoint is damaged, not one that can be served, or too large for what
+            ``cpu_weights`` asks.
     """
     adapter, model, weights = _open_target(directory)
-    report(f"target {directory}", take(model, weights, mx.float32 if on_cpu() else None))
+    what, here = f"target {directory}", on_cpu()
+    _check_place(cpu_weights, what)
+    report(what, take(model, weights, mx.float32 if here else None, cpu_weights, expand=here))
     if verify_qmm.enabled():
         use_verify_kernels(model)
     target: TargetAdapter = adapter(model)
@@ -115,14 +119,25 @@ def make_target(config: dict[str, Any]) -> LayeredTarget:
     return target
 
 
-def load_drafter(directory: Path, target: TargetAdapter) -> DFlashDrafter:
+def load_drafter(
+    directory: Path,
+    target: TargetAdapter,
+    cpu_weights: CpuWeights = CpuWeights.AUTO,
+    *,
+    expand: bool = True,
+) -> DFlashDrafter:
     """A drafter of any known trainer, strictly: every tensor of the config, nothing else.
 
+    Without ``expand`` quantised matrices stay so on a CPU too, whatever ``cpu_weights`` says.
+
     Raises:
-        AdapterError: the checkpoint is damaged, or does not fit ``target``.
+        AdapterError: the checkpoint is damaged, does not fit ``target``, or is too large for what
+            ``cpu_weights`` asks.
     """
     drafter, weights = _open_drafter(directory, target)
-    report(f"drafter {directory}", take(drafter.model, weights, target.dtype))
+    what, expand = f"drafter {directory}", expand and on_cpu()
+    _check_place(cpu_weights, what)
+    report(what, take(drafter.model, weights, target.dtype, cpu_weights, expand=expand))
     return drafter
 
 
@@ -180,6 +195,14 @@ def check_pair(config: DFlashConfig, target: TargetSizes) -> None:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _check_place(cpu_weights: CpuWeights, what: str) -> None:
+    if cpu_weights is CpuWeights.FLOAT32 and not on_cpu():
+        raise AdapterError(
+            f"{what}: --cpu-weights is float32, but the models run on a GPU, where weights stay as "
+            "stored"
+        )
 
 
 def on_cpu() -> bool:

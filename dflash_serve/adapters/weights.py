@@ -6,24 +6,22 @@ in two dtypes. Knows nothing of model families.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-import psutil
 from mlx.utils import tree_flatten, tree_unflatten
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import check_names, open_shard, shard_paths
+from dflash_serve.adapters.cpu_weights import CpuWeights, Sizes, Widening, choose
+from dflash_serve.adapters.expand import expanded, growth, packed_modules
 
 _log = logging.getLogger("dflash_serve")
-_MARGIN = 1 << 30
-"""Bytes that stay free beside float32 weights: the caches of a first request, and a forward."""
-_LITTLE = 0.05
-"""What adds no more than this part of the weights may always become float32."""
 _HALF = (mx.float16, mx.bfloat16)
 _INFINITY = {mx.float16: 0x7C00, mx.bfloat16: 0x7F80, mx.float32: 0x7F80_0000}
 """The bits of a dtype's infinity; those of a NaN are more, those of a number are fewer."""
@@ -63,16 +61,13 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What `take` did: bytes as ``stored`` and as ``held``, and the ``extra`` that float32 takes.
+    """What `take` did: bytes as on disk and as ``held`` now, and which became float32."""
 
-    ``widened``: 16-bit tensors have become float32, where that is of use.
-    """
-
-    stored: int
+    wanted: CpuWeights
+    sizes: Sizes
+    widened: Widening
     held: int
     seconds: float
-    extra: int
-    widened: bool
 
 
 def open_weights(directory: Path) -> Weights:
@@ -90,41 +85,75 @@ def open_weights(directory: Path) -> Weights:
     return weights
 
 
-def take(model: nn.Module, weights: Weights, dtype: mx.Dtype | None) -> Taken:
+def take(
+    model: nn.Module,
+    weights: Weights,
+    dtype: mx.Dtype | None,
+    wanted: CpuWeights = CpuWeights.AUTO,
+    *,
+    expand: bool = False,
+) -> Taken:
     """Read every parameter of a model, scan it, and bring it to ``dtype``; None: as stored.
 
-    Scales and biases of quantised matrices stay as they are: products read them in any dtype, to
-    the same bits. To float32, 16-bit weights are brought only where memory has room for it.
+    To float32, 16-bit weights are brought as ``wanted`` says, and quantised matrices too if
+    ``expand``: plain layers then take their modules' places. Scales and biases of the others stay
+    as they are: products read them in any dtype, to the same bits.
 
     Raises:
-        AdapterError: a tensor cannot be read, or holds NaN or infinity; with file and name.
+        AdapterError: a tensor cannot be read, or holds NaN or infinity, with file and name; or
+            float32 is wanted and memory has no room for it.
     """
     started = time.perf_counter()
     kept = _quantised_parts(model)
+    packed = packed_modules(model) if expand and dtype == mx.float32 else {}
     pending: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
     half = [value.nbytes for name, value in pending if value.dtype in _HALF and name not in kept]
-    stored = sum(value.nbytes for _, value in pending)
-    extra = sum(half) if dtype == mx.float32 else 0
-    widened = widens(stored, extra, psutil.virtual_memory().available)
-    pending.reverse()
-    while pending:  # the list must not hold on to what is read
-        name, value = pending.pop()
-        floating = mx.issubdtype(value.dtype, mx.floating)
-        if dtype is not None and widened and floating and name not in kept:
-            changed = value.astype(dtype)
-        else:
-            changed = value
-        _read(name, value, changed, weights)
-        model.update(tree_unflatten([(name, changed)]))
+    sizes = Sizes(
+        stored=sum(value.nbytes for _, value in pending),
+        half=sum(half) if dtype == mx.float32 else 0,
+        quantised=sum(growth(module) for module in packed.values()),
+    )
+    widened = choose(wanted, sizes, str(weights.directory))
+    if not widened.quantised:
+        packed = {}
+    units = list(_units(pending, packed))[::-1]
+    pending = []  # neither list may hold on to what is read
+    while units:
+        path, tensors = units.pop()
+        for name, value in tensors:
+            floating = mx.issubdtype(value.dtype, mx.floating)
+            if dtype is not None and widened.half and floating and name not in kept:
+                changed = value.astype(dtype)
+            else:
+                changed = value
+            _read(name, value, changed, weights)
+            model.update(tree_unflatten([(name, changed)]))
+        tensors = []
+        if path is not None:
+            _expand(model, path, packed.pop(path))
     model.eval()
     mx.eval(model)  # rotary tables too, which are no parameters: another thread will use them
     held = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
-    return Taken(stored, held, time.perf_counter() - started, extra, widened and extra > 0)
+    return Taken(wanted, sizes, widened, held, time.perf_counter() - started)
+
+
+def _units(
+    tensors: list[tuple[str, mx.array]], packed: Mapping[str, nn.Module]
+) -> Iterator[tuple[str | None, list[tuple[str, mx.array]]]]:
+    """Tensors that are read together: those of a module in ``packed``, with its path, or one."""
+
+    def unit(named: tuple[str, mx.array]) -> str:
+        path = named[0].rpartition(".")[0]
+        return path if path in packed else named[0]
+
+    for path, group in groupby(tensors, unit):
+        yield path if path in packed else None, list(group)
 
 
 def report(what: str, taken: Taken) -> None:
-    """One log line on a checkpoint that was read; two if memory is short."""
-    gigabytes = taken.stored / 1e9
+    """One log line on a checkpoint that was read, and one if its weights are not as stored."""
+    sizes, widened = taken.sizes, taken.widened
+    gigabytes = sizes.stored / 1e9
     _log.info(
         "%s loaded: %.2f GB in %.1f s (%.2f GB/s), %.2f GB in memory, peak %.2f GB",
         what,
@@ -134,17 +163,25 @@ def report(what: str, taken: Taken) -> None:
         taken.held / 1e9,
         mx.get_peak_memory() / 1e9,
     )
-    if taken.extra and not taken.widened:
-        _log.warning(
-            "%s keeps its 16-bit weights, which are slow on a CPU: float32 takes %.2f GB more",
+    if widened.quantised:
+        _log.info(
+            "%s: quantised weights are float32 in memory: %.2f GB for %.2f GB on disk",
             what,
-            taken.extra / 1e9,
+            taken.held / 1e9,
+            gigabytes,
         )
-
-
-def widens(stored: int, extra: int, available: int) -> bool:
-    """Whether weights that take ``stored`` bytes, and ``extra`` as float32, have room for both."""
-    return extra <= _LITTLE * stored or stored + extra + _MARGIN <= available
+    for kind, extra, done in (
+        ("16-bit", sizes.half, widened.half),
+        ("quantised", sizes.quantised, widened.quantised),
+    ):
+        if extra and not done:
+            _log.log(
+                logging.WARNING if taken.wanted is CpuWeights.AUTO else logging.INFO,
+                "%s keeps its %s weights, which are slow on a CPU: float32 takes %.2f GB more",
+                what,
+                kind,
+                extra / 1e9,
+            )
 
 
 def _quantised_parts(model: nn.Module) -> set[str]:
@@ -159,6 +196,11 @@ def _quantised_parts(model: nn.Module) -> set[str]:
         for key in ("scales", "biases")
         if key in module
     }
+
+
+def _expand(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put the plain layer of a quantised module in its place."""
+    model.update_modules(tree_unflatten([(path, expanded(module))]))
 
 
 def _read(name: str, value: mx.array, changed: mx.array, weights: Weights) -> None:

@@ -388,6 +388,39 @@ def http(
     return _finish(run_http(options), httpcost_report, out, save)
 
 
+@app.command()
+def graph(
+    *,
+    shape: Annotated[
+        str, typer.Option(help="A published pair: qwen3-8b, llama-3.1-8b or another.")
+    ] = "qwen3-8b",
+    rows: Annotated[str, typer.Option(help="Rows that decode together, like 1,8.")] = "1,8",
+    block_size: Annotated[str, typer.Option(help="Blocks beside plain decoding.")] = "4,8,16",
+    context: Annotated[int, typer.Option(min=1, help="Tokens that each row holds.")] = 1024,
+    bits: Annotated[int, typer.Option(help="Of the target's weights; 16: bfloat16.")] = 4,
+    drafter_bits: Annotated[int, typer.Option(help="Of the drafter's weights.")] = 16,
+    tau: Annotated[
+        float | None, typer.Option(help="Tokens per round of the drafter's own block.")
+    ] = None,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """What a round launches, reads and computes on a GPU, and what to expect of machines."""
+    from dflash_serve.bench import graph_report
+    from dflash_serve.bench.graph import GraphOptions, run_graph
+    from dflash_serve.bench.graph_rounds import Bits
+
+    options = GraphOptions(
+        shape=shape,
+        rows=numbers("--rows", rows),
+        blocks=numbers("--block-size", block_size, least=2),
+        context=context,
+        bits=Bits(bits, drafter_bits),
+        tau=tau,
+    )
+    return _finish(run_graph(options), graph_report, out, save)
+
+
 def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     """``1,3,8`` as integers, each at least ``least``.
 

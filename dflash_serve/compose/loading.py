@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu
 from dflash_serve.compose.cards import block_size
@@ -26,7 +27,7 @@ _log = logging.getLogger("dflash_serve")
 
 
 def load_pair(
-    target_path: Path, drafter_path: Path | None
+    target_path: Path, drafter_path: Path | None, cpu_weights: str = "auto"
 ) -> tuple[TargetAdapter, DraftAdapter | None]:
     """Both halves, held against each other; no drafter without a path.
 
@@ -35,8 +36,9 @@ def load_pair(
         OptionsError: the environment asks for kernels that do not exist.
     """
     _check_kernels()
-    target = load_target(target_path)
-    return target, None if drafter_path is None else load_drafter(drafter_path, target)
+    wanted = CpuWeights(cpu_weights)
+    target = load_target(target_path, wanted)
+    return target, None if drafter_path is None else load_drafter(drafter_path, target, wanted)
 
 
 def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -> Loaded:
@@ -47,11 +49,12 @@ def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -
         OptionsError: the memory limit leaves no room for a row.
     """
     _check_kernels()
-    target = load_target(target_path)
+    cpu_weights = CpuWeights(options.cpu_weights)
+    target = load_target(target_path, cpu_weights)
     block = block_size(options, drafter_path)
-    wanted = DrafterBits(options.drafter_bits, target_path) if options.drafter_bits else None
+    bits = DrafterBits(options.drafter_bits, target_path) if options.drafter_bits else None
     kinds = tree_kinds(options, target)
-    drafter = _drafter(drafter_path, target, block, wanted)
+    drafter = _drafter(drafter_path, target, block, bits or cpu_weights)
     runner = DeviceRunner(target, drafter, block, second=load_second(options, target, block))
     config = EngineConfig(
         max_batch=options.max_batch,
@@ -69,7 +72,10 @@ def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -
 
 
 def new_drafter(
-    runner: LaneRunner, path: Path | None, block_size: int, wanted: DrafterBits | None = None
+    runner: LaneRunner,
+    path: Path | None,
+    block_size: int,
+    wanted: DrafterBits | CpuWeights = CpuWeights.AUTO,
 ) -> NewDrafter:
     """The evaluated weights of the drafter at ``path``, for the target that ``runner`` runs.
 
@@ -81,14 +87,14 @@ def new_drafter(
 
 
 def _drafter(
-    path: Path | None, target: TargetAdapter, block: int, wanted: DrafterBits | None
+    path: Path | None, target: TargetAdapter, block: int, wanted: DrafterBits | CpuWeights
 ) -> DraftAdapter | None:
-    """As stored, or quantised as ``wanted`` and tested in blocks of ``block``."""
+    """As stored or expanded, or quantised as ``wanted`` and tested in blocks of ``block``."""
     if path is None:
         return None
-    drafter = load_drafter(path, target)
-    if wanted is None:
-        return drafter
+    if isinstance(wanted, CpuWeights):
+        return load_drafter(path, target, wanted)
+    drafter = load_drafter(path, target, expand=False)
     after = quantised(drafter, wanted.bits)
     check_quantised(target, drafter, after, block, wanted)
     return after

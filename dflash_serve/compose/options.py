@@ -30,6 +30,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_stall_ms": (1, 600_000),
 }
 DRAFTER_BITS = (0, 4, 8)
+CPU_WEIGHTS = ("auto", "float32", "stored")
 _NEVER_EMPTY = ("target", "drafter", "second_drafter", "tool_parser", "reasoning_parser")
 
 
@@ -47,6 +48,8 @@ class EngineOptions:
     target: None is the embedded demo pair. drafter: ``auto``, ``none``, a path or a hub id.
     max_context and block_size: 0 takes the model's own. memory_limit: bytes, 0 for none.
     max_stall_ms: what a prompt's chunk and the round beside it may take, above 64 tokens.
+    cpu_weights: on a CPU ``auto`` makes 16-bit and quantised weights float32 where memory has room,
+    ``float32`` refuses to start where it has none, ``stored`` keeps them as on disk.
     drafter_bits: 4 or 8 quantises the drafter at load, 0 leaves it as stored.
     second_drafter: a VP-drafter's path or hub id, ``auto`` or ``none``. tree: ``off``, ``auto`` or
     a number of nodes; ``default`` is auto with a second drafter and off without.
@@ -61,6 +64,7 @@ class EngineOptions:
     max_context: int = 0
     block_size: int = 0
     speculation: str = "always"
+    cpu_weights: str = "auto"
     drafter_bits: int = 0
     second_drafter: str = "none"
     tree: str = "default"
@@ -74,6 +78,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         check_values(self, _BOUNDS, _NEVER_EMPTY)
         check_one_of("speculation", self.speculation, SPECULATION)
+        check_one_of("cpu_weights", self.cpu_weights, CPU_WEIGHTS)
         _check_drafting(self)
         if self.drafter_bits not in DRAFTER_BITS:
             allowed = ", ".join(map(str, DRAFTER_BITS))

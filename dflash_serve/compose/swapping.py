@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.compose.cards import drafter_card
 from dflash_serve.compose.directories import REFUSALS, drafter_directory, target_directory
 from dflash_serve.compose.drafter_test import DrafterBits
@@ -22,8 +23,8 @@ def drafter_change(options: EngineOptions, engine: AsyncEngine) -> Change:
         engine.require_ready()
         try:
             path, card = await asyncio.to_thread(_find, options, name)
-            bits = _bits(options)
-            await engine.swap(lambda runner: new_drafter(runner, path, card.block_size, bits))
+            wanted = _bits(options) or CpuWeights(options.cpu_weights)
+            await engine.swap(lambda runner: new_drafter(runner, path, card.block_size, wanted))
         except (*REFUSALS, RuntimeError) as error:  # what MLX raises where memory does not suffice
             raise DrafterRefused(" ".join(str(error).split())) from error
         return card

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dflash_serve.adapters.base import AdapterError, FillingDrafter, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config, resolve
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.loading import (
     check_files,
     load_drafter,
@@ -108,4 +109,6 @@ def load_second(options: EngineOptions, target: TargetAdapter, block: int) -> Fi
         OptionsError: as `second_directory`.
     """
     path = second_directory(options, block)
-    return None if path is None else load_drafter(path, target)
+    if path is None:
+        return None
+    return load_drafter(path, target, CpuWeights(options.cpu_weights))

@@ -73,6 +73,13 @@ def serve(
         typer.Option(help="Tokens verified per round: auto (as the drafter advises) or a number."),
     ] = "auto",
     speculation: Annotated[str, typer.Option(help="always or off.")] = _D.speculation,
+    cpu_weights: Annotated[
+        str,
+        typer.Option(
+            help="On a CPU, 16-bit and quantised weights are float32 in memory: auto (where it has "
+            "room), float32 (or do not start), or stay as stored."
+        ),
+    ] = _D.cpu_weights,
     drafter_bits: Annotated[
         int,
         typer.Option(help="4 or 8 quantises the drafter's weights at load; 0 is as stored."),

@@ -139,7 +139,7 @@ def load_trainable(directory: Path, target: TargetAdapter) -> DFlashDrafter:
     Raises:
         AdapterError: the checkpoint is damaged, does not fit ``target``, or cannot be trained.
     """
-    drafter = load_drafter(directory, target)
+    drafter = load_drafter(directory, target, expand=False)
     check_trainable(drafter, directory)
     drafter.model.set_dtype(mx.float32)
     drafter.model.train()

@@ -7,6 +7,7 @@ import pytest
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec, StateSpec
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.loading import load_target
 from tests.adapters.caches import EngineRows
 from tests.adapters.dense import DenseRows, PlacedRows
@@ -31,7 +32,7 @@ def directory(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def target(directory: Path) -> TargetAdapter:
-    return load_target(directory)
+    return load_target(directory, CpuWeights.STORED)
 
 
 def slides(target: TargetAdapter) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cache_spec import AttentionSpec
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.loading import load_target, make_target
 from tests.tiny import WINDOW, write_target
 from tests.tiny_models import FULL, GPT_OSS, SLIDING
@@ -34,8 +35,8 @@ def test_every_other_layer_slides_unless_layer_types_say_otherwise(types: list[s
 
 
 def test_experts_stay_in_mxfp4(tmp_path: Path) -> None:
-    """The rest becomes float32 on a CPU, the router and sinks included."""
-    target = load_target(write_target(tmp_path, base=GPT_OSS))
+    """If asked to; the rest becomes float32 on a CPU, the router and sinks included."""
+    target = load_target(write_target(tmp_path, base=GPT_OSS), CpuWeights.STORED)
     block = target.parameters()["model"]["layers"][0]
     experts = block["mlp"]["experts"]["gate_proj"]
     assert (experts["weight"].dtype, experts["scales"].dtype) == (mx.uint32, mx.uint8)

@@ -1,12 +1,17 @@
-"""Every kind of quantisation that MLX runs here: mlx-lm's numbers, whatever the number of rows."""
+"""Every kind of quantisation that MLX runs here: mlx-lm's numbers, whatever the number of rows.
+
+As stored, and expanded to float32.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import TargetAdapter
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.loading import load_target
 from tests.adapters.caches import EngineRows
 from tests.adapters.dense import DenseRows
@@ -47,16 +52,46 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def target(directory: Path) -> TargetAdapter:
-    return load_target(directory)
+def stored(directory: Path) -> TargetAdapter:
+    return load_target(directory, CpuWeights.STORED)
 
 
-def test_logits_are_those_of_mlx_lm(directory: Path, target: TargetAdapter) -> None:
-    theirs, rows = Upstream(directory), DenseRows(target.cache_specs, 1)
+@pytest.fixture(scope="module")
+def expanded(directory: Path) -> TargetAdapter:
+    return load_target(directory, CpuWeights.FLOAT32)
+
+
+@pytest.fixture(params=["stored", "expanded"])
+def target(
+    request: pytest.FixtureRequest, stored: TargetAdapter, expanded: TargetAdapter
+) -> TargetAdapter:
+    return stored if request.param == "stored" else expanded
+
+
+def test_logits_are_those_of_mlx_lm(directory: Path, stored: TargetAdapter) -> None:
+    theirs, rows = Upstream(directory), DenseRows(stored.cache_specs, 1)
     for tokens in (PROMPT, [3], [5, 6, 7]):
-        got = target.logits(feed(target, rows, [tokens]).hidden)
+        got = stored.logits(feed(stored, rows, [tokens]).hidden)
         assert got.dtype == mx.float32
         assert mx.array_equal(got, theirs.logits(tokens)).item()
+
+
+def test_expanded_logits_are_close_to_them(directory: Path, expanded: TargetAdapter) -> None:
+    theirs, rows = Upstream(directory), DenseRows(expanded.cache_specs, 1)
+    for tokens in (PROMPT, [3], [5, 6, 7]):
+        got = expanded.logits(feed(expanded, rows, [tokens]).hidden)
+        assert got.dtype == mx.float32
+        assert mx.allclose(got, theirs.logits(tokens), rtol=0, atol=2e-4).item()
+
+
+def test_only_what_is_expanded_lacks_scales(stored: Any, expanded: Any) -> None:
+    kept, plain = (dict(tree_flatten(one.parameters())) for one in (stored, expanded))
+    assert {value.dtype for value in plain.values()} == {mx.float32}
+    scaled = {name.removesuffix(".scales") for name in kept if name.endswith(".scales")}
+    assert len(scaled) > 4
+    for path in scaled:
+        assert kept[f"{path}.weight"].dtype == mx.uint32
+        assert plain[f"{path}.weight"].size > kept[f"{path}.weight"].size
 
 
 def test_rows_of_a_batch_compute_what_they_do_alone(target: TargetAdapter) -> None:

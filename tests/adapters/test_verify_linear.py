@@ -65,9 +65,10 @@ import gc, sys
 from pathlib import Path
 import dflash_serve
 import mlx.core as mx
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.adapters.verify_linear import VerifyEmbedding, VerifyLinear
-target = load_target(Path(sys.argv[1]))
+target = load_target(Path(sys.argv[1]), CpuWeights.STORED)
 logits = target.logits(mx.ones((1, target.hidden_size)))
 kinds = {type(found).__name__ for found in gc.get_objects()}
 print(sorted(kinds & {"VerifyEmbedding", "VerifyLinear"}), logits.tolist())

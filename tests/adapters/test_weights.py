@@ -13,8 +13,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.adapters.weights import open_weights, widens
+from dflash_serve.adapters.weights import open_weights
 from tests.adapters.dense import DenseRows
 from tests.adapters.feeding import PROMPT, feed
 from tests.adapters.quantised import write_quantised
@@ -158,20 +159,6 @@ def test_the_file_of_an_unexpected_or_misshapen_tensor_is_named(tmp_path: Path) 
     refusal(lambda: load_target(tmp_path), second, "model.norm.weight", "[65]", "[64]")
 
 
-@pytest.mark.parametrize(
-    ("stored", "extra", "available", "wide"),
-    [
-        (8 * GIB, 8 * GIB, 17 * GIB, True),
-        (8 * GIB, 8 * GIB, 17 * GIB - 1, False),
-        (8 * GIB, 0, 0, True),  # nothing to widen
-        (100, 5, 0, True),  # norms of a quantised model
-        (100, 6, 0, False),
-    ],
-)
-def test_float32_needs_room(stored: int, extra: int, available: int, wide: bool) -> None:
-    assert widens(stored, extra, available) == wide
-
-
 def with_memory(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
 
@@ -208,14 +195,14 @@ def test_without_room_16_bit_weights_stay_and_the_log_says_so(
 def test_scales_stay_small_and_compute_the_same(tmp_path: Path, base: dict[str, Any]) -> None:
     """16-bit scales in memory, float32 activations, the bits of float32 scales."""
     small = in_dtype(write_quantised(tmp_path, 4, **base), mx.bfloat16)
-    target = load_target(small)
+    target = load_target(small, CpuWeights.STORED)
     parameters = dict(tree_flatten(target.parameters()))
     scales = {name: value.dtype for name, value in parameters.items() if name.endswith(".scales")}
     assert scales.pop("model.embed_tokens.scales") == mx.float32
     assert set(scales.values()) == {mx.bfloat16}
     assert target.dtype == mx.float32
     halved = feed(target, DenseRows(target.cache_specs, 1), [PROMPT]).hidden
-    wide = load_target(in_dtype(small, mx.float32))
+    wide = load_target(in_dtype(small, mx.float32), CpuWeights.STORED)
     full = feed(wide, DenseRows(wide.cache_specs, 1), [PROMPT]).hidden
     assert halved.dtype == mx.float32
     assert mx.array_equal(target.logits(halved), wide.logits(full)).item()
@@ -242,15 +229,25 @@ def test_no_more_than_one_tensor_exists_in_two_dtypes(tmp_path: Path) -> None:
     assert 1 + largest < 1.5, "with half of the weights in one tensor this says nothing"
 
 
+DEEP = LARGE | {"vocab_size": 2048, "num_hidden_layers": 8}
+
+
 def test_a_quantised_target_takes_little_more_than_its_files(tmp_path: Path) -> None:
-    large = LARGE | {"vocab_size": 2048, "num_hidden_layers": 8}
-    directory = in_dtype(write_quantised(tmp_path, 4, **large), mx.bfloat16)
+    directory = in_dtype(write_quantised(tmp_path, 4, **DEEP), mx.bfloat16)
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    target = load_target(directory)
+    target = load_target(directory, CpuWeights.STORED)
     peak = mx.get_peak_memory() - before
     assert peak <= 1.15 * (directory / "model.safetensors").stat().st_size
     assert target.num_layers == 8
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_no_more_than_one_matrix_exists_quantised_and_expanded(tmp_path: Path, bits: int) -> None:
+    directory = in_dtype(write_quantised(tmp_path, bits, **DEEP), mx.bfloat16)
+    peak, largest = loading_costs(directory)
+    assert peak <= 1 + 1.5 * largest
+    assert largest < 0.1, "with much of the weights in one tensor this says nothing"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux counts in /proc")

@@ -21,6 +21,7 @@ from dflash_serve.compose.options import (
         ("prefill_chunk", 0),
         ("memory_limit", -1),
         ("speculation", "auto"),
+        ("cpu_weights", "float16"),
         ("target", ""),
         ("drafter", ""),
         ("second_drafter", ""),

@@ -5,6 +5,8 @@
 
 #include <stddef.h>
 
+#include "row_jobs.h"
+
 #include "dflash_cpu.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -37,7 +39,10 @@ typedef struct {
     int (*runs_here)(void);
     gemm_fn dot;
     gemm_fn seq;
-    void (*swiglu)(const float *gate, const float *up, float *out, ptrdiff_t count);
+    void (*gated)(const gated_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*norm_rows)(const norm_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*rotate_rows)(const rotary_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*argmax_rows)(const argmax_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*attend)(const dflash_attention *job, const attend_row *row, int kv, int from, int count);
 } blas_isa;
 

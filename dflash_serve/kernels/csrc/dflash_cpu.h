@@ -9,8 +9,40 @@
 extern "C" {
 #endif
 
-/* out[i] = silu(gate[i]) * up[i]; `out` may be `gate` or `up`. */
+/* out[i] = silu(gate[i]) * up[i]; `out` may be `gate` or `up`, here and in the next two. */
 void dflash_swiglu(const float *gate, const float *up, float *out, ptrdiff_t count);
+
+/* The same with the tanh form of gelu. */
+void dflash_geglu(const float *gate, const float *up, float *out, ptrdiff_t count);
+
+/* g / (1 + e^(-alpha g)) * (u + 1), with g at most `limit` and u between -limit and limit. */
+void dflash_clipped_swiglu(const float *gate, const float *up, float *out, ptrdiff_t count,
+                           float alpha, float limit);
+
+/* x / sqrt(mean(x^2) + eps) * (weight + shift); `weight` may be NULL, which leaves it out. */
+typedef struct {
+    const float *weight;
+    float eps, shift;
+} dflash_norm;
+
+/* Every row [width] of `x`; `out` may be `x`. */
+void dflash_rms_norm(const dflash_norm *norm, const float *x, float *out, ptrdiff_t rows,
+                     int width);
+
+/* [batch, heads, columns, dim] numbers, the last axis contiguous, the others `strides` apart. */
+typedef struct {
+    const float *x;
+    ptrdiff_t strides[3];
+    int batch, heads, columns, dim;
+} dflash_heads;
+
+/* Rotates the first 2 * half numbers of every head, in halves, by tables [batch, columns, half],
+ * and normalises it first unless `norm` is NULL. `out`: contiguous, and not the input. */
+void dflash_rotary(const dflash_heads *heads, const dflash_norm *norm, const float *cos,
+                   const float *sin, int half, float *out);
+
+/* out[row]: where a row's highest number first is, or the first NaN. */
+void dflash_argmax(const float *x, int *out, ptrdiff_t rows, int width);
 
 #define ATTEND_MOST_COLUMNS 256 /* of a forward whose columns do not follow one another */
 

@@ -51,6 +51,7 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
 #include "seq.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
+#include "rows.inc.h"
 #include "attention.inc.h"
 
 static int runs_here(void) {
@@ -59,5 +60,15 @@ static int runs_here(void) {
            __builtin_cpu_supports("fma");
 }
 
-const blas_isa isa_avx512 = {"avx512", runs_here, dot_gemm, seq_gemm, swiglu, attend_tile};
+const blas_isa isa_avx512 = {
+    .name = "avx512",
+    .runs_here = runs_here,
+    .dot = dot_gemm,
+    .seq = seq_gemm,
+    .attend = attend_tile,
+    .gated = gated,
+    .norm_rows = norm_rows,
+    .rotate_rows = rotate_rows,
+    .argmax_rows = argmax_rows,
+};
 #endif

@@ -41,8 +41,19 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
 #include "seq.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
+#include "rows.inc.h"
 #include "attention.inc.h"
 
 static int runs_here(void) { return 1; }
 
-const blas_isa isa_generic = {"generic", runs_here, dot_gemm, seq_gemm, swiglu, attend_tile};
+const blas_isa isa_generic = {
+    .name = "generic",
+    .runs_here = runs_here,
+    .dot = dot_gemm,
+    .seq = seq_gemm,
+    .attend = attend_tile,
+    .gated = gated,
+    .norm_rows = norm_rows,
+    .rotate_rows = rotate_rows,
+    .argmax_rows = argmax_rows,
+};

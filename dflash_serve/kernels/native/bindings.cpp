@@ -6,15 +6,26 @@
 #include "attention.h"
 #include "elementwise.h"
 #include "mlx/version.h"
+#include "rows.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
 
-using dflash::ColumnLayout, dflash::RowRule;
+using dflash::ColumnLayout, dflash::Norm, dflash::RowRule;
 
 NB_MODULE(_native, m) {
   m.attr("MLX_VERSION") = MLX_VERSION_NUMERIC;
   m.def("swiglu", &dflash::swiglu, nb::arg("gate"), nb::arg("up"));
+  m.def("geglu", &dflash::geglu, nb::arg("gate"), nb::arg("up"));
+  m.def("clipped_swiglu", &dflash::clipped_swiglu, nb::arg("gate"), nb::arg("up"),
+        nb::arg("alpha"), nb::arg("limit"));
+  nb::class_<Norm>(m, "Norm")
+      .def(nb::init<std::optional<mx::array>, float, float>(), nb::arg("weight").none(),
+           nb::arg("eps"), nb::arg("shift"));
+  m.def("rms_norm", &dflash::rms_norm, nb::arg("x"), nb::arg("norm"));
+  m.def("rotary", &dflash::rotary, nb::arg("x"), nb::arg("cos"), nb::arg("sin"),
+        nb::arg("norm").none());
+  m.def("argmax", &dflash::argmax, nb::arg("x"));
   nb::class_<RowRule>(m, "RowRule")
       .def(nb::init<float, bool, int, int, int, bool>(), nb::kw_only(), nb::arg("scale"),
            nb::arg("causal"), nb::arg("window"), nb::arg("ring"), nb::arg("spare"),

@@ -1,4 +1,4 @@
-"""The published configurations of large targets and of their drafters, for `shapes`.
+"""The published configurations of large targets and of their drafters: shapes without weights.
 
 Values are those of the model cards. Where a drafter's own config was not at hand, its sizes follow
 its target's, as z-lab's do; each such value is marked.
@@ -160,4 +160,4 @@ SHAPES: dict[str, Shape] = {
         _drafter(_GEMMA_3_12B_TEXT, mask=4),
     ),
 }
-"""Name -> shapes. `tiny` in `shapes` shrinks any of them for tests."""
+"""Name -> shapes. The script `tools/shapes.py` writes them, or small ones of their kind."""

@@ -1,0 +1,233 @@
+"""What a round would cost on a GPU: kernels, bytes, operations, host time, and what to expect.
+
+From the shapes of a published pair alone: graphs are built as the engine builds them and walked,
+never evaluated. Writes no file.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.gpu_form import StandIns, gpu_form
+from dflash_serve.bench.graph_cost import Cost, costs, total
+from dflash_serve.bench.graph_fusion import fused
+from dflash_serve.bench.graph_rounds import (
+    Bits,
+    RoundBuilder,
+    RoundKind,
+    ShapedPair,
+    arrays_of,
+    shaped_pair,
+)
+from dflash_serve.bench.graph_walk import Graph, walk
+from dflash_serve.bench.report import Result
+from dflash_serve.bench.roofline import PARTS, expected
+from dflash_serve.bench.shape_configs import SHAPES, Shape
+from dflash_serve.bench.simulated import expected_tokens, solve_probability
+from dflash_serve.engine.cache.pool import Caches
+
+SYNCS = 1
+"""Times that the host waits for the device in a round whose masks do not depend on the draft."""
+PUBLISHED_TAU = {"qwen3-8b": 6.0}
+"""Tokens per round: the mean of the ten sets on the drafter's card, greedy, thinking off."""
+_BITS = (2, 3, 4, 5, 6, 8, 16)
+_TRACED = 3
+"""Rounds until the engine traces a shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOptions:
+    """``blocks`` beside plain decoding. ``tau`` of the drafter's own block; None: as published.
+
+    Shorter blocks get what the same chance of each draft gives them.
+    """
+
+    shape: str = "qwen3-8b"
+    rows: tuple[int, ...] = (1, 8)
+    blocks: tuple[int, ...] = (4, 8, 16)
+    context: int = 1024
+    bits: Bits = field(default_factory=Bits)
+    tau: float | None = None
+    repeats: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RoundGraphs:
+    """The graphs of a round and of the writing behind it, operation by operation."""
+
+    round: Graph
+    settle: Graph
+
+    def costs(self, vocab: int) -> list[Cost]:
+        """Of what the engine runs: the round as it is traced, and the writing as it is."""
+        return costs(fused(self.round), vocab) + costs(self.settle, vocab)
+
+
+def run_graph(options: GraphOptions) -> Result:
+    """Every kind of round, and every machine's expected times.
+
+    Raises:
+        BenchError: the shape or its tau is not known, or an operation of its graph.
+    """
+    if options.shape not in SHAPES:
+        known = ", ".join(SHAPES)
+        raise BenchError(f"--shape {options.shape} is none of: {known}")
+    for name, bits in (("--bits", options.bits.target), ("--drafter-bits", options.bits.drafter)):
+        if bits not in _BITS:
+            raise BenchError(f"{name} is {bits}, but must be one of {', '.join(map(str, _BITS))}")
+    shape = SHAPES[options.shape]
+    trained = shape.drafter["block_size"]
+    tau = options.tau or PUBLISHED_TAU.get(options.shape)
+    if tau is None:
+        raise BenchError(f"no tau is published here for {options.shape}: pass --tau")
+    if max(options.blocks, default=0) > trained:
+        raise BenchError(f"--block-size is {max(options.blocks)}, the drafter's own is {trained}")
+    acceptance = solve_probability(tau, trained)
+    rounds, machines = [], []
+    for rows in options.rows:
+        kinds = [RoundKind(rows, block, options.context) for block in (1, *options.blocks)]
+        measured = [_measure(shape, kind, options) for kind in kinds]
+        rounds += [row for row, _ in measured]
+        machines += _machines(measured, acceptance)
+    settings = asdict(options) | {"tau": tau, "parts": [asdict(part) for part in PARTS]}
+    return Result("graph", settings, {"rounds": rounds, "machines": machines})
+
+
+def graphs(pair: ShapedPair, kind: RoundKind, stand_ins: StandIns) -> RoundGraphs:
+    """The graphs of one round; within `gpu_form` of the same stand-ins."""
+    builder = RoundBuilder(pair, stand_ins.leaf)
+    rows, caches = builder.inputs(kind), builder.caches(kind)
+    left: list[Caches] = []
+
+    def build() -> list[mx.array]:
+        verdict, after = builder.round(kind, rows, caches)
+        left.append(after)
+        return [verdict, *arrays_of(after)]
+
+    during = walk(build, stand_ins)
+    held = builder.evaluated(left.pop())
+    return RoundGraphs(during, walk(lambda: builder.settle(kind, held), stand_ins))
+
+
+def _measure(
+    shape: Shape, kind: RoundKind, options: GraphOptions
+) -> tuple[dict[str, Any], list[Cost]]:
+    stand_ins = StandIns()
+    with gpu_form(stand_ins):
+        pair = shaped_pair(shape, options.bits, stand_ins.leaf)
+        found = graphs(pair, kind, stand_ins)
+    vocab = pair.target.vocab_size
+    spent = found.costs(vocab)
+    all_of_it, before = total(spent), total(costs(found.round, vocab))
+    row = {
+        **asdict(kind),
+        "name": kind.name,
+        "weights_bytes": pair.bytes,
+        "nodes": len(found.round.nodes),
+        "launches_unfused": before.launches,
+        "launches_settle": total(costs(found.settle, vocab)).launches,
+        "launches": all_of_it.launches,
+        "copies": all_of_it.copies,
+        "flops": all_of_it.flops,
+        "bytes": all_of_it.nbytes,
+        "read": dict(all_of_it.reads),
+        "written": dict(all_of_it.writes),
+        "syncs": SYNCS,
+        "host_seconds": _host_seconds(shape, kind, options),
+        "kernels": _by_kind(spent),
+    }
+    return row, spent
+
+
+def _by_kind(spent: Sequence[Cost]) -> list[dict[str, Any]]:
+    """Launches and bytes by kind of node, most launches first."""
+    nodes: Counter[str] = Counter()
+    launches: Counter[str] = Counter()
+    copies: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    for cost in spent:
+        name = f"{cost.node.kind} {cost.node.label}".strip()
+        nodes[name] += 1
+        launches[name] += cost.launches
+        copies[name] += cost.copies
+        nbytes[name] += cost.nbytes
+    return [
+        {
+            "kind": name,
+            "nodes": nodes[name],
+            "launches": count,
+            "copies": copies[name],
+            "bytes": nbytes[name],
+        }
+        for name, count in launches.most_common()
+    ]
+
+
+def _host_seconds(shape: Shape, kind: RoundKind, options: GraphOptions) -> dict[str, float]:
+    """Median seconds of building a round's graphs here, operation by operation and traced."""
+    stand_ins = StandIns()
+    with gpu_form(stand_ins):
+        pair = shaped_pair(shape, options.bits, _blank)
+        timed = {
+            name: _timed(RoundBuilder(pair, _blank, traced), kind, options.repeats)
+            for name, traced in (("built", False), ("traced", True))
+        }
+    return timed
+
+
+def _timed(builder: RoundBuilder, kind: RoundKind, repeats: int) -> float:
+    """Processor time of this thread, which neighbours disturb less than they do the clock."""
+    rows, caches = builder.inputs(kind), builder.caches(kind)
+    _, after = builder.round(kind, rows, caches)
+    held = builder.evaluated(after)
+    seconds = []
+    for _ in range(_TRACED + repeats):
+        started = time.thread_time()
+        graph = builder.round(kind, rows, caches), builder.settle(kind, held)
+        seconds.append(time.thread_time() - started)
+        del graph
+    builder.close()
+    return median(seconds[_TRACED:])
+
+
+def _blank(role: str, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    """An evaluated array without memory: one number, seen as many."""
+    array = mx.broadcast_to(mx.array(0, dtype=dtype), shape)
+    mx.eval(array)
+    return array
+
+
+def _machines(
+    measured: Sequence[tuple[dict[str, Any], list[Cost]]], acceptance: float
+) -> list[dict[str, Any]]:
+    """Plain decoding against each block on every machine."""
+    (plain, plain_costs), *drafting = measured
+    rows = []
+    for part in PARTS:
+        alone = expected(plain_costs, part, plain["host_seconds"]["traced"])
+        for row, spent in drafting:
+            both = expected(spent, part, row["host_seconds"]["traced"])
+            tau = expected_tokens(acceptance, row["block"])
+            rows.append(
+                {
+                    "part": part.name,
+                    "rows": row["rows"],
+                    "block": row["block"],
+                    "tau": tau,
+                    "plain_ms": alone.seconds * 1e3,
+                    "plain_bound": alone.bound,
+                    "round_ms": both.seconds * 1e3,
+                    "round_bound": both.bound,
+                    "break_even_tau": both.seconds / alone.seconds,
+                    "speedup": tau * alone.seconds / both.seconds,
+                    "plain_shares": alone.shares,
+                    "round_shares": both.shares,
+                }
+            )
+    return rows

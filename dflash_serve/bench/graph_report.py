@@ -1,0 +1,122 @@
+"""Tables and plot of `dflash-bench graph`."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.roofline import COMPUTE, HOST, LAUNCHES
+
+_ROUNDS = (
+    "rows, block",
+    "kernels",
+    "not fused",
+    "of them copies",
+    "GFLOP",
+    "host syncs",
+    "host ms",
+    "traced",
+)
+_ROLES = ("weights", "drafter weights", "caches", "activations", "logits", "masks")
+_PLOTTED = ("M1", "M2 Max", "M4 Pro", "M4 Max", "M5 Max", "RTX 4090", "H100 SXM")
+_MOST_KERNELS = 16
+
+
+def tables(result: Result) -> list[Table]:
+    rounds: list[dict[str, Any]] = result.measured["rounds"]
+    title = f"A round of {result.settings['shape']} on a GPU, by its graph (no GPU was used)"
+    return [
+        table(title, _ROUNDS, [_round_row(row) for row in rounds]),
+        table(
+            "GB read and written", ("rows, block", "all", *_ROLES), [_bytes(row) for row in rounds]
+        ),
+        _kernels(rounds),
+        _machines(result),
+    ]
+
+
+def _round_row(row: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        _name(row),
+        row["launches"],
+        row["launches_unfused"] + row["launches_settle"],
+        row["copies"],
+        row["flops"] / 1e9,
+        row["syncs"],
+        row["host_seconds"]["built"] * 1e3,
+        row["host_seconds"]["traced"] * 1e3,
+    )
+
+
+def _bytes(row: dict[str, Any]) -> tuple[object, ...]:
+    roles = (row["read"].get(role, 0) + row["written"].get(role, 0) for role in _ROLES)
+    return _name(row), row["bytes"] / 1e9, *(one / 1e9 for one in roles)
+
+
+def _kernels(rounds: list[dict[str, Any]]) -> Table:
+    """Launches by kind of kernel, a column for each round."""
+    counts = {
+        _name(row): {one["kind"]: one["launches"] for one in row["kernels"]} for row in rounds
+    }
+    kinds = sorted(
+        {kind for row in counts.values() for kind in row},
+        key=lambda kind: -max(row.get(kind, 0) for row in counts.values()),
+    )
+    rows = [(kind, *(row.get(kind, 0) for row in counts.values())) for kind in kinds]
+    return table("Launches by kind", ("kernel", *counts), rows[:_MOST_KERNELS])
+
+
+def _machines(result: Result) -> Table:
+    """Plain decoding, and what each block makes of it."""
+    found: list[dict[str, Any]] = result.measured["machines"]
+    blocks = list(dict.fromkeys(row["block"] for row in found))
+    by_machine: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in found:
+        by_machine.setdefault((row["part"], row["rows"]), []).append(row)
+    rows = [
+        (
+            f"{part}, {count}",
+            same[0]["plain_ms"],
+            same[0]["plain_bound"],
+            *(f"{row['speedup']:.2f} {row['round_bound']}" for row in same),
+        )
+        for (part, count), same in by_machine.items()
+    ]
+    taus = {row["block"]: row["tau"] for row in found}
+    columns = [f"block {block}, tau {taus[block]:.2g}" for block in blocks]
+    title = "Expected times faster than plain decoding, and what takes most of the round"
+    return table(title, ("machine, rows", "plain ms", "bound by", *columns), rows)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['rows']}, {row['name']}"
+
+
+def plot(result: Result) -> Figure:
+    """What takes a round's time on some machines, plain decoding beside the widest block."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    found: list[dict[str, Any]] = result.measured["machines"]
+    counts = list(dict.fromkeys(row["rows"] for row in found))
+    widest = max((row["block"] for row in found), default=0)
+    for axes, count in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts, strict=True):
+        chosen = [
+            row
+            for row in found
+            if row["rows"] == count and row["block"] == widest and row["part"] in _PLOTTED
+        ]
+        bars = {
+            f"{row['part']}{suffix}": row[shares]
+            for row in chosen
+            for suffix, shares in ((" plain", "plain_shares"), (f" block {widest}", "round_shares"))
+        }
+        names = dict.fromkeys(name for shares in bars.values() for name in shares)
+        start = [0.0] * len(bars)
+        for name in sorted(names, key=lambda one: one in (COMPUTE, LAUNCHES, HOST)):
+            share = [shares.get(name, 0.0) / sum(shares.values()) for shares in bars.values()]
+            axes.barh(list(bars), share, left=start, label=name)
+            start = [a + b for a, b in zip(start, share, strict=True)]
+        axes.set(title=f"{count} rows: shares of a round's expected time", xlim=(0, 1))
+        axes.invert_yaxis()
+        axes.legend(fontsize="x-small", loc="lower right")
+    return figure
