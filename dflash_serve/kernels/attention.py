@@ -4,7 +4,7 @@ MLX's CPU back-end runs ``scaled_dot_product_attention`` as a dozen operations, 
 spread the query heads over shared keys. Query heads folded into the columns take five.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -52,12 +52,12 @@ def orders_keys() -> bool:
     return default_backend() is Backend.PLAIN
 
 
-def prepared_queries(queries: mx.array, scale: float, kv_heads: int) -> mx.array:
+def prepared_queries(queries: mx.array, kv_heads: int) -> mx.array:
     """Queries [R, heads, q, d] of all rows in the form whose rows `attend` takes."""
     if default_backend() is not Backend.PLAIN:
-        return queries * scale
+        return queries
     rows, _, _, dim = queries.shape
-    return (queries * scale).reshape(rows, kv_heads, -1, dim)  # heads that share keys fold into q
+    return queries.reshape(rows, kv_heads, -1, dim)  # heads that share keys fold into q
 
 
 def prepared_mask(visible: mx.array, heads_per_key: int, dtype: mx.Dtype) -> mx.array:
@@ -73,6 +73,7 @@ def attend(
     keys: mx.array,
     values: mx.array,
     mask: mx.array,
+    scale: float,
     sinks: mx.array | None = None,
     line: Line | None = None,
 ) -> mx.array:
@@ -84,9 +85,9 @@ def attend(
     """
     if default_backend() is not Backend.PLAIN:
         return mx.fast.scaled_dot_product_attention(
-            queries, keys, values, scale=1.0, mask=mask, sinks=sinks
+            queries, keys, values, scale=scale, mask=mask, sinks=sinks
         )
-    scores = queries @ keys.swapaxes(-1, -2)
+    scores = (queries * scale) @ keys.swapaxes(-1, -2)
     if line is not None:
         scores = line.in_order(scores)
     weights = _weights(scores + mask, sinks)
@@ -106,7 +107,15 @@ def _weights(scores: mx.array, sinks: mx.array | None) -> mx.array:
     return mx.softmax(both, axis=-1, precise=True)[..., 1:]
 
 
-def attended(rows: mx.array, heads: int) -> mx.array:
-    """Outputs of `attend` for all rows -> [R, heads, q, d]."""
-    count, _, _, dim = rows.shape
-    return rows.reshape(count, heads, -1, dim)
+def attended(rows: Sequence[mx.array], heads: int) -> mx.array:
+    """Outputs of `attend`, one row each -> [R, heads, q, d].
+
+    MLX's kernels for more than a few columns leave them in the order of columns, in which the
+    modules read them next: joined so, no order is changed twice.
+    """
+    if default_backend() is not Backend.PLAIN:
+        if len(rows) == 1:
+            return rows[0]
+        return mx.concatenate([row.swapaxes(1, 2) for row in rows]).swapaxes(1, 2)
+    joined = rows[0] if len(rows) == 1 else mx.concatenate(list(rows))
+    return joined.reshape(len(rows), heads, -1, joined.shape[-1])

@@ -26,8 +26,8 @@ def test_it_is_mlx_own_attention(heads: int, kv_heads: int, columns: int, with_s
     visible = seen(columns, 100)
     sinks = draw(heads, seed=4) if with_sinks else None
     mask = prepared_mask(visible, heads // kv_heads, mx.float32)
-    prepared = prepared_queries(queries, 0.25, kv_heads)
-    found = attended(attend(prepared, keys, values, mask, sinks), heads)
+    prepared = prepared_queries(queries, kv_heads)
+    found = attended([attend(prepared, keys, values, mask, 0.25, sinks)], heads)
     expected = mx.fast.scaled_dot_product_attention(
         queries, keys, values, scale=0.25, mask=visible[:, None], sinks=sinks
     )
@@ -36,12 +36,12 @@ def test_it_is_mlx_own_attention(heads: int, kv_heads: int, columns: int, with_s
 
 
 def test_keys_behind_the_end_change_no_bit() -> None:
-    queries = prepared_queries(draw(1, 4, 3, DIM, seed=1), 0.25, 2)
+    queries = prepared_queries(draw(1, 4, 3, DIM, seed=1), 2)
     keys, values = draw(1, 2, KEYS, DIM, seed=2), draw(1, 2, KEYS, DIM, seed=3)
 
     def over(room: int) -> np.ndarray:
         mask = prepared_mask(seen(3, 60)[:, :, :room], 2, mx.float32)
-        return np.array(attend(queries, keys[:, :, :room], values[:, :, :room], mask))
+        return np.array(attend(queries, keys[:, :, :room], values[:, :, :room], mask, 0.25))
 
     assert np.array_equal(over(64), over(KEYS))
     assert np.array_equal(over(128), over(KEYS))

@@ -13,6 +13,7 @@ from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.engine.cache.span import Keys, Question, Span, each
 from dflash_serve.engine.config import SPARE_TOKENS
 from dflash_serve.kernels.attention import attend, attended, prepared_queries
+from dflash_serve.kernels.dispatch import Backend, default_backend
 
 SPARE = SPARE_TOKENS
 """Places of a ring beyond its window: a forward writes that many tokens before they are kept.
@@ -30,8 +31,11 @@ is written in the same evaluation, so what is known after attention waits for th
 
 
 def bucket(tokens: int) -> int:
-    """Round up to 64, and beyond 512 to an eighth to a quarter of the size: few shapes to trace."""
-    step = max(_STEP, 1 << max(0, tokens.bit_length() - 3))
+    """Round up to 64, and beyond 1,024 to a sixteenth to an eighth of the size.
+
+    Attention on GPUs reads all places of a row; each number of places is a shape to trace.
+    """
+    step = max(_STEP, 1 << max(0, tokens.bit_length() - 4))
     return -(-tokens // step) * step
 
 
@@ -80,15 +84,19 @@ class AttentionStore:
         olds, news = arrays[:2], arrays[2:]
         if not news:
             return arrays
-        return [self.written(old, new, start) for old, new in zip(olds, news, strict=True)]
+        positions = start + mx.arange(news[0].shape[2], dtype=mx.int32)
+        return [self.written(old, new, positions) for old, new in zip(olds, news, strict=True)]
 
-    def written(self, old: mx.array, new: mx.array, start: mx.array) -> mx.array:
-        """[1, kv_heads, n, d] with [1, kv_heads, q, d] from position ``start`` [1] on."""
+    def written(self, old: mx.array, new: mx.array, positions: mx.array) -> mx.array:
+        """[1, kv_heads, n, d] with [1, kv_heads, q, d] at ``positions`` [q], one behind the other.
+
+        On GPUs by place, which is one kernel and not two.
+        """
         keys = self.keys([old])
-        if not keys.wraps:
-            return mx.slice_update(old, new, start, (2,))
-        places = ((start + mx.arange(new.shape[2], dtype=mx.int32)) % keys.capacity)[:, None]
-        return mx.put_along_axis(old, mx.broadcast_to(places, new.shape), new, axis=2)
+        if not keys.wraps and default_backend() is Backend.PLAIN:
+            return mx.slice_update(old, new, positions[:1], (2,))
+        places = positions % keys.capacity if keys.wraps else positions
+        return mx.put_along_axis(old, mx.broadcast_to(places[:, None], new.shape), new, axis=2)
 
     def turns(self, start: int, columns: int) -> bool:
         """Whether a ring ends within ``columns`` columns behind ``start`` tokens."""
@@ -149,14 +157,14 @@ class AttentionView:
         placed = [self._store.keys(arrays) for arrays in self._rows]
         masks = self._span.masks(placed, question)
         lines = [self._span.line(row, keys, question) for row, keys in enumerate(placed)]
-        prepared = each(prepared_queries(queries, scale, self._store.spec.kv_heads))
+        prepared = each(prepared_queries(queries, self._store.spec.kv_heads))
         rows = [
-            attend(own, keys, values, mask, sinks, line)
+            attend(own, keys, values, mask, scale, sinks, line)
             for own, (keys, values), mask, line in zip(
                 prepared, self._rows, masks, lines, strict=True
             )
         ]
-        return attended(_joined(rows), queries.shape[1])
+        return attended(rows, queries.shape[1])
 
     def _cut(
         self, queries: mx.array, scale: float, question: Question, sinks: mx.array | None
@@ -171,8 +179,9 @@ class AttentionView:
                     row, first, last, self._store.keys(self._rows[row]), question
                 )
                 keys, values = self._rows[row]
-                part = prepared_queries(own[:, :, first:last], scale, self._store.spec.kv_heads)
-                parts.append(attended(attend(part, keys, values, mask, sinks), queries.shape[1]))
+                part = prepared_queries(own[:, :, first:last], self._store.spec.kv_heads)
+                out = attend(part, keys, values, mask, scale, sinks)
+                parts.append(attended([out], queries.shape[1]))
             rows.append(self._padded(parts))
         return _joined(rows)
 
@@ -214,9 +223,9 @@ class AttentionView:
         assert self._new is not None  # attention follows its own update
         whole = last - first == self._span.width
         news = [new[row] if whole else new[row][:, :, first:last] for new in self._new]
-        start = self._span.starts[row] + first if first else self._span.starts[row]
+        positions = self._span.written_at(row, first, last)
         pairs = zip(self._rows[row], news, strict=True)
-        self._rows[row] = [self._store.written(old, new, start) for old, new in pairs]
+        self._rows[row] = [self._store.written(old, new, positions) for old, new in pairs]
 
     def _padded(self, parts: list[mx.array]) -> mx.array:
         """Outputs of a row's pieces, with zeros for the columns that it does not fill."""

@@ -64,11 +64,22 @@ class Span:
         self.positions = offsets if layout is None else offsets[:, None] + layout.depths
         self._masks: dict[tuple[tuple[Keys, ...], Question], list[mx.array]] = {}
         self._lines: dict[tuple[int, int], list[Line]] = {}
+        self._written_at: dict[tuple[int, int, int], mx.array] = {}
 
     @property
     def exists(self) -> mx.array:
         """[R, width] bool: the columns that are tokens."""
         return mx.arange(self.width, dtype=mx.int32) < self.lengths[:, None]
+
+    def written_at(self, row: int, first: int, last: int) -> mx.array:
+        """[last - first] int32: where columns [first, last) of a row lie in a cache without end.
+
+        The same for all layers.
+        """
+        asked = row, first, last
+        if asked not in self._written_at:
+            self._written_at[asked] = self.starts[row] + mx.arange(first, last, dtype=mx.int32)
+        return self._written_at[asked]
 
     def masks(self, keys: Sequence[Keys], question: Question) -> list[mx.array]:
         """`prepared_mask` for all columns of each row, which are written already.
