@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
 from typing import Any
 
 import mlx.core as mx
@@ -54,7 +53,7 @@ class GraphOptions:
     context: int = 1024
     bits: Bits = field(default_factory=Bits)
     tau: float | None = None
-    repeats: int = 5
+    repeats: int = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +169,7 @@ def _by_kind(spent: Sequence[Cost]) -> list[dict[str, Any]]:
 
 
 def _host_seconds(shape: Shape, kind: RoundKind, options: GraphOptions) -> dict[str, float]:
-    """Median seconds of building a round's graphs here, operation by operation and traced."""
+    """Seconds of building a round's graphs here, operation by operation and traced."""
     stand_ins = StandIns()
     with gpu_form(stand_ins):
         pair = shaped_pair(shape, options.bits, _blank)
@@ -182,7 +181,7 @@ def _host_seconds(shape: Shape, kind: RoundKind, options: GraphOptions) -> dict[
 
 
 def _timed(builder: RoundBuilder, kind: RoundKind, repeats: int) -> float:
-    """Processor time of this thread, which neighbours disturb less than they do the clock."""
+    """Least processor time of this thread, which neighbours disturb less than they do the clock."""
     rows, caches = builder.inputs(kind), builder.caches(kind)
     _, after = builder.round(kind, rows, caches)
     held = builder.evaluated(after)
@@ -193,7 +192,7 @@ def _timed(builder: RoundBuilder, kind: RoundKind, repeats: int) -> float:
         seconds.append(time.thread_time() - started)
         del graph
     builder.close()
-    return median(seconds[_TRACED:])
+    return min(seconds[_TRACED:])
 
 
 def _blank(role: str, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:

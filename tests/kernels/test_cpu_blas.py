@@ -139,7 +139,7 @@ def test_matches_float64_in_every_form(blas: Blas, ta: bool, tb: bool) -> None:
 
 
 @pytest.mark.parametrize(("ta", "tb"), FORMS)
-@pytest.mark.parametrize("shape", [(301, 37, 1101), (97, 133, 515), (13, 70, 2049), (6, 9, 40000)])
+@pytest.mark.parametrize("shape", [(301, 37, 1101), (97, 133, 515), (13, 70, 2049), (99, 41, 4100)])
 def test_matches_float64_across_blocks(blas: Blas, shape, ta: bool, tb: bool) -> None:
     m, n, k = shape
     a, b, old = normal(1, m, k), normal(2, k, n), normal(3, m, n)
@@ -151,7 +151,7 @@ def test_matches_float64_across_blocks(blas: Blas, shape, ta: bool, tb: bool) ->
 
 @pytest.mark.parametrize(("ta", "tb"), FORMS)
 def test_a_row_never_depends_on_the_rows_beside_it(blas: Blas, ta: bool, tb: bool) -> None:
-    for n, k in [(64, 64), (67, 29), (5, 1030), (130, 517)]:
+    for n, k in [(64, 64), (67, 29), (5, 1030), (130, 517), (33, 2300)]:
         a, b = normal(n, 300, k), normal(k, *((n, k) if tb else (k, n)))
         alone = np.concatenate(
             [
@@ -161,7 +161,7 @@ def test_a_row_never_depends_on_the_rows_beside_it(blas: Blas, ta: bool, tb: boo
                 for row in a
             ]
         )
-        for rows in (2, 3, 5, 6, 7, 8, 13, 16, 19, 25, 31, 64, 97, 255, 300):
+        for rows in (2, 3, 5, 6, 7, 8, 13, 16, 25, 31, 33, 64, 97, 255, 300):
             some = np.ascontiguousarray(a[:rows].T if ta else a[:rows])
             together = blas.product(some, b, ta=ta, tb=tb)
             assert together.tobytes() == alone[:rows].tobytes(), (rows, n, k)
@@ -191,7 +191,7 @@ def test_columns_do_not_depend_on_their_neighbours(blas: Blas, ta: bool, tb: boo
 
 @pytest.mark.parametrize(("ta", "tb"), FORMS)
 def test_threads_give_the_same_bits(blas: Blas, ta: bool, tb: bool) -> None:
-    for m, n, k in [(1, 3000, 1000), (33, 700, 513), (200, 330, 260)]:
+    for m, n, k in [(1, 3000, 1000), (33, 700, 513), (200, 330, 260), (97, 40, 2100)]:
         a, b = normal(1, *((k, m) if ta else (m, k))), normal(2, *((n, k) if tb else (k, n)))
         blas.set_threads(1)
         alone = blas.product(a, b, ta=ta, tb=tb)
@@ -206,8 +206,9 @@ def test_fused_instruction_sets_agree_bit_for_bit(library: Blas, tb: bool) -> No
     best, results = library.isa, []
     for isa in ("avx512", "avx2", "neon"):
         if library.select(isa):
-            a, b = normal(1, 45, 777), normal(2, *((131, 777) if tb else (777, 131)))
-            results.append(library.product(a, b, tb=tb, alpha=0.3).tobytes())
+            for rows in (45, 110):
+                a, b = normal(1, rows, 777), normal(2, *((131, 777) if tb else (777, 131)))
+                results.append(library.product(a, b, tb=tb, alpha=0.3)[:45].tobytes())
     library.select(best)
     assert len(set(results)) <= 1
 

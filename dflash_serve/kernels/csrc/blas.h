@@ -15,7 +15,7 @@
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 #endif
 
 /* C[M,N] = alpha * A B + beta * C, with A(i,k) = a[i*a_row + k*a_col].
@@ -34,11 +34,27 @@ typedef struct {
 
 typedef void (*gemm_fn)(const gemm_job *job);
 
+/* A job of many rows (tall.c): a block of rows of A, cut into tiles and packed. */
+typedef struct {
+    const gemm_job *job;
+    int lanes; /* 16: dot, one sum for each k modulo 16; 1: seq */
+    int row, rows, tiles;
+    int depth, blocks; /* k per block, a multiple of 16 where there are several */
+    float *packed;     /* [tiles][blocks][tall_block] */
+} tall_job;
+
+typedef struct {
+    int rows, columns, a_width; /* of a tile of C; of a packed tile of A, padding included */
+    void (*pack)(const tall_job *job, int tile);
+    void (*panel)(const tall_job *job, int panel, int from_tile, int to_tile);
+} tall_isa;
+
 typedef struct {
     const char *name;
     int (*runs_here)(void);
     gemm_fn dot;
     gemm_fn seq;
+    const tall_isa *tall;
     void (*gated)(const gated_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*norm_rows)(const norm_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*rotate_rows)(const rotary_job *job, ptrdiff_t from, ptrdiff_t to);
@@ -51,13 +67,16 @@ extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
 const blas_isa *isa_in_use(void);
 int threads_in_use(void);
 
-typedef enum { SCRATCH_MATMUL, SCRATCH_ATTENTION, SCRATCH_USES } scratch_use;
+typedef enum { SCRATCH_MATMUL, SCRATCH_PACKED, SCRATCH_ATTENTION, SCRATCH_USES } scratch_use;
 
 /* A 64-byte aligned buffer of this thread, valid until its next call for the same use. */
 float *scratch_for(scratch_use use, size_t count);
 
 /* That of a matmul. */
 float *scratch_floats(size_t count);
+
+/* The product by packed tiles, with up to `threads` threads. */
+void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int threads);
 
 /* Runs part(context, 0..parts-1) on the pool and returns when all are done. Falls back to this
  * thread alone while another caller holds the pool. */
@@ -71,6 +90,11 @@ INLINE float blend(float sum, float alpha, float beta, const float *c) {
 INLINE ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t step) {
     return (value + step - 1) / step * step;
 }
+
+/* Floats of one lane, and of a whole packed block. The extra line keeps lanes, written in turns,
+ * out of one set of the first-level cache. */
+INLINE ptrdiff_t tall_lane(int depth, int width) { return round_up(depth, 16) / 16 * width + 16; }
+INLINE ptrdiff_t tall_block(int depth, int width) { return 16 * tall_lane(depth, width); }
 
 /* Splits `rows` into tiles of at most `most` rows that differ by one row at the most. */
 INLINE int tile_count(int rows, int most) { return (rows + most - 1) / most; }

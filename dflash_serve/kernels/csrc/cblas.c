@@ -84,6 +84,12 @@ static void run_job(const gemm_job *job, gemm_fn run, int by_rows_of_b) {
     else run(job);
 }
 
+/* Rows from which packing B is repaid: fewer where a panel of it stays in the first-level cache. */
+static int packing_pays(const gemm_job *job, int lanes) {
+    int rows = job->K <= 256 ? 32 : lanes == 1 ? 64 : 96;
+    return job->M >= rows && job->N >= chosen->tall->columns / 2;
+}
+
 static void scale(int M, int N, float beta, float *c, ptrdiff_t ldc) {
     for (int i = 0; i < M; i++)
         for (int j = 0; j < N; j++) c[i * ldc + j] = beta == 0.0f ? 0.0f : beta * c[i * ldc + j];
@@ -104,6 +110,8 @@ EXPORT void cblas_sgemm(int order, int ta, int tb, int M, int N, int K, float al
                     .alpha = alpha, .beta = beta};
     job.a_row = ta == NO_TRANSPOSE ? lda : 1;
     job.a_col = ta == NO_TRANSPOSE ? 1 : lda;
-    if (tb == NO_TRANSPOSE) run_job(&job, chosen->seq, 0);
+    int lanes = tb == NO_TRANSPOSE ? 1 : 16;
+    if (packing_pays(&job, lanes)) tall_gemm(chosen->tall, &job, lanes, threads);
+    else if (lanes == 1) run_job(&job, chosen->seq, 0);
     else run_job(&job, chosen->dot, 1);
 }

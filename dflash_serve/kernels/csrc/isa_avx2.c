@@ -9,6 +9,8 @@
 #define DOT_MR 3
 #define SEQ_MR 6
 #define SEQ_NV(mr) ((mr) == 1 ? 4 : (mr) <= 3 ? 2 : 1)
+#define TALL_MR 6
+#define TALL_NV 2
 
 typedef __m256 vec;
 
@@ -45,8 +47,26 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
     UNROLL for (int i = 0; i < count; i++) out[i] = sums[i];
 }
 
+/* Row i of the 8 x 8 block becomes column i. */
+ISA_FN INLINE void vec_transpose(vec *x) {
+    vec y[8];
+    UNROLL for (int i = 0; i < 8; i += 4) {
+        vec a = _mm256_unpacklo_ps(x[i], x[i + 1]), b = _mm256_unpackhi_ps(x[i], x[i + 1]);
+        vec c = _mm256_unpacklo_ps(x[i + 2], x[i + 3]), d = _mm256_unpackhi_ps(x[i + 2], x[i + 3]);
+        y[i] = _mm256_shuffle_ps(a, c, 0x44);
+        y[i + 1] = _mm256_shuffle_ps(a, c, 0xEE);
+        y[i + 2] = _mm256_shuffle_ps(b, d, 0x44);
+        y[i + 3] = _mm256_shuffle_ps(b, d, 0xEE);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);
+        x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
+    }
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "tall.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
 #include "rows.inc.h"
@@ -62,6 +82,7 @@ const blas_isa isa_avx2 = {
     .runs_here = runs_here,
     .dot = dot_gemm,
     .seq = seq_gemm,
+    .tall = &tall,
     .attend = attend_tile,
     .gated = gated,
     .norm_rows = norm_rows,

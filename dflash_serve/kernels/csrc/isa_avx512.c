@@ -9,6 +9,8 @@
 #define DOT_MR 6
 #define SEQ_MR 6
 #define SEQ_NV(mr) 4
+#define TALL_MR 12
+#define TALL_NV 2
 
 typedef __m512 vec;
 
@@ -47,8 +49,32 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
     UNROLL for (int s = 0; s < count; s++) out[s] = sums[s];
 }
 
+/* Row i of the 16 x 16 block becomes column i. */
+ISA_FN INLINE void vec_transpose(vec *x) {
+    vec y[16];
+    UNROLL for (int i = 0; i < 16; i += 4) {
+        vec a = _mm512_unpacklo_ps(x[i], x[i + 1]), b = _mm512_unpackhi_ps(x[i], x[i + 1]);
+        vec c = _mm512_unpacklo_ps(x[i + 2], x[i + 3]), d = _mm512_unpackhi_ps(x[i + 2], x[i + 3]);
+        y[i] = _mm512_shuffle_ps(a, c, 0x44);
+        y[i + 1] = _mm512_shuffle_ps(a, c, 0xEE);
+        y[i + 2] = _mm512_shuffle_ps(b, d, 0x44);
+        y[i + 3] = _mm512_shuffle_ps(b, d, 0xEE);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        vec a = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x88);
+        vec b = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xDD);
+        vec c = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x88);
+        vec d = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xDD);
+        x[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+        x[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+        x[i + 8] = _mm512_shuffle_f32x4(a, c, 0xDD);
+        x[i + 12] = _mm512_shuffle_f32x4(b, d, 0xDD);
+    }
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "tall.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
 #include "rows.inc.h"
@@ -65,6 +91,7 @@ const blas_isa isa_avx512 = {
     .runs_here = runs_here,
     .dot = dot_gemm,
     .seq = seq_gemm,
+    .tall = &tall,
     .attend = attend_tile,
     .gated = gated,
     .norm_rows = norm_rows,

@@ -9,6 +9,8 @@
 #define DOT_MR 3
 #define SEQ_MR 2
 #define SEQ_NV(mr) 1
+#define TALL_MR 4
+#define TALL_NV 2
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 
@@ -37,8 +39,19 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
     }
 }
 
+/* Row i of the 4 x 4 block becomes column i. */
+ISA_FN INLINE void vec_transpose(vec *x) {
+    UNROLL for (int i = 0; i < LANES; i++)
+        UNROLL for (int j = 0; j < i; j++) {
+            float kept = x[i][j];
+            x[i][j] = x[j][i];
+            x[j][i] = kept;
+        }
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "tall.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
 #include "rows.inc.h"
@@ -51,6 +64,7 @@ const blas_isa isa_generic = {
     .runs_here = runs_here,
     .dot = dot_gemm,
     .seq = seq_gemm,
+    .tall = &tall,
     .attend = attend_tile,
     .gated = gated,
     .norm_rows = norm_rows,

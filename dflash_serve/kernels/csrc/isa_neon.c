@@ -10,6 +10,8 @@
 #define DOT_MR 6
 #define SEQ_MR 6
 #define SEQ_NV(mr) ((mr) == 1 ? 4 : (mr) <= 3 ? 2 : 1)
+#define TALL_MR 6
+#define TALL_NV 4
 
 typedef float32x4_t vec;
 
@@ -40,8 +42,18 @@ ISA_FN INLINE void v_reduce(const v16 *x, float *out, int count) {
     }
 }
 
+/* Row i of the 4 x 4 block becomes column i. */
+ISA_FN INLINE void vec_transpose(vec *x) {
+    float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
+    x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "tall.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
 #include "rows.inc.h"
@@ -54,6 +66,7 @@ const blas_isa isa_neon = {
     .runs_here = runs_here,
     .dot = dot_gemm,
     .seq = seq_gemm,
+    .tall = &tall,
     .attend = attend_tile,
     .gated = gated,
     .norm_rows = norm_rows,
