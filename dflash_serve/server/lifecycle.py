@@ -4,6 +4,7 @@ Knows the engine only as something that loads, fails and closes.
 """
 
 import asyncio
+import gc
 import contextlib
 import logging
 import os
@@ -263,6 +264,8 @@ async def _watch(
     except Exception as error:  # noqa: BLE001 - whatever the loader raised ends the server
         fail(Failure.of(error, NOT_STARTED))
     else:
+        gc.collect()
+        gc.freeze()  # modules, tokenizer and graphs stay: no later collection walks them again
         _log.info("%s", banner)
         failure = await engine.over()
         if failure is None:
