@@ -4,8 +4,8 @@ Knows the engine only as something that loads, fails and closes.
 """
 
 import asyncio
-import gc
 import contextlib
+import gc
 import logging
 import os
 import resource
