@@ -10,13 +10,12 @@ import mlx.core as mx
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.drafter_bits import quantised
-from dflash_serve.adapters.loading import load_drafter, load_target, on_cpu
+from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.compose.cards import block_size
 from dflash_serve.compose.drafter_test import DrafterBits, check_quantised
 from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.compose.trees import load_second, tree_kinds
 from dflash_serve.engine.admission import context_under
-from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
 from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
@@ -61,7 +60,7 @@ def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -
         max_queue=options.max_queue,
         prefill_chunk=options.prefill_chunk,
         block_size=block,
-        verify_tokens=CPU_VERIFY_TOKENS if on_cpu() else 0,
+        adaptive=options.adaptive,
         memory_limit=options.memory_limit,
         max_stall=options.max_stall_ms / 1e3,
         tree_nodes=kinds,

@@ -7,7 +7,7 @@ from typing import Any
 
 from dflash_serve.engine.config import SPARE_TOKENS
 
-SPECULATION = ("always", "off")
+SPECULATION = ("auto", "always", "off")
 _UNITS = {
     "": 1,
     "B": 1,
@@ -31,6 +31,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 DRAFTER_BITS = (0, 4, 8)
 CPU_WEIGHTS = ("auto", "float32", "stored")
+_OF_A_DRAFTER: dict[str, tuple[str | int, ...]] = {
+    "tree": ("default", "off"),
+    "drafter_bits": (0,),
+    "second_drafter": ("none",),
+}
+"""Options that only a drafter can follow, and the values that ask for nothing."""
 _NEVER_EMPTY = ("target", "drafter", "second_drafter", "tool_parser", "reasoning_parser")
 
 
@@ -46,7 +52,9 @@ class EngineOptions:
     """The options of a pair and of the engine that runs it, checked at construction.
 
     target: None is the embedded demo pair. drafter: ``auto``, ``none``, a path or a hub id.
-    max_context and block_size: 0 takes the model's own. memory_limit: bytes, 0 for none.
+    max_context and block_size: 0 takes the model's own. speculation: ``auto`` drafts as many tokens
+    as pay in each round, ``always`` whole blocks whatever they cost, ``off`` none; a block_size
+    that is given is kept to in every round. memory_limit: bytes, 0 for none.
     max_stall_ms: what a prompt's chunk and the round beside it may take, above 64 tokens.
     cpu_weights: on a CPU ``auto`` makes 16-bit and quantised weights float32 where memory has room,
     ``float32`` refuses to start where it has none, ``stored`` keeps them as on disk.
@@ -63,7 +71,7 @@ class EngineOptions:
     max_queue: int = 128
     max_context: int = 0
     block_size: int = 0
-    speculation: str = "always"
+    speculation: str = "auto"
     cpu_weights: str = "auto"
     drafter_bits: int = 0
     second_drafter: str = "none"
@@ -85,27 +93,30 @@ class EngineOptions:
             raise OptionsError(
                 f"{option('drafter_bits')} is {self.drafter_bits}, but must be one of {allowed}"
             )
-        if self.drafter_bits and self.speculation == "off":
-            raise OptionsError(
-                f"{option('drafter_bits')} is {self.drafter_bits}, but --speculation off leaves no "
-                "drafter"
-            )
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise OptionsError(f"{option('seed')} is {self.seed}, but must fit 64 bits")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the engine chooses how much each round drafts."""
+        return self.speculation == "auto" and not self.block_size
 
 
 def _check_drafting(options: EngineOptions) -> None:
     """Refuse what asks for more than a drafter that is not there."""
     _check_tree(options.tree)
-    if options.drafter != "none":
+    if options.speculation == "off":
+        reason = "--speculation off leaves no drafter"
+        if options.block_size > 1:
+            raise OptionsError(f"{option('block_size')} is {options.block_size}, but {reason}")
+    elif options.drafter == "none":
+        reason = "--drafter is none"
+    else:
         return
-    if options.tree not in ("default", "off"):
-        raise OptionsError(f"--tree is {options.tree}, but --drafter is none")
-    if options.drafter_bits:
-        raise OptionsError(f"--drafter-bits is {options.drafter_bits}, but --drafter is none")
-    if options.second_drafter != "none":
-        second = options.second_drafter
-        raise OptionsError(f"--second-drafter is {second}, but --drafter is none")
+    for name, neutral in _OF_A_DRAFTER.items():
+        value = getattr(options, name)
+        if value not in neutral:
+            raise OptionsError(f"{option(name)} is {value}, but {reason}")
 
 
 def _check_tree(tree: str) -> None:

@@ -1,39 +1,37 @@
 """How likely a row's drafts are accepted, depth by depth. Pure Python, no device.
 
-The chance that the draft at depth d is accepted where all before it were is a ratio of counts that
-decay, so that the text's last stretch decides.
+The chance that the draft at a depth is accepted, all before it being so, is a ratio of counts that
+decay: the last stretch of a text decides.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-_POOL_KEEPS = 0.995
-"""What the engine's counts keep when another row's round is counted."""
+_POOL_KEEPS = 0.99
+"""What the engine's counts of a depth keep when one more round has tried it."""
 _ROW_KEEPS = 0.9
-"""What a row's counts keep when its next round is counted."""
-_PRIOR = 0.7
-"""The chance at every depth before anything is known, as of ``_PRIOR_TRIALS`` trials."""
+"""What a row's own keep."""
+_PRIOR = 0.9
+"""The chance at the first depth before anything is known: hopeful, since a few rounds tell."""
 _PRIOR_TRIALS = 2.0
-_POOL_TRIALS = 3.0
-"""Trials that the engine's estimate counts for in a row's."""
+"""Trials that a depth's prior counts for: the chance at the depth before it."""
+_POOL_TRIALS = 8.0
+"""Trials that the engine's counts count for in a row's."""
 
 
-@dataclass(slots=True)
 class _Counts:
-    """Decayed trials and successes by depth, the first draft's first."""
+    """Decayed trials and hits by depth, the first draft's first."""
 
-    trials: list[float]
-    hits: list[float]
+    def __init__(self, depths: int, keeps: float) -> None:
+        self.trials = [0.0] * depths
+        self.hits = [0.0] * depths
+        self._keeps = keeps
 
-    @classmethod
-    def of(cls, depths: int) -> "_Counts":
-        return cls([0.0] * depths, [0.0] * depths)
-
-    def add(self, tried: int, accepted: int, keeps: float) -> None:
+    def add(self, tried: int, accepted: int) -> None:
         """A round that drafted ``tried`` tokens, of which the first ``accepted`` stayed."""
+        trials, hits, keeps = self.trials, self.hits, self._keeps
         for depth in range(min(accepted + 1, tried)):
-            self.trials[depth] = self.trials[depth] * keeps + 1.0
-            self.hits[depth] = self.hits[depth] * keeps + (depth < accepted)
+            trials[depth] = trials[depth] * keeps + 1.0
+            hits[depth] = hits[depth] * keeps + (depth < accepted)
 
 
 class Acceptance:
@@ -44,21 +42,54 @@ class Acceptance:
 
     def __init__(self, depths: int) -> None:
         self._depths = depths
-        self._pool = _Counts.of(depths)
+        self._pool = _Counts(depths, _POOL_KEEPS)
         self._rows: dict[int, _Counts] = {}
 
-    def expected(self, row: int, block: int) -> float:
-        """Tokens that a round with a block of ``block`` is expected to commit, at least 1."""
-        return self.curve(row)[min(block, self._depths + 1) - 1]
-
     def curve(self, row: int) -> Sequence[float]:
-        """`expected` of blocks 1, 2, ... of ``row``."""
-        raise NotImplementedError
+        """Tokens that rounds of ``row`` with blocks of 1, 2, ... are expected to commit."""
+        chances = self._pooled()
+        own = self._rows.get(row)
+        if own is not None:
+            chances = _own_chances(own, chances)
+        expected, reached = 1.0, 1.0
+        curve = [expected]
+        for chance in chances:
+            reached *= chance
+            expected += reached
+            curve.append(expected)
+        return curve
 
     def observe(self, row: int, block: int, committed: int) -> None:
         """A round of ``row`` with drafts ended: ``committed`` of ``block`` tokens, 1 at least."""
-        raise NotImplementedError
+        tried, accepted = min(block - 1, self._depths), committed - 1
+        own = self._rows.setdefault(row, _Counts(self._depths, _ROW_KEEPS))
+        own.add(tried, accepted)
+        self._pool.add(tried, accepted)
 
     def forget(self, row: int) -> None:
         """``row`` has ended. Its rounds stay in the pooled estimate."""
         self._rows.pop(row, None)
+
+    def _pooled(self) -> list[float]:
+        """The engine's chances by depth; an untried depth has that of the one before it."""
+        chances, chance = [], _PRIOR
+        for trials, hits in zip(self._pool.trials, self._pool.hits, strict=True):
+            chance = (hits + _PRIOR_TRIALS * chance) / (trials + _PRIOR_TRIALS)
+            chances.append(chance)
+        return chances
+
+
+def _own_chances(own: _Counts, pooled: Sequence[float]) -> list[float]:
+    """A row's chances by depth: its counts over the pooled chances, shifted to the row's odds.
+
+    The shift is common to all depths, so what shallow drafts show of a row tells of deeper ones.
+    """
+    expected = sum(trials * chance for trials, chance in zip(own.trials, pooled, strict=True))
+    trials, hits = sum(own.trials), sum(own.hits)
+    odds = (hits + 1) * (trials - expected + 1) / ((expected + 1) * (trials - hits + 1))
+    chances = []
+    for depth, chance in enumerate(pooled):
+        prior = chance * odds / (chance * odds + 1 - chance)
+        count = own.trials[depth] + _POOL_TRIALS
+        chances.append((own.hits[depth] + _POOL_TRIALS * prior) / count)
+    return chances

@@ -1,33 +1,25 @@
-"""What the next round verifies: a block per row, and chains or trees. Pure Python, no device."""
+"""How wide the next round is: what commits the most tokens per second here. Pure Python, no device.
 
-from collections import deque
-from collections.abc import Sequence as Items
+Width 1 is plain decoding. A few cheap probes keep the estimates of other widths alive.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, median
+from typing import Protocol
 
-from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.acceptance import Acceptance
 from dflash_serve.engine.cost_table import CostTable
-from dflash_serve.engine.plan import DecodeRow, StepPlan, StepResult
-from dflash_serve.engine.sequence import Sequence
 
-CPU_VERIFY_TOKENS = 64
-"""Rows x block beyond which drafting stops paying on a CPU, where every verified row costs."""
-
-
-def choose_block(sequence: Sequence, rows: int, config: EngineConfig) -> int:
-    """The block for ``sequence`` in a round of ``rows``: the anchor and its drafts.
-
-    A block of b tokens commits at most b, so b > remaining would be wasted work and, at the
-    context's end, writes past the cache. ``config.verify_tokens`` is shared by all rows. Drafting
-    needs the drafter's context of all tokens; until then the block is 1.
-    """
-    if sequence.missed or not sequence.drafts:
-        return 1
-    block = config.block_size
-    if config.verify_tokens:
-        room = max(1, config.verify_tokens // rows)
-        block = min(block, 1 << (room.bit_length() - 1))  # a width that is traced anyway
-    return max(1, min(block, sequence.remaining))
+_GAIN = 1.01
+"""How much faster another width must promise to be than the one that runs."""
+_SHARE = 0.01
+"""Of the time that probes may lose."""
+_KEEPS = 0.999
+"""What the times of the past keep in that share when one more round ran."""
+_FIRST, _LAST = 8, 128
+"""Rounds between two probes: at first, and at most; each one that changes nothing doubles them."""
+_UNTIMED = 4
+"""Rounds of one probe at most, while they are not timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,97 +32,193 @@ class RowLimit:
 
 @dataclass(frozen=True, slots=True)
 class RowOutcome:
-    """What a round of ``width`` did for a row: it committed 1 to ``block`` tokens."""
+    """What a round did for a row: it committed 1 to ``block`` tokens."""
 
     row: int
-    width: int
     block: int
     committed: int
 
 
-class BlockPolicy:
-    """Chooses widths for the rows of an engine whose rounds are at most ``block_size`` wide.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The next round: the ``width`` that its rows are padded to, a row's block being the smaller of
+    that and its limit. ``nodes``: of trees, as in `StepPlan`.
+    """
 
-    ``table`` is what rounds cost; the policy corrects it by the rounds it is told of. The same
+    width: int
+    nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """A round that ran.
+
+    ``seconds``: None if they are not its own alone, or its graph's first ones. ``nodes``: of the
+    trees that ran. ``guided``: as in `CostTable`.
+    """
+
+    width: int
+    rows: tuple[RowOutcome, ...]
+    seconds: float | None
+    nodes: int = 0
+    guided: bool = False
+
+
+class RoundPolicy(Protocol):
+    """Chooses the shape of rounds, and learns from those that ran."""
+
+    def choose(self, rows: Sequence[RowLimit], *, guided: bool = False) -> Choice:
+        """The next round of ``rows``, at least one. ``guided``: as in `CostTable`."""
+        ...
+
+    def observe(self, ran: RoundOutcome) -> None:
+        """Learn from the round that was chosen last."""
+        ...
+
+    def forget(self, row: int) -> None:
+        """``row`` has ended."""
+        ...
+
+
+class FixedBlocks:
+    """Every round is ``block_size`` wide, whatever it costs."""
+
+    def __init__(self, block_size: int) -> None:
+        self._choice = Choice(block_size)
+
+    def choose(self, rows: Sequence[RowLimit], *, guided: bool = False) -> Choice:
+        return self._choice
+
+    def observe(self, ran: RoundOutcome) -> None:
+        pass
+
+    def forget(self, row: int) -> None:
+        pass
+
+
+def widths_to(block_size: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and ``block_size``: what a runner pads to."""
+    powers = (1 << power for power in range(block_size.bit_length()))
+    return tuple(dict.fromkeys([*(power for power in powers if power < block_size), block_size]))
+
+
+class BlockPolicy:
+    """Chooses the width of each round of an engine whose blocks are at most ``block_size`` long.
+
+    ``table`` is what rounds cost; the policy corrects it by the rounds that it is told of. The same
     calls give the same choices.
     """
 
     def __init__(self, block_size: int, table: CostTable) -> None:
-        raise NotImplementedError
+        self.table = table
+        self._widths = widths_to(block_size)
+        self._acceptance = Acceptance(block_size - 1)
+        self._width = block_size  # what runs unless another gains enough
+        self._rate = 0.0  # tokens per second that it promises
+        self._known: set[int] = set()
+        self._probes = _Probes()
 
-    @property
-    def table(self) -> CostTable: ...
+    def choose(self, rows: Sequence[RowLimit], *, guided: bool = False) -> Choice:
+        """The next round of ``rows``, at least one. ``guided``: as in `CostTable`."""
+        if not self._known.issuperset(row.row for row in rows):
+            self._known.update(row.row for row in rows)
+            self._probes.hasten()  # a new text may be another matter
+        longest = max(row.block for row in rows)
+        widths = [width for width in self._widths if width == 1 or width < 2 * longest]
+        seconds = {width: self.table.seconds(len(rows), width, guided=guided) for width in widths}
+        rates = self._rates(rows, seconds)
+        best = max(widths, key=lambda width: rates[width])
+        if rates.get(self._width, 0.0) * _GAIN >= rates[best]:
+            best = self._width
+        self._rate = rates[best]
+        if len(widths) < len(self._widths):  # the end of a text says nothing of the next one
+            return Choice(best)
+        if best != self._width:
+            self._width = best
+            self._probes.hasten()
+        losses = {w: seconds[w] * (1 - rates[w] / self._rate) for w in widths}
+        return Choice(self._probes.next(best, losses) or best)
 
-    def choose(self, rows: Items[RowLimit]) -> tuple[int, ...]:
-        """The width for each row: 1, 2, 4, ... or ``block_size``.
-
-        Rows of one width share a round, and a row's block is the smaller of its limit and its
-        width. Rows of several widths make one step of several rounds.
-        """
-        raise NotImplementedError
-
-    def observe(self, outcomes: Items[RowOutcome], seconds: float | None) -> None:
-        """Learn from what was chosen last and ran in ``seconds``, None if other work ran too."""
-        raise NotImplementedError
+    def observe(self, ran: RoundOutcome) -> None:
+        """Learn from the round that was chosen last."""
+        rows, width = len(ran.rows), ran.width
+        committed = 0
+        for row in ran.rows:
+            committed += row.committed
+            if row.block > 1:
+                self._acceptance.observe(row.row, row.block, row.committed)
+        if ran.seconds is not None:
+            self.table.observe(rows, width, ran.seconds, guided=ran.guided)
+        took = ran.seconds or self.table.seconds(rows, width, guided=ran.guided)
+        lost = took - committed / self._rate if self._rate else 0.0
+        self._probes.ran(width, took, lost, timed=ran.seconds is not None)
 
     def forget(self, row: int) -> None:
         """``row`` has ended."""
-        raise NotImplementedError
+        self._known.discard(row)
+        self._acceptance.forget(row)
+
+    def _rates(self, rows: Sequence[RowLimit], seconds: Mapping[int, float]) -> dict[int, float]:
+        """Tokens per second that rounds of ``rows`` promise, by width."""
+        tokens = dict.fromkeys(seconds, 0.0)
+        for row in rows:
+            curve = self._acceptance.curve(row.row)
+            for width in seconds:
+                tokens[width] += curve[min(width, row.block) - 1]
+        return {width: tokens[width] / seconds[width] for width in seconds}
 
 
-_RECENT = 24
-"""Rounds of one kind that its rate is taken from."""
-_ENOUGH = 8
-"""Rounds of a kind after which it may be passed over."""
-_PROBE_EVERY = 64
-"""Rounds between two probes, which take the kinds in turn."""
-
-
-class RoundKinds:
-    """Which kind of round commits the most tokens per second here: chains, or trees of some size.
-
-    Rates are those of rounds that ran, by the number of rows: each kind is tried for a few rounds,
-    then the best one runs and the others are probed now and then. Without a choice nothing is kept.
+class _Probes:
+    """When a round is not the best one known, to learn of another: a wider one shows what deeper
+    drafts are worth, a narrower one what it costs now.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._kinds = config.tree_nodes
-        self._verify_tokens = config.verify_tokens
-        self._rates: dict[tuple[int, int], deque[tuple[int, float]]] = {}
-        self._rounds: dict[int, int] = {}
+    def __init__(self) -> None:
+        self._interval = _FIRST
+        self._rounds = 0  # since the last probe
+        self._turn = 0
+        self._width = 0  # of the last probe
+        self._left = 0  # rounds that it may still take
+        self._seconds = 0.0  # of all rounds, decayed
+        self._lost = 0.0  # of these, by probes
 
-    def choose(self, decode: tuple[DecodeRow, ...]) -> int:
-        """Nodes of the next round's trees, 0 for chains."""
-        if not any(row.block > 1 for row in decode):
+    def hasten(self) -> None:
+        """Probe soon."""
+        self._interval = _FIRST
+
+    def next(self, best: int, losses: Mapping[int, float]) -> int:
+        """The width of a probe that is due and can be paid for, 0 if none is.
+
+        ``losses``: seconds that a round of each width is expected to lose.
+        """
+        if self._left > 0 and self._width in losses and self._width != best:
+            return self._width
+        self._left = 0
+        if self._rounds < self._interval:
             return 0
-        kinds = [kind for kind in self._kinds if self._fits(kind, len(decode))] or [0]
-        if len(kinds) == 1:
-            return kinds[0]
-        rows = len(decode)
-        turn = self._rounds[rows] = self._rounds.get(rows, 0) + 1
-        young = [kind for kind in kinds if len(self._of(rows, kind)) < _ENOUGH]
-        if young:
-            return young[0]
-        best = max(kinds, key=lambda kind: self._rate(rows, kind))
-        probe, due = divmod(turn, _PROBE_EVERY)
-        return best if due else kinds[probe % len(kinds)]
+        widths = sorted(losses)
+        place = widths.index(best)
+        beside = widths[place + 1 : place + 2] + widths[max(place - 1, 0) : place]
+        if not beside:
+            return 0
+        width = beside[self._turn % len(beside)]
+        rounds = 1 if width > best else _UNTIMED
+        if self._lost + rounds * losses[width] > _SHARE * self._seconds:
+            return 0
+        self._turn += 1
+        self._rounds = 0
+        self._interval = min(2 * self._interval, _LAST)
+        self._width, self._left = width, rounds
+        return width
 
-    def observe(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
-        """Count a step that was a round and nothing else."""
-        if len(self._kinds) == 1 or plan.prefill or plan.context or not plan.decode:
+    def ran(self, width: int, seconds: float, lost: float, *, timed: bool) -> None:
+        """A round ran and lost so many seconds against the best one known."""
+        self._rounds += 1
+        self._seconds = self._seconds * _KEEPS + seconds
+        self._lost *= _KEEPS
+        if width != self._width or self._left == 0:
             return
-        if all(row.block == 1 for row in plan.decode):
-            return
-        tokens = sum(len(chosen.tokens) for chosen in result.decode)
-        self._of(len(plan.decode), result.nodes).append((tokens, seconds))
-
-    def _fits(self, kind: int, rows: int) -> bool:
-        return not kind or not self._verify_tokens or kind * rows <= self._verify_tokens
-
-    def _of(self, rows: int, kind: int) -> deque[tuple[int, float]]:
-        return self._rates.setdefault((rows, kind), deque(maxlen=_RECENT))
-
-    def _rate(self, rows: int, kind: int) -> float:
-        """Mean tokens over the median time, which a traced graph or a busy moment leaves alone."""
-        recent = self._of(rows, kind)
-        return mean(tokens for tokens, _ in recent) / max(median(time for _, time in recent), 1e-9)
+        self._lost += max(lost, 0.0)
+        self._left = 0 if timed else self._left - 1
+        if lost <= 0:
+            self._interval = 1  # better than was thought: go on

@@ -11,6 +11,7 @@ from dflash_serve.engine.client import EngineState
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import Runner, StepPlan
 from dflash_serve.engine.types import EngineRequest, TokenChunk
+from dflash_serve.engine.warm_up import CostStore
 
 
 class LaneRunner(Runner, Protocol):
@@ -37,18 +38,26 @@ class LaneRunner(Runner, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One target to serve: weights on the device, evaluated, and the limits."""
+    """One target to serve: weights on the device, evaluated, and the limits.
+
+    ``costs`` keeps what its rounds were measured to cost; without it they are measured anew.
+    """
 
     runner: LaneRunner
     config: EngineConfig
+    costs: CostStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NewDrafter:
-    """Evaluated weights of a drafter, None for plain decoding, and its block."""
+    """Evaluated weights of a drafter, None for plain decoding, and its block.
+
+    ``costs`` as in `Loaded`, of rounds with this drafter.
+    """
 
     drafter: DraftAdapter | None
     block_size: int
+    costs: CostStore | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,10 @@ class EngineConfig:
     max_batch: rows that decode together. max_queue: requests that may wait. max_context: tokens
     of one request, prompt and completion. prefill_chunk: prompt tokens (rows x padded length)
     processed between two rounds. block_size: tokens verified per row and round, the anchor
-    included; 1 is plain decoding. verify_tokens: bound on rows x block in one round, 0 for none:
-    where verification is compute-bound, more rows leave less room to draft. memory_limit: bytes
-    of cache the rows may take, 0 for none. tree_nodes: the kinds of
-    round to choose among, by the tokens that are verified per row of a tree, the anchor included;
-    0 is a chain. max_stall: seconds that a prefill chunk and the round
+    included; 1 is plain decoding. adaptive: rounds may be narrower than that, down to plain ones,
+    by what they cost and what is accepted. memory_limit: bytes of cache the rows may take, 0 for
+    none. tree_nodes: the kinds of round to choose among, by the tokens that are verified per row of
+    a tree, the anchor included; 0 is a chain. max_stall: seconds that a prefill chunk and the round
     beside it may take together; chunks are cut to it, though not below 64 tokens.
     """
 
@@ -26,7 +25,7 @@ class EngineConfig:
     max_context: int = 4096
     prefill_chunk: int = 512
     block_size: int = 1
-    verify_tokens: int = 0
+    adaptive: bool = False
     memory_limit: int = 0
     max_stall: float = 0.25
     tree_nodes: tuple[int, ...] = (0,)
@@ -41,7 +40,7 @@ class EngineConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
-        for name in ("max_queue", "verify_tokens", "memory_limit"):
+        for name in ("max_queue", "memory_limit"):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name} is {value}, but must not be negative")

@@ -20,8 +20,6 @@ _OWN = 48
 class CostPoint:
     """The measured ``seconds`` of a round of ``rows``, each padded to ``width`` tokens.
 
-    ``nodes``: of a tree, as in `StepPlan`; 0 is a chain.
-
     Raises:
         ValueError: no round can be so.
     """
@@ -29,17 +27,16 @@ class CostPoint:
     rows: int
     width: int
     seconds: float
-    nodes: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.rows, self.width) < 1 or self.nodes < 0:
-            raise ValueError(f"a round of {self.rows} rows, {self.width} wide, {self.nodes} nodes")
+        if min(self.rows, self.width) < 1:
+            raise ValueError(f"a round of {self.rows} rows, {self.width} wide")
         if not (isfinite(self.seconds) and self.seconds > 0):
             raise ValueError(f"a round of {self.seconds} seconds")
 
 
-Kind = tuple[int, int, int]
-"""Rows, width, nodes: what a round's time depends on."""
+Kind = tuple[int, int, bool]
+"""What a round's time depends on: rows, width, and whether the host sees its drafts."""
 
 
 class CostTable:
@@ -51,52 +48,43 @@ class CostTable:
     has one of its own beside it.
 
     Raises:
-        ValueError: there is no point, or none of a chain.
+        ValueError: there is no point.
     """
 
     def __init__(self, points: Iterable[CostPoint]) -> None:
         self.points = tuple(points)
         """As measured."""
-        kinds = {point.nodes for point in self.points}
-        if 0 not in kinds:
-            raise ValueError("a cost table needs the cost of a chain")
-        self._grids = {
-            nodes: _Grid([point for point in self.points if point.nodes == nodes])
-            for nodes in kinds
-        }
-        self._base: dict[Kind, float] = {}
-        self._factor = 0.0  # logarithms, all of them
+        if not self.points:
+            raise ValueError("a cost table needs a measured round")
+        self._grid = _Grid(self.points)
+        self._measured: dict[tuple[int, int], float] = {}
+        self._factor = 0.0  # logarithms, from here on
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._own: dict[Kind, deque[float]] = {}
         self._offsets: dict[Kind, float] = {}
 
-    def seconds(self, rows: int, width: int, nodes: int = 0) -> float:
-        """What a round takes now."""
-        offset = self._offsets.get((rows, width, nodes), 0.0)
-        return self._measured(rows, width, nodes) * exp(self._factor + offset)
+    def seconds(self, rows: int, width: int, *, guided: bool = False) -> float:
+        """What a round takes now. ``guided``: the host computes masks from its drafts."""
+        offset = self._offsets.get((rows, width, guided), 0.0)
+        return self._base(rows, width) * exp(self._factor + offset)
 
-    def observe(self, rows: int, width: int, seconds: float, nodes: int = 0) -> None:
+    def observe(self, rows: int, width: int, seconds: float, *, guided: bool = False) -> None:
         """Take the time of a round that ran, and of nothing else."""
         if seconds <= 0:
             return
-        kind = (rows, width, nodes)
-        ratio = log(seconds / self._measured(rows, width, nodes))
+        kind = (rows, width, guided)
+        ratio = log(seconds / self._base(rows, width))
         self._recent.append(ratio - self._offsets.get(kind, 0.0))
         self._factor = median(self._recent)
         own = self._own.setdefault(kind, deque(maxlen=_OWN))
         own.append(ratio - self._factor)
         self._offsets[kind] = median(own)
 
-    def _measured(self, rows: int, width: int, nodes: int) -> float:
-        kind = (rows, width, nodes)
-        if kind not in self._base:
-            grid = self._grids.get(nodes)
-            self._base[kind] = (
-                self._grids[0].seconds(rows, max(width, nodes))  # a chain of as many tokens
-                if grid is None
-                else grid.seconds(rows, width)
-            )
-        return self._base[kind]
+    def _base(self, rows: int, width: int) -> float:
+        """As measured at warm-up."""
+        if (rows, width) not in self._measured:
+            self._measured[rows, width] = self._grid.seconds(rows, width)
+        return self._measured[rows, width]
 
 
 class _Grid:

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -35,12 +35,14 @@ from dflash_serve.engine.commands import (
     Swapped,
 )
 from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.errors import EngineFailed
 from dflash_serve.engine.faults import Faults
 from dflash_serve.engine.plan import RowBytes, StepPlan
+from dflash_serve.engine.policies import judges_chains
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineStats, TokenChunk
-from dflash_serve.engine.warm_up import first_steps, scratch_rows
+from dflash_serve.engine.warm_up import CostStore, WarmUp
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger("dflash_serve.engine")
@@ -66,17 +68,14 @@ class _Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class _WarmUp:
-    """The rest of a runner's first steps; after them ``command`` takes effect.
-
-    Their rows take ``bytes`` of the memory ``limit``.
-    """
+class _Warming:
+    """A runner in its first steps, within the memory ``limit``; then ``command`` takes effect."""
 
     command: Open | Swap
     runner: LaneRunner
     limit: int
-    bytes: int
-    plans: Iterator[StepPlan]
+    steps: WarmUp
+    store: CostStore | None
 
 
 class EngineLoop:
@@ -94,7 +93,7 @@ class EngineLoop:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="mlx-engine", daemon=True)
         self._lanes: list[_Lane] = []
-        self._warming: deque[_WarmUp] = deque()
+        self._warming: deque[_Warming] = deque()
         self._faults = Faults(clock)
         self._stats = EngineStats()
         self._times = StepTimes()
@@ -169,7 +168,7 @@ class EngineLoop:
     def _apply(self, command: Open | Add | Abort | Swap | Reset) -> list[TokenChunk]:
         match command:
             case Open(loaded):
-                self._begin(command, loaded.runner, loaded.config)
+                self._begin(command, loaded.runner, loaded.config, loaded.costs)
             case Add(request, lane):
                 self._lanes[lane].scheduler.add(request)
             case Abort(request_id):
@@ -213,10 +212,16 @@ class EngineLoop:
             raise EngineFailed(reason)
         return None  # the error is gone by now, and with it the arrays that its traceback held
 
-    def _begin(self, command: Open | Swap, runner: LaneRunner, config: EngineConfig) -> None:
-        rows, needed = scratch_rows(config, runner.bytes_for)
-        plans = first_steps(config, rows)
-        self._warming.append(_WarmUp(command, runner, config.memory_limit, needed, plans))
+    def _begin(
+        self,
+        command: Open | Swap,
+        runner: LaneRunner,
+        config: EngineConfig,
+        store: CostStore | None,
+    ) -> None:
+        known = store.read() if store is not None and judges_chains(config) else ()
+        steps = WarmUp(config, runner.bytes_for, known)
+        self._warming.append(_Warming(command, runner, config.memory_limit, steps, store))
 
     def _begin_swap(self, swap: Swap, new: NewDrafter, lane: _Lane) -> None:
         """Put the new drafter into a runner of its own, to be tried."""
@@ -227,46 +232,54 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
             self._tell(Swapped(swap.number, _bare(error)))
             return
-        self._begin(swap, runner, config)
+        self._begin(swap, runner, config, new.costs)
 
-    def _has_room(self, warm_up: _WarmUp) -> bool:
+    def _has_room(self, warming: _Warming) -> bool:
         """Whether its rows fit beside those of requests, of which none are admitted meanwhile."""
         reserved = sum(lane.scheduler.reserved for lane in self._lanes)
-        return not warm_up.limit or not reserved or reserved + warm_up.bytes <= warm_up.limit
+        needed = warming.steps.bytes
+        return not warming.limit or not reserved or reserved + needed <= warming.limit
 
-    def _warm_up(self, warm_up: _WarmUp) -> None:
+    def _warm_up(self, warming: _Warming) -> None:
         """Make the next of a runner's first steps; after the last one its command takes effect."""
         failure = None
         try:
-            plan = next(warm_up.plans, None)
+            plan = warming.steps.next()
             if plan is not None:
-                warm_up.runner.run(plan)
+                started = self._clock()
+                result = warming.runner.run(plan)
+                warming.steps.ran(result, self._clock() - started)
                 return
         except Exception as error:  # noqa: BLE001 - the border: whoever asked is told
             failure = _bare(error)
-        match warm_up.command:
+        costs = warming.steps.costs
+        if failure is None and warming.steps.measures and warming.store is not None:
+            warming.store.write(costs)
+        match warming.command:
             case Open(loaded):
-                self._open(loaded, failure)
+                self._open(loaded, costs, failure)
             case Swap():
                 self._warming.popleft()
-                _close(warm_up.runner)
+                _close(warming.runner)
                 if failure is None:
-                    self._take_over(warm_up.command, warm_up.runner.bytes_for)
-                self._tell(Swapped(warm_up.command.number, failure))
+                    self._take_over(warming.command, warming.runner.bytes_for, costs)
+                self._tell(Swapped(warming.command.number, failure))
 
-    def _open(self, loaded: Loaded, failure: Exception | None) -> None:
+    def _open(
+        self, loaded: Loaded, costs: tuple[CostPoint, ...], failure: Exception | None
+    ) -> None:
         if failure is not None:
             raise EngineFailed(str(failure))
         runner, config = loaded.runner, loaded.config
         runner.reset()
         elsewhere = partial(self._reserved_beside, len(self._lanes))
-        scheduler = Scheduler(config, self._clock, runner.bytes_for, elsewhere)
+        scheduler = Scheduler(config, self._clock, runner.bytes_for, elsewhere, costs)
         self._warming.popleft()
         self._lanes.append(_Lane(scheduler, runner, config))
         self._publish([])
         self._tell(Changed(EngineState.READY))
 
-    def _take_over(self, swap: Swap, row_bytes: RowBytes) -> None:
+    def _take_over(self, swap: Swap, row_bytes: RowBytes, costs: tuple[CostPoint, ...]) -> None:
         """Let a drafter take over that makes each row take ``row_bytes``."""
         new, lane = swap.new, self._lanes[swap.lane]
         freed = lane.scheduler.make_room(new.block_size, row_bytes)
@@ -281,13 +294,13 @@ class EngineLoop:
             self._publish(self._apply(Reset(StepPlan(), swap.lane)))
             lane.runner.draft_with(new.drafter, new.block_size)
         lane.scheduler.draft_anew(
-            new.block_size, lane.runner.bytes_for, shows_context=lane.runner.shows_context
+            new.block_size, lane.runner.bytes_for, costs, shows_context=lane.runner.shows_context
         )
 
     def _reserved_beside(self, number: int) -> int:
         """Cache bytes of all lanes but one and of warm-ups: they share the memory limit."""
         others = (lane for index, lane in enumerate(self._lanes) if index != number)
-        warming = sum(warm_up.bytes for warm_up in self._warming)
+        warming = sum(one.steps.bytes for one in self._warming)
         return sum(lane.scheduler.reserved for lane in others) + warming
 
     def _publish(self, chunks: list[TokenChunk]) -> None:

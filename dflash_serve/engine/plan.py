@@ -126,13 +126,15 @@ class StepResult:
 
     prefill: one per prefill row; its one token is meaningful where ``last``. decode: per decode
     row the accepted drafts and the bonus token. device_time: seconds spent in MLX calls. nodes: as
-    in the plan, of what was verified.
+    in the plan, of what was verified. cold: the round took longer than the next ones of its shape,
+    since its graph was not traced yet.
     """
 
     prefill: tuple[Chosen, ...] = ()
     decode: tuple[Chosen, ...] = ()
     device_time: float = 0.0
     nodes: int = 0
+    cold: bool = False
 
 
 class RowBytes(Protocol):

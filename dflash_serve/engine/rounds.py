@@ -137,6 +137,8 @@ class Rounds:
         self._compiled = compiled
         # one trace each, so that their number is bounded: the one used last comes last
         self._graphs: OrderedDict[tuple[str, RoundShape, Sizes], _Graph] = OrderedDict()
+        self.cold = False
+        """Whether a graph ran that was not traced yet, since this was set to False."""
 
     def close(self) -> None:
         """Let the graphs go, on the thread that made them."""
@@ -336,6 +338,7 @@ class Rounds:
         if len(self._graphs) > _KEPT:
             self._graphs.popitem(last=False)
         graph.uses += 1
+        self.cold |= graph.traced is None
         if graph.traced is None and graph.uses > _TRACED_AFTER:
             graph.traced = mx.compile(graph.function)
         return graph.traced or function

@@ -158,6 +158,7 @@ class DeviceRunner:
     def run(self, plan: StepPlan, meanwhile: Callable[[], None] = _nothing) -> StepResult:
         """Make a step. ``meanwhile`` is called once, while the device computes it."""
         self._device = _Stopwatch()
+        self._rounds.cold = False
         self._pool.free(plan.closed)
         self._states.update(plan.closed, plan.opened)
         if plan.context:
@@ -178,7 +179,8 @@ class DeviceRunner:
             starts = {row.row: row.start for row in plan.prefill}
             starts |= {row.row: row.length for row in plan.decode}
             mx.async_eval(self._pool.settle(starts))  # type: ignore[no-untyped-call]
-        return StepResult(*chosen, self._device.seconds, decode.nodes if decode else 0)
+        nodes = decode.nodes if decode else 0
+        return StepResult(*chosen, self._device.seconds, nodes, self._rounds.cold)
 
     def _new_pool(self) -> CachePool:
         return _pool(self._target, self._drafters)

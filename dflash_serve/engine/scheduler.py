@@ -3,13 +3,14 @@
 Owns the waiting queue and every `Sequence`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import count
 
 from dflash_serve.engine.admission import Admission
-from dflash_serve.engine.block_policy import RoundKinds, choose_block
+from dflash_serve.engine.block_policy import Choice, RoundOutcome, RowLimit, RowOutcome
 from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.errors import RequestError
 from dflash_serve.engine.plan import (
     Chosen,
@@ -21,6 +22,7 @@ from dflash_serve.engine.plan import (
     StepPlan,
     StepResult,
 )
+from dflash_serve.engine.policies import make_policy
 from dflash_serve.engine.prefill_policy import ChunkBudget, PrefillTurns
 from dflash_serve.engine.sequence import Sequence
 from dflash_serve.engine.types import (
@@ -41,7 +43,8 @@ class Scheduler:
 
     ``_rows`` has every admitted sequence by its row's number, in the order of admission.
     ``row_bytes`` is what a row's caches take, for admission under ``config.memory_limit``, which it
-    may share: ``elsewhere`` gives what other schedulers have ``reserved`` of it.
+    may share: ``elsewhere`` gives what other schedulers have ``reserved`` of it. ``costs``: rounds
+    that were measured; without them blocks are as long as they can be.
 
     Raises:
         ValueError: one row of ``config.max_context`` tokens does not fit the memory limit.
@@ -53,13 +56,15 @@ class Scheduler:
         clock: Callable[[], float],
         row_bytes: RowBytes = _no_bytes,
         elsewhere: Callable[[], int] = lambda: 0,
+        costs: Iterable[CostPoint] = (),
     ) -> None:
         self._config = config
         self._clock = clock
         self._waiting = Admission(config, row_bytes, elsewhere)
         self._turns = PrefillTurns()
         self._chunks = ChunkBudget(config)
-        self._rounds = RoundKinds(config)
+        self._policy = make_policy(config, costs)
+        self._choice = Choice(1)  # of the step that was planned last
         self._rows: dict[int, Sequence] = {}
         self._closed: dict[int, int] = {}  # bytes of rows that ended and are not freed yet
         self._numbers = count()
@@ -116,6 +121,7 @@ class Scheduler:
         rows, self._rows = self._rows, {}
         chunks = []
         for number, sequence in rows.items():
+            self._policy.forget(number)
             if number in failed:
                 chunks.append(self._end(sequence, FinishReason.ERROR, message))
             else:
@@ -143,7 +149,12 @@ class Scheduler:
         return StepPlan(closed) if closed else None
 
     def draft_anew(
-        self, block_size: int, row_bytes: RowBytes, *, shows_context: bool = True
+        self,
+        block_size: int,
+        row_bytes: RowBytes,
+        costs: Iterable[CostPoint] = (),
+        *,
+        shows_context: bool = True,
     ) -> None:
         """Another drafter has taken over, knowing none of the tokens that rows hold.
 
@@ -156,7 +167,7 @@ class Scheduler:
         config = replace(self._config, block_size=block_size)
         self._waiting.reprice(config, row_bytes, self._rows.values())
         self._config = config
-        self._rounds = RoundKinds(config)  # what its rounds commit is another matter
+        self._policy = make_policy(config, costs)  # what its rounds commit is another matter
         for sequence in self._rows.values():
             sequence.missed_from = 0
             sequence.missed_to = sequence.held if block_size > 1 and shows_context else 0
@@ -174,22 +185,22 @@ class Scheduler:
         budget = self._chunks.tokens(len(decoding), len(self._rows), swapped)
         picked, width = self._turns.pick(self._rows.values(), budget)
         shown = bool(picked) and picked[0].missed > 0
-        decode = self._plan_decode(decoding)
+        self._choice = self._choose(decoding) if decoding else Choice(1)
         return StepPlan(
             closed,
             _opened(picked),
             tuple(_context_row(row, width) for row in picked) if shown else (),
             () if shown else tuple(_prefill_row(row, width) for row in picked),
-            decode,
-            0 if self._constrained(decode) else self._rounds.choose(decode),
+            tuple(_decode_row(row, self._choice.width) for row in decoding),
+            self._choice.nodes,
         )
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
         """Take a step's results: one chunk per row that has tokens or ends, prompts first."""
         now = self._clock()
         self._chunks.observe(now - self._planned_at, _padded_tokens(plan), len(plan.decode))
-        if not self._constrained(plan.decode):
-            self._rounds.observe(plan, result, now - self._planned_at)
+        if plan.decode:
+            self._policy.observe(self._outcome(plan, result, now - self._planned_at))
         for shown in plan.context:
             self._rows[shown.row].missed_from += len(shown.tokens)
         chunks: list[TokenChunk] = []
@@ -214,21 +225,23 @@ class Scheduler:
             sequence.row = next(self._numbers)
             self._rows[sequence.row] = sequence
 
-    def _plan_decode(self, rows: list[Sequence]) -> tuple[DecodeRow, ...]:
-        return tuple(
-            DecodeRow(
-                row.row,
-                row.held,
-                row.generated[-1],
-                choose_block(row, len(rows), self._config),
-                row.request.sampling,
-            )
-            for row in rows
-        )
+    def _choose(self, rows: list[Sequence]) -> Choice:
+        limits = [RowLimit(row.row, row.longest_block) for row in rows]
+        return self._policy.choose(limits, guided=any(row.constrained for row in rows))
 
-    def _constrained(self, decode: tuple[DecodeRow, ...]) -> bool:
-        """Whether a round's rows draft chains, whatever pays, and take longer than others."""
-        return any(self._rows[row.row].constrained for row in decode)
+    def _outcome(self, plan: StepPlan, result: StepResult, seconds: float) -> RoundOutcome:
+        """A step's round. Its time counts if nothing else ran, and no graph for the first time."""
+        alone = not (plan.prefill or plan.context or result.cold)
+        return RoundOutcome(
+            self._choice.width,
+            tuple(
+                RowOutcome(row.row, row.block, len(chosen.tokens))
+                for row, chosen in zip(plan.decode, result.decode, strict=True)
+            ),
+            seconds if alone else None,
+            result.nodes,
+            guided=any(self._rows[row.row].constrained for row in plan.decode),
+        )
 
     def _count_round(self, sequence: Sequence, row: DecodeRow, chosen: Chosen, nodes: int) -> None:
         committed = len(chosen.tokens)
@@ -292,6 +305,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         """Let a row go. The runner is told of it if a plan had it."""
+        self._policy.forget(sequence.row)
         if self._rows.pop(sequence.row, None) is not None and sequence.held:
             self._closed[sequence.row] = sequence.reserved
 
@@ -308,6 +322,16 @@ def _opened(picked: list[Sequence]) -> tuple[OpenedRow, ...]:
         OpenedRow(row.row, spec, tuple(row.generated))
         for row in picked
         if not row.held and (spec := row.spec) is not None
+    )
+
+
+def _decode_row(sequence: Sequence, width: int) -> DecodeRow:
+    return DecodeRow(
+        sequence.row,
+        sequence.held,
+        sequence.generated[-1],
+        min(width, sequence.longest_block),
+        sequence.request.sampling,
     )
 
 

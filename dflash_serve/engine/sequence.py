@@ -69,6 +69,16 @@ class Sequence:
         return self.limit - len(self.generated)
 
     @property
+    def longest_block(self) -> int:
+        """Tokens that a round can verify of it, the anchor included.
+
+        A block of b tokens commits at most b, so b > remaining would be wasted work and, at the
+        context's end, writes past the cache. Drafting needs the drafter's context of all tokens;
+        until then the block is 1.
+        """
+        return max(1, self.remaining) if self.drafts and not self.missed else 1
+
+    @property
     def group(self) -> str:
         """Sequences of one group share its turn."""
         return self.request.group or self.request.id

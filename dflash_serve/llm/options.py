@@ -18,7 +18,7 @@ class EngineKeywords(TypedDict, total=False):
     """
 
     block_size: int | Literal["auto"]
-    speculation: Literal["always", "off"]
+    speculation: Literal["auto", "always", "off"]
     cpu_weights: Literal["auto", "float32", "stored"]
     drafter_bits: Literal[0, 4, 8]
     second_drafter: str

@@ -72,7 +72,9 @@ def serve(
         str,
         typer.Option(help="Tokens verified per round: auto (as the drafter advises) or a number."),
     ] = "auto",
-    speculation: Annotated[str, typer.Option(help="always or off.")] = _D.speculation,
+    speculation: Annotated[
+        str, typer.Option(help="auto (as much as pays), always (whole blocks) or off.")
+    ] = _D.speculation,
     cpu_weights: Annotated[
         str,
         typer.Option(

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.adapters.loading import on_cpu
-from dflash_serve.engine.block_policy import CPU_VERIFY_TOKENS
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk, Usage
+from dflash_serve.engine.warm_up import measured_costs
 
 _PREFILL = 4096  # prompt tokens at a time: nobody waits for a single answer here
 
@@ -87,11 +86,12 @@ class _Answering(Generic[T]):
             max_context=min(settings.max_length, target.max_context),
             prefill_chunk=_PREFILL,
             block_size=block,
-            verify_tokens=CPU_VERIFY_TOKENS if on_cpu() else 0,
+            adaptive=True,
         )
         self._settings = settings
-        self._scheduler = Scheduler(config, time.perf_counter)
         self._runner = DeviceRunner(target, drafter, block)
+        costs = measured_costs(self._runner, config, self._runner.bytes_for)
+        self._scheduler = Scheduler(config, time.perf_counter, costs=costs)
         self._open: dict[str, _Open[T]] = {}
 
     def run(self, talks: Iterable[T]) -> Iterator[Finished[T]]:

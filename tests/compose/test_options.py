@@ -1,5 +1,7 @@
 """Options of the model: checked once, each mistake one readable line."""
 
+from typing import Any
+
 import pytest
 
 from dflash_serve.compose.options import (
@@ -20,7 +22,7 @@ from dflash_serve.compose.options import (
         ("block_size", -1),
         ("prefill_chunk", 0),
         ("memory_limit", -1),
-        ("speculation", "auto"),
+        ("speculation", "some"),
         ("cpu_weights", "float16"),
         ("target", ""),
         ("drafter", ""),
@@ -48,7 +50,29 @@ def test_what_needs_a_drafter_is_refused_without_one(asked: dict[str, object]) -
     (name,) = asked
     with pytest.raises(OptionsError, match=f"{option(name)} is .*, but --drafter is none"):
         EngineOptions(drafter="none", **asked)  # type: ignore[arg-type]
-    EngineOptions(drafter="none", tree="off")
+    with pytest.raises(OptionsError, match=f"{option(name)} is .*, but --speculation off leaves"):
+        EngineOptions(speculation="off", **asked)  # type: ignore[arg-type]
+    for nobody in ({"drafter": "none"}, {"speculation": "off"}):
+        EngineOptions(tree="off", **nobody)
+
+
+def test_blocks_without_speculation_are_refused() -> None:
+    with pytest.raises(OptionsError, match="--block-size is 8, but --speculation off leaves"):
+        EngineOptions(speculation="off", block_size=8)
+    EngineOptions(drafter="none", block_size=8)  # for a drafter that is swapped in later
+
+
+@pytest.mark.parametrize(
+    ("asked", "adaptive"),
+    [
+        ({}, True),
+        ({"block_size": 8}, False),
+        ({"speculation": "always"}, False),
+        ({"speculation": "off"}, False),
+    ],
+)
+def test_a_block_size_that_is_given_is_kept_to(asked: dict[str, Any], adaptive: bool) -> None:
+    assert EngineOptions(**asked).adaptive is adaptive
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def loading(target: Path, drafter: Path, **options: Any) -> Iterator[Loaded]:
         ({"tree": "auto"}, (0, 8, 16, 32)),
         ({"second_drafter": "x"}, (0, 8, 16, 32)),
         ({"second_drafter": "x", "tree": "9"}, (9,)),
-        ({"tree": "12", "speculation": "off"}, (0,)),
+        ({"speculation": "off"}, (0,)),
     ],
 )
 def test_kinds_of_round(target: Path, asked: dict[str, Any], kinds: tuple[int, ...]) -> None:
@@ -66,11 +66,6 @@ def test_a_second_drafter_is_loaded_and_counted(target: Path, drafter: Path, sec
     with loading(target, drafter, second_drafter=str(second)) as both:
         assert both.config.tree_nodes == (0, 8, 16, 32)
         assert both.runner.bytes_for(256) > one
-
-
-def test_without_speculation_there_is_none(second: Path) -> None:
-    options = EngineOptions(speculation="off", second_drafter=str(second))
-    assert second_directory(options, 1) is None
 
 
 def test_the_demo_has_one(target: Path) -> None:

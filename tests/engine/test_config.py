@@ -13,7 +13,6 @@ from dflash_serve.engine.config import EngineConfig
         ("prefill_chunk", 0),
         ("block_size", 0),
         ("max_queue", -1),
-        ("verify_tokens", -1),
         ("memory_limit", -1),
         ("max_stall", 0.0),
         ("max_stall", float("nan")),
@@ -25,4 +24,4 @@ def test_a_limit_out_of_bounds_is_refused_by_name_and_value(name: str, value: fl
 
 
 def test_none_means_zero_where_it_may() -> None:
-    EngineConfig(max_queue=0, verify_tokens=0, memory_limit=0)
+    EngineConfig(max_queue=0, memory_limit=0)

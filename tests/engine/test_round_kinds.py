@@ -1,34 +1,35 @@
-"""Chains or trees: whichever has committed more tokens per second."""
+"""Chains, trees or plain rounds: whichever has committed more tokens per second."""
 
 import pytest
 
-from dflash_serve.engine.block_policy import RoundKinds
-from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import Chosen, DecodeRow, PrefillRow, StepPlan, StepResult
-from dflash_serve.engine.types import SamplingParams
+from dflash_serve.engine.block_policy import Choice, RoundOutcome, RowLimit, RowOutcome
+from dflash_serve.engine.round_kinds import RoundKinds
 
-GREEDY = SamplingParams()
 KINDS = (0, 8, 16)
 
 
-def rows(count: int, block: int = 8) -> tuple[DecodeRow, ...]:
-    return tuple(DecodeRow(row, 10, 0, block, GREEDY) for row in range(count))
+def rows(count: int, block: int = 8) -> list[RowLimit]:
+    return [RowLimit(row, block) for row in range(count)]
+
+
+def outcome(choice: Choice, count: int, seconds: float | None, committed: int = 4) -> RoundOutcome:
+    ran = tuple(RowOutcome(row, choice.width, committed) for row in range(count))
+    return RoundOutcome(choice.width, ran, seconds, choice.nodes)
 
 
 def run(policy: RoundKinds, rounds: int, rates: dict[int, float], count: int = 1) -> list[int]:
     """What it chooses where a round of each kind commits 4 tokens per row at its rate."""
     chosen = []
     for _ in range(rounds):
-        kind = policy.choose(rows(count))
-        chosen.append(kind)
-        result = StepResult(decode=(Chosen((1, 2, 3, 4)),) * count, nodes=kind)
-        policy.observe(StepPlan(decode=rows(count), nodes=kind), result, 4 * count / rates[kind])
+        choice = policy.choose(rows(count))
+        chosen.append(choice.nodes)
+        policy.observe(outcome(choice, count, 4 * count / rates[choice.nodes]))
     return chosen
 
 
 @pytest.mark.parametrize("best", KINDS)
 def test_the_fastest_kind_runs(best: int) -> None:
-    policy = RoundKinds(EngineConfig(block_size=8, tree_nodes=KINDS))
+    policy = RoundKinds(8, KINDS, plain=False)
     rates = dict.fromkeys(KINDS, 100.0) | {best: 120.0}
     chosen = run(policy, 600, rates)
     assert set(chosen[:30]) == set(KINDS)
@@ -36,7 +37,7 @@ def test_the_fastest_kind_runs(best: int) -> None:
 
 
 def test_a_kind_that_becomes_faster_is_found() -> None:
-    policy = RoundKinds(EngineConfig(block_size=8, tree_nodes=KINDS))
+    policy = RoundKinds(8, KINDS, plain=False)
     run(policy, 100, {0: 100.0, 8: 50.0, 16: 60.0})
     chosen = run(policy, 4000, {0: 100.0, 8: 50.0, 16: 300.0})
     assert chosen[-100:].count(16) > 90
@@ -44,38 +45,47 @@ def test_a_kind_that_becomes_faster_is_found() -> None:
 
 def test_one_slow_round_says_nothing() -> None:
     """As of a trace, or of a busy machine."""
-    policy = RoundKinds(EngineConfig(block_size=8, tree_nodes=(0, 8)))
+    policy = RoundKinds(8, (0, 8), plain=False)
     rates = {0: 100.0, 8: 110.0}
     run(policy, 20, rates)
-    slow = StepPlan(decode=rows(1), nodes=8)
-    policy.observe(slow, StepResult(decode=(Chosen((1,)),), nodes=8), 30.0)
+    policy.observe(outcome(Choice(8, 8), 1, 30.0, committed=1))
     assert run(policy, 40, rates).count(8) > 35
 
 
 def test_numbers_of_rows_are_judged_apart() -> None:
-    policy = RoundKinds(EngineConfig(block_size=8, tree_nodes=(0, 16)))
+    policy = RoundKinds(8, (0, 16), plain=False)
     run(policy, 50, {0: 100.0, 16: 150.0}, count=1)
     run(policy, 50, {0: 100.0, 16: 50.0}, count=4)
     assert set(run(policy, 10, {0: 100.0, 16: 150.0}, count=1)) == {16}
     assert set(run(policy, 10, {0: 100.0, 16: 50.0}, count=4)) == {0}
 
 
-def test_trees_keep_to_the_tokens_that_a_round_may_verify() -> None:
-    config = EngineConfig(block_size=8, tree_nodes=(0, 16), verify_tokens=64)
-    assert set(run(RoundKinds(config), 20, {0: 1.0, 16: 100.0}, count=8)) == {0}
-
-
 def test_without_drafts_there_is_no_tree() -> None:
-    policy = RoundKinds(EngineConfig(block_size=8, tree_nodes=(16,)))
-    assert policy.choose(rows(2, block=1)) == 0
-    assert policy.choose(()) == 0
-    assert policy.choose(rows(2)) == 16
+    policy = RoundKinds(8, (16,), plain=False)
+    assert policy.choose(rows(2, block=1)) == Choice(1)
+    assert policy.choose(rows(2)) == Choice(8, 16)
 
 
-def test_steps_with_a_prompt_are_not_counted() -> None:
-    policy = RoundKinds(EngineConfig(block_size=8, tree_nodes=(0, 8)))
-    prompt = (PrefillRow(9, 0, (1,), True, GREEDY),)
+def test_rows_with_constraints_have_chains() -> None:
+    assert RoundKinds(8, (16,), plain=False).choose(rows(2), guided=True) == Choice(8)
+    policy = RoundKinds(8, (0, 16), plain=False)
+    run(policy, 50, {0: 100.0, 16: 150.0})
+    assert policy.choose(rows(1), guided=True) == Choice(8)
+
+
+def test_plain_rounds_run_where_no_draft_pays() -> None:
+    policy = RoundKinds(8, (0, 16), plain=True)
+    widths = []
+    for _ in range(600):
+        choice = policy.choose(rows(1))
+        widths.append(choice.width)
+        policy.observe(outcome(choice, 1, 1.0 if choice.width == 1 else 3.0, committed=1))
+    assert widths[60:].count(1) > 0.97 * len(widths[60:])
+
+
+def test_rounds_without_a_time_of_their_own_are_not_counted() -> None:
+    """As with a prompt beside them."""
+    policy = RoundKinds(8, (0, 8), plain=False)
     for _ in range(50):
-        plan = StepPlan(prefill=prompt, decode=rows(1), nodes=policy.choose(rows(1)))
-        policy.observe(plan, StepResult(decode=(Chosen((1,)),)), 1.0)
-    assert policy.choose(rows(1)) == 0, "nothing is known yet: the first kind is tried"
+        policy.observe(outcome(policy.choose(rows(1)), 1, None))
+    assert policy.choose(rows(1)) == Choice(8), "nothing is known yet: the first kind is tried"

@@ -111,17 +111,6 @@ def test_a_first_token_that_stops_never_decodes() -> None:
     assert made.idle
 
 
-@pytest.mark.parametrize(("rows", "block"), [(1, 4), (2, 2), (4, 1)])
-def test_rows_share_the_bound_on_verified_tokens(rows: int, block: int) -> None:
-    made = scheduler(verify_tokens=6)
-    for number in range(rows):
-        made.add(request(str(number), prompt=2))
-    step(made, {})
-    plan = made.plan()
-    assert plan is not None
-    assert [row.block for row in plan.decode] == [block] * rows
-
-
 def test_a_long_prompt_is_prefilled_in_chunks_between_rounds() -> None:
     made = scheduler()
     made.add(request("short", prompt=2))

@@ -32,7 +32,7 @@ def test_models_tell_what_is_served(engine: FakeEngine, tokenizer: ChatTokenizer
     Model.model_validate(one)
     facts = {"max_context": 512, "drafter": "fake/drafter", "block_size": 8}
     assert one.items() >= facts.items()
-    assert one["speculation"] == "always"
+    assert one["speculation"] == "auto"
 
 
 @pytest.mark.parametrize("state", EngineState)

@@ -34,7 +34,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         ["--port", "x"],
         ["--port", "99999"],
         ["--bogus", "1"],
-        ["--speculation", "auto"],
+        ["--speculation", "some"],
         ["--memory-limit", "8XB"],
         ["--block-size", "0"],
         ["--target"],

@@ -25,7 +25,7 @@ def test_the_defaults_are_valid() -> None:
         ("keep_alive", float("nan")),
         ("drain_timeout", float("inf")),
         ("max_body_bytes", 1),
-        ("speculation", "auto"),
+        ("speculation", "some"),
         ("log_level", "loud"),
         ("served_model_name", ""),
         ("api_key", ""),
