@@ -8,7 +8,7 @@ import gc
 import queue
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -35,7 +35,7 @@ from dflash_serve.engine.commands import (
 )
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.loop import EngineLoop
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams, TokenChunk
 
@@ -303,8 +303,8 @@ class Watched:
         self._inner.close()
         self._held.clear()
 
-    def run(self, plan: StepPlan) -> StepResult:
-        result = self._inner.run(plan)
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        result = self._inner.run(plan, meanwhile)
         for row in plan.closed:
             self._held.pop(row, None)
         for chunk in plan.prefill:

@@ -94,6 +94,7 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._main, name="mlx-engine", daemon=True)
         self._lanes: list[_Lane] = []
         self._warming: deque[_Warming] = deque()
+        self._ready: list[TokenChunk] = []  # committed, and not told of yet
         self._faults = Faults(clock)
         self._stats = EngineStats()
         self._times = StepTimes()
@@ -136,6 +137,7 @@ class EngineLoop:
             _log.exception("the engine failed")
             reason = f"{type(error).__name__}: {error}"
         finally:
+            self._hand_out()
             for runner in self._runners():
                 _close(runner)
             # whoever still holds this loop does not hold the weights
@@ -157,6 +159,8 @@ class EngineLoop:
         """Apply what is queued, waiting only when there is nothing to run."""
         while True:
             busy = self._warming or not all(lane.scheduler.idle for lane in self._lanes)
+            if not busy:
+                self._hand_out()
             try:
                 command = self._commands.get(block=not busy)
             except queue.Empty:
@@ -181,17 +185,22 @@ class EngineLoop:
         return []
 
     def _step(self, number: int) -> None:
-        """Make a lane's next step, if it has one."""
+        """Make a lane's next step, if it has one.
+
+        What the step before it made is handed out while the device computes this one, so that text
+        and JSON of a round cost the next one nothing.
+        """
         started = self._clock()
         lane = self._lanes[number]
         plan = lane.scheduler.plan()
         if plan is None:
+            self._hand_out()
             return
-        result = self._attempt(partial(lane.runner.run, plan))
+        result = self._attempt(partial(lane.runner.run, plan, self._hand_out))
         if result is None:
             self._publish(self._apply(Reset(plan, number)))
             return
-        self._publish(lane.scheduler.commit(plan, result))
+        self._show(lane.scheduler.commit(plan, result))
         elapsed = self._clock() - started
         self._times = StepTimes(
             self._times.device + result.device_time, self._times.total + elapsed
@@ -303,10 +312,20 @@ class EngineLoop:
         warming = sum(one.steps.bytes for one in self._warming)
         return sum(lane.scheduler.reserved for lane in others) + warming
 
-    def _publish(self, chunks: list[TokenChunk]) -> None:
-        """Show what the engine does now, and hand chunks out."""
+    def _show(self, chunks: list[TokenChunk]) -> None:
+        """Show what the engine does now; ``chunks`` are handed out next."""
         self._stats = _total([lane.scheduler.stats() for lane in self._lanes])
-        if chunks:
+        self._ready += chunks
+
+    def _publish(self, chunks: list[TokenChunk]) -> None:
+        """Show what the engine does now, and hand chunks out at once."""
+        self._show(chunks)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Tell of all chunks that are ready."""
+        if self._ready:
+            chunks, self._ready = self._ready, []
             self._tell(Emitted(chunks))
 
     def _runners(self) -> list[LaneRunner]:

@@ -3,6 +3,7 @@
 A row is known by a number that no other row of the engine's life has; its caches are its own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -145,10 +146,16 @@ class RowBytes(Protocol):
         ...
 
 
+def nothing() -> None:
+    """What the host does while a step runs, unless it has something to do."""
+
+
 class Runner(Protocol):
     """Executes plans. Lives on one thread."""
 
-    def run(self, plan: StepPlan) -> StepResult: ...
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        """Make a step. ``meanwhile`` is called once, when the device has it to compute."""
+        ...
 
     def reset(self) -> None:
         """Forget every row and free its caches, as after a step that raised; weights stay."""

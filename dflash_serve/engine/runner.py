@@ -26,6 +26,7 @@ from dflash_serve.engine.plan import (
     PrefillRow,
     StepPlan,
     StepResult,
+    nothing,
 )
 from dflash_serve.engine.rounds import (
     Drafters,
@@ -39,10 +40,6 @@ from dflash_serve.engine.row_logprobs import prompt_logprobs
 from dflash_serve.engine.row_state import RowStates
 from dflash_serve.engine.types import SamplingParams, TokenLogprob
 from dflash_serve.kernels.attention import orders_keys
-
-
-def _nothing() -> None:
-    """What a step is given to do meanwhile, unless there is something."""
 
 
 class _Stopwatch:
@@ -155,8 +152,7 @@ class DeviceRunner:
         """Let go of graphs and caches; MLX aborts the process if that is left to its exit."""
         self.reset()
 
-    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = _nothing) -> StepResult:
-        """Make a step. ``meanwhile`` is called once, while the device computes it."""
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
         self._device = _Stopwatch()
         self._rounds.cold = False
         self._pool.free(plan.closed)

@@ -1,5 +1,6 @@
 """`dflash-bench caches` on tiny targets: every figure is measured, and what is missed is seen."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ from dflash_serve.bench import caches_report
 from dflash_serve.bench.caches import CachesOptions, run_caches
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.schedules import World, load_world, row_needs, run_schedules
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 
 WORLDS = ("qwen3-wide", "mistral-wide", "qwen3_5-wide")
@@ -54,10 +55,10 @@ def test_random_schedules_take_what_their_rows_need(name: str) -> None:
 class Hoarding(DeviceRunner):
     """Frees no row before the last one."""
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
         if plan.closed and (plan.prefill or plan.decode):
             plan = replace(plan, closed=())
-        return super().run(plan)
+        return super().run(plan, meanwhile)
 
 
 class Generous(DeviceRunner):

@@ -1,9 +1,11 @@
 """The driver's books: what a round committed, what was a prompt's first token, what a stop cuts."""
 
+from collections.abc import Callable
+
 from dflash_serve.bench import figures
 from dflash_serve.bench.drive import Driver, run_all
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.types import EngineRequest, FinishReason
 from tests.engine.results import step_result
 
@@ -11,7 +13,7 @@ from tests.engine.results import step_result
 class Scripted:
     """Every prompt is answered by 1; every round commits 2, 3, 4 as far as its block goes."""
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
         return step_result(
             tuple(1 for _ in plan.prefill),
             tuple((2, 3, 4)[: row.block] for row in plan.decode),

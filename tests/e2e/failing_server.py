@@ -5,6 +5,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dflash_serve.compose.cards import block_size, model_card
@@ -14,7 +15,7 @@ from dflash_serve.compose.text import load_text
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.commands import Loaded
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.server.app import create_app
 from dflash_serve.server.build import end
@@ -32,8 +33,8 @@ _AT = 30
 class FailingRunner(DeviceRunner):
     """Raises at the end of a step: by then its caches have been written to."""
 
-    def run(self, plan: StepPlan) -> StepResult:
-        result = super().run(plan)
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        result = super().run(plan, meanwhile)
         for row in plan.decode:
             if row.length > _AT and row.sampling.seed == BROKEN:
                 raise ValueError("shapes (3, 4) and (5, 6) at 0x7f")

@@ -1,10 +1,18 @@
 """A runner without a device, which counts, checks what it is given, and fails when told to."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dflash_serve.engine.plan import Chosen, ContextRow, DecodeRow, PrefillRow, StepPlan, StepResult
+from dflash_serve.engine.plan import (
+    Chosen,
+    ContextRow,
+    DecodeRow,
+    PrefillRow,
+    StepPlan,
+    StepResult,
+    nothing,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class CountingRunner:
     def close(self) -> None:
         self.closed_on.append(threading.current_thread().name)
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
         assert not self.closed_on
         assert not self._spoilt, "a step failed, and nobody reset the runner"
         self.threads.add(threading.current_thread().name)
@@ -89,6 +97,7 @@ class CountingRunner:
             self._count(plan)
         for shown in plan.context:
             self._show(shown)
+        meanwhile()
         return StepResult(
             tuple(Chosen((self._fill(row),)) for row in plan.prefill),
             tuple(Chosen(self._decode(row)) for row in plan.decode),

@@ -26,7 +26,7 @@ from dflash_serve.engine.commands import (
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineUnavailable, QueueFull, RequestError
 from dflash_serve.engine.loop import EngineLoop
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
 from tests.engine.runners import CountingRunner, Drafter
 
@@ -423,10 +423,10 @@ def test_no_traced_graph_is_left_when_the_engine_has_stopped() -> None:
         ready.set()
 
     class Tracing(CountingRunner):
-        def run(self, plan: StepPlan) -> StepResult:
+        def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
             if not kept:
                 trace()
-            return super().run(plan)
+            return super().run(plan, meanwhile)
 
     loop = EngineLoop(tell)
     loop.start()

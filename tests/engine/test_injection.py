@@ -31,7 +31,7 @@ from dflash_serve.engine.commands import (
 )
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.loop import EngineLoop
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, SamplingParams
@@ -107,8 +107,8 @@ class Watched(DeviceRunner):
 
     most_rows = 0
 
-    def run(self, plan: StepPlan) -> StepResult:
-        result = super().run(plan)
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        result = super().run(plan, meanwhile)
         self.most_rows = max(self.most_rows, self.rows)
         return result
 

@@ -6,7 +6,8 @@ Events are read as they come; nothing sleeps.
 import contextlib
 import logging
 import queue
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -28,7 +29,7 @@ from dflash_serve.engine.commands import (
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.errors import EngineFailed
 from dflash_serve.engine.loop import EngineLoop
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
 from tests.engine.runners import CountingRunner, Drafter
 from tests.engine.test_faults import Clock
@@ -221,13 +222,66 @@ def test_a_runner_that_breaks_its_promise_ends_the_engine() -> None:
     """A result that does not fit the plan leaves the scheduler in no state to go on."""
 
     class Mute(CountingRunner):
-        def run(self, plan: StepPlan) -> StepResult:
-            result = super().run(plan)
+        def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+            result = super().run(plan, meanwhile)
             return replace(result, decode=()) if self.steps else result
 
     with serving(Mute()) as told:
         told.add("a")
         assert told.end().state is EngineState.FAILED
+
+
+@dataclass
+class Logging(CountingRunner):
+    """Logs when its steps begin and end, and what the loop that it runs in tells in between."""
+
+    log: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    stop_within: int = -1
+
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        self.log.append("begin")
+        result = super().run(plan, meanwhile)
+        self.log.append("end")
+        if self.steps == self.stop_within:
+            self.loop.put(Stop())
+        return result
+
+    def serve(self, request: EngineRequest) -> None:
+        """One request, to its end or the loop's own."""
+        ready, over = threading.Event(), threading.Event()
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Changed):
+                (ready if event.state is EngineState.READY else over).set()
+            if isinstance(event, Emitted):
+                self.log.append("told")
+                self.tokens += [token for chunk in event.chunks for token in chunk.tokens]
+                if event.chunks[-1].finish:
+                    over.set()
+
+        self.loop = EngineLoop(tell)
+        self.loop.start()
+        self.loop.put(Open(Loaded(self, CONFIG)))
+        assert ready.wait(10)
+        self.log.clear()
+        self.loop.put(Add(request))
+        assert over.wait(10)
+        self.loop.put(Stop())
+        assert self.loop.join(10)
+
+
+def test_what_a_step_made_is_told_while_the_next_one_runs() -> None:
+    runner = Logging()
+    runner.serve(EngineRequest("a", (1, 2, 3), 10))
+    # a prompt, three rounds of blocks of 4, and a step that frees the row
+    assert " ".join(runner.log) == "begin end" + 4 * " begin told end"
+
+
+def test_nothing_is_lost_when_the_engine_stops_behind_a_step() -> None:
+    runner = Logging(stop_within=2)
+    runner.serve(EngineRequest("a", (1, 2, 3), 10))
+    assert runner.tokens == [4, 5, 6, 7, 8]
 
 
 def test_a_pair_that_cannot_run_is_a_failed_start() -> None:
@@ -401,8 +455,8 @@ def test_lanes_share_one_memory_limit() -> None:
     together = []
 
     class Watched(CountingRunner):
-        def run(self, plan: StepPlan) -> StepResult:
-            result = super().run(plan)
+        def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+            result = super().run(plan, meanwhile)
             together.append(len(first.rows) + len(second.rows))
             return result
 

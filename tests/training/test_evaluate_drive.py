@@ -1,11 +1,12 @@
 """The engine's step told round by round, with a device that plays a script."""
 
+from collections.abc import Callable
 from itertools import count
 
 import pytest
 
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import StepPlan, StepResult
+from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, Usage
 from dflash_serve.training.drive import Round, drive
@@ -20,7 +21,7 @@ class Script:
     def __init__(self, *rounds: tuple[int, ...]) -> None:
         self._rounds = iter(rounds)
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
         return step_result((1,) * len(plan.prefill), tuple(next(self._rounds) for _ in plan.decode))
 
     def close(self) -> None:
