@@ -7,13 +7,14 @@ import mlx.nn as nn
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.adapters.verify_linear import use_own_products
 
 GROUP = 64
 """Weights that share a scale: MLX's own default, and what the published 4-bit drafters have."""
 
 
 def quantised(drafter: DFlashDrafter, bits: int) -> DFlashDrafter:
-    """A drafter of the same target whose products read ``bits`` per weight.
+    """A drafter of the same target whose products read ``bits`` per weight, on a CPU too.
 
     What is no matrix stays as it is, and so does a head of one output.
 
@@ -32,6 +33,8 @@ def quantised(drafter: DFlashDrafter, bits: int) -> DFlashDrafter:
     nn.quantize(model, GROUP, bits, class_predicate=lambda path, module: _is_matrix(module))
     model.eval()
     mx.eval(model)
+    if mx.default_device() == mx.Device(mx.cpu):
+        use_own_products(model)
     return drafter.with_model(model)
 
 

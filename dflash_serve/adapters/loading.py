@@ -24,9 +24,8 @@ from dflash_serve.adapters.drafter_checkpoint import (
 )
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.target_config import check_quantization, check_types
-from dflash_serve.adapters.verify_linear import use_verify_kernels
+from dflash_serve.adapters.verify_linear import use_own_products
 from dflash_serve.adapters.weights import Weights, checked_class, open_weights, report, take
-from dflash_serve.kernels import verify_qmm
 
 _MISFITS = (
     ArithmeticError,
@@ -42,11 +41,17 @@ _MISFITS = (
 """What mlx-lm's model code raises over a config or tensors that make no sense."""
 
 
-def load_target(directory: Path, cpu_weights: CpuWeights = CpuWeights.AUTO) -> TargetAdapter:
+def load_target(
+    directory: Path,
+    cpu_weights: CpuWeights = CpuWeights.AUTO,
+    *,
+    own_products: bool = True,
+) -> TargetAdapter:
     """A target in Hugging Face or mlx-lm layout, quantised or not, sharded or not.
 
     On a CPU the activations become float32, the only dtype that is fast there, and so do 16-bit
-    and quantised matrices, as ``cpu_weights`` says.
+    and quantised matrices, as ``cpu_weights`` says. Without ``own_products`` those that stay
+    quantised are multiplied by MLX's own operation, to compare with.
 
     Raises:
         AdapterError: the checkpoint is damaged, not one that can be served, or too large for what
@@ -56,8 +61,8 @@ def load_target(directory: Path, cpu_weights: CpuWeights = CpuWeights.AUTO) -> T
     what, here = f"target {directory}", on_cpu()
     _check_place(cpu_weights, what)
     report(what, take(model, weights, mx.float32 if here else None, cpu_weights, expand=here))
-    if verify_qmm.enabled():
-        use_verify_kernels(model)
+    if own_products:
+        use_own_products(model)
     target: TargetAdapter = adapter(model)
     return target
 
@@ -138,6 +143,8 @@ def load_drafter(
     what, expand = f"drafter {directory}", expand and on_cpu()
     _check_place(cpu_weights, what)
     report(what, take(drafter.model, weights, target.dtype, cpu_weights, expand=expand))
+    if on_cpu():
+        use_own_products(drafter.model)
     return drafter
 
 

@@ -1,4 +1,4 @@
-"""Quantised layers whose products of few rows run by `kernels.verify_qmm`.
+"""Quantised layers whose products run by `kernels.qmm`.
 
 Copies of MLX's layers that share their weights. Only for models of this process's own.
 """
@@ -10,38 +10,39 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from dflash_serve.adapters.row_attention import as_class
-from dflash_serve.kernels.verify_qmm import BITS, QuantisedWeight, verify_qmm
+from dflash_serve.kernels.qmm import has_own, quantised_matmul
+from dflash_serve.kernels.verify_qmm import QuantisedWeight
 
 
-class VerifyLinear(nn.QuantizedLinear):
-    """MLX's quantised layer over `verify_qmm`."""
+class OwnLinear(nn.QuantizedLinear):
+    """MLX's quantised layer over `quantised_matmul`."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        out = verify_qmm(x, _weight(self))
+        out = quantised_matmul(x, _weight(self))
         return out + self.bias if "bias" in self else out
 
 
-class VerifyEmbedding(nn.QuantizedEmbedding):
-    """MLX's quantised embedding, whose product as the head runs over `verify_qmm`."""
+class OwnEmbedding(nn.QuantizedEmbedding):
+    """MLX's quantised embedding, whose product as the head runs over `quantised_matmul`."""
 
     def as_linear(self, x: mx.array) -> mx.array:
-        return verify_qmm(x, _weight(self))
+        return quantised_matmul(x, _weight(self))
 
 
 _MADE: dict[type, type[nn.Module]] = {
-    nn.QuantizedLinear: VerifyLinear,
-    nn.QuantizedEmbedding: VerifyEmbedding,
+    nn.QuantizedLinear: OwnLinear,
+    nn.QuantizedEmbedding: OwnEmbedding,
 }
 
 
-def use_verify_kernels(model: nn.Module) -> int:
-    """Exchange the layers of ``model`` that the kernel is for; how many there were."""
+def use_own_products(model: nn.Module) -> int:
+    """Exchange the layers of ``model`` that there is a product for; how many there were."""
     exchanged = 0
 
     def exchange(module: nn.Module) -> nn.Module:
         nonlocal exchanged
         made = _MADE.get(type(module))
-        if made is None or module.mode != "affine" or module.bits not in BITS:
+        if made is None or module.mode != "affine" or not has_own(_weight(module)):
             return module
         exchanged += 1
         return as_class(module, made)

@@ -134,13 +134,14 @@ def _metal_kernel(stand_ins: StandIns) -> Callable[..., Any]:
     def metal_kernel(name: str, *_: Any, **__: Any) -> Callable[..., list[mx.array]]:
         def launch(
             *,
-            inputs: Sequence[mx.array],
+            inputs: Sequence[Any],
             output_shapes: Sequence[tuple[int, ...]],
             output_dtypes: Sequence[mx.Dtype],
             **_: Any,
         ) -> list[mx.array]:
             outputs = list(zip(output_shapes, output_dtypes, strict=True))
-            return stand_ins.node(StandIn("CustomKernel", name), outputs, inputs)
+            arrays = [one for one in inputs if isinstance(one, mx.array)]  # others are constants
+            return stand_ins.node(StandIn("CustomKernel", name), outputs, arrays)
 
         return launch
 

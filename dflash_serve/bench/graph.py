@@ -30,6 +30,7 @@ from dflash_serve.bench.roofline import PARTS, expected
 from dflash_serve.bench.shape_configs import SHAPES, Shape
 from dflash_serve.bench.simulated import expected_tokens, solve_probability
 from dflash_serve.engine.cache.pool import Caches
+from dflash_serve.engine.cache.stores import ModelStore
 
 SYNCS = 1
 """Times that the host waits for the device in a round whose masks do not depend on the draft."""
@@ -87,6 +88,7 @@ def run_graph(options: GraphOptions) -> Result:
         raise BenchError(f"no tau is published here for {options.shape}: pass --tau")
     if max(options.blocks, default=0) > trained:
         raise BenchError(f"--block-size is {max(options.blocks)}, the drafter's own is {trained}")
+    _check(shape, options)
     acceptance = solve_probability(tau, trained)
     rounds, machines = [], []
     for rows in options.rows:
@@ -96,6 +98,16 @@ def run_graph(options: GraphOptions) -> Result:
         machines += _machines(measured, acceptance)
     settings = asdict(options) | {"tau": tau, "parts": [asdict(part) for part in PARTS]}
     return Result("graph", settings, {"rounds": rounds, "machines": machines})
+
+
+def _check(shape: Shape, options: GraphOptions) -> None:
+    """Refuse layers whose GPU kernels are mlx-lm's own: it makes them where a GPU is.
+
+    Also imports the pair's classes before `gpu_form` exchanges what they might keep.
+    """
+    pair = shaped_pair(shape, options.bits, _blank)
+    if ModelStore(pair.target.cache_specs).recurs:
+        raise BenchError(f"--shape {options.shape} has recurrent layers, which cannot be counted")
 
 
 def graphs(pair: ShapedPair, kind: RoundKind, stand_ins: StandIns) -> RoundGraphs:

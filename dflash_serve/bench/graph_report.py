@@ -95,28 +95,25 @@ def _name(row: dict[str, Any]) -> str:
 
 def plot(result: Result) -> Figure:
     """What takes a round's time on some machines, plain decoding beside the widest block."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
     found: list[dict[str, Any]] = result.measured["machines"]
-    counts = list(dict.fromkeys(row["rows"] for row in found))
     widest = max((row["block"] for row in found), default=0)
+    counts = list(dict.fromkeys(row["rows"] for row in found))
+    figure = Figure(figsize=(6 * max(1, len(counts)), 5), layout="constrained")
     for axes, count in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts, strict=True):
-        chosen = [
-            row
+        bars = {
+            f"{row['part']}, {name}: {row[f'{key}_ms']:.3g} ms": row[f"{key}_shares"]
             for row in found
             if row["rows"] == count and row["block"] == widest and row["part"] in _PLOTTED
-        ]
-        bars = {
-            f"{row['part']}{suffix}": row[shares]
-            for row in chosen
-            for suffix, shares in ((" plain", "plain_shares"), (f" block {widest}", "round_shares"))
+            for name, key in (("plain", "plain"), (f"block {widest}", "round"))
         }
-        names = dict.fromkeys(name for shares in bars.values() for name in shares)
         start = [0.0] * len(bars)
-        for name in sorted(names, key=lambda one: one in (COMPUTE, LAUNCHES, HOST)):
+        for name in (*_ROLES, COMPUTE, LAUNCHES, HOST):
             share = [shares.get(name, 0.0) / sum(shares.values()) for shares in bars.values()]
             axes.barh(list(bars), share, left=start, label=name)
-            start = [a + b for a, b in zip(start, share, strict=True)]
-        axes.set(title=f"{count} rows: shares of a round's expected time", xlim=(0, 1))
+            start = [before + own for before, own in zip(start, share, strict=True)]
+        axes.set(title=f"rows: {count}, shares of a round's expected time", xlim=(0, 1))
         axes.invert_yaxis()
-        axes.legend(fontsize="x-small", loc="lower right")
+    if counts:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
     return figure

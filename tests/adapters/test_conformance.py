@@ -32,7 +32,7 @@ def directory(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def target(directory: Path) -> TargetAdapter:
-    return load_target(directory, CpuWeights.STORED)
+    return load_target(directory, CpuWeights.STORED, own_products=False)
 
 
 def slides(target: TargetAdapter) -> bool:

@@ -1,6 +1,6 @@
 """Every kind of quantisation that MLX runs here: mlx-lm's numbers, whatever the number of rows.
 
-As stored, and expanded to float32.
+As stored, by MLX's products and by this package's, and expanded to float32.
 """
 
 from pathlib import Path
@@ -52,6 +52,11 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
+def stock(directory: Path) -> TargetAdapter:
+    return load_target(directory, CpuWeights.STORED, own_products=False)
+
+
+@pytest.fixture(scope="module")
 def stored(directory: Path) -> TargetAdapter:
     return load_target(directory, CpuWeights.STORED)
 
@@ -61,27 +66,31 @@ def expanded(directory: Path) -> TargetAdapter:
     return load_target(directory, CpuWeights.FLOAT32)
 
 
-@pytest.fixture(params=["stored", "expanded"])
+FORMS = ["stock", "stored", "expanded"]
+
+
+@pytest.fixture(params=FORMS)
 def target(
-    request: pytest.FixtureRequest, stored: TargetAdapter, expanded: TargetAdapter
+    request: pytest.FixtureRequest,
+    stock: TargetAdapter,
+    stored: TargetAdapter,
+    expanded: TargetAdapter,
 ) -> TargetAdapter:
-    return stored if request.param == "stored" else expanded
+    return dict(zip(FORMS, (stock, stored, expanded), strict=True))[request.param]
 
 
-def test_logits_are_those_of_mlx_lm(directory: Path, stored: TargetAdapter) -> None:
-    theirs, rows = Upstream(directory), DenseRows(stored.cache_specs, 1)
+def test_logits_are_those_of_mlx_lm(
+    directory: Path, target: TargetAdapter, stock: TargetAdapter
+) -> None:
+    """Bit for bit by the same operations, and close to them by others."""
+    theirs, rows = Upstream(directory), DenseRows(target.cache_specs, 1)
     for tokens in (PROMPT, [3], [5, 6, 7]):
-        got = stored.logits(feed(stored, rows, [tokens]).hidden)
+        got = target.logits(feed(target, rows, [tokens]).hidden)
         assert got.dtype == mx.float32
-        assert mx.array_equal(got, theirs.logits(tokens)).item()
-
-
-def test_expanded_logits_are_close_to_them(directory: Path, expanded: TargetAdapter) -> None:
-    theirs, rows = Upstream(directory), DenseRows(expanded.cache_specs, 1)
-    for tokens in (PROMPT, [3], [5, 6, 7]):
-        got = expanded.logits(feed(expanded, rows, [tokens]).hidden)
-        assert got.dtype == mx.float32
-        assert mx.allclose(got, theirs.logits(tokens), rtol=0, atol=2e-4).item()
+        want = theirs.logits(tokens)
+        if target is stock:
+            assert mx.array_equal(got, want).item()
+        assert mx.allclose(got, want, rtol=0, atol=2e-4).item()
 
 
 def test_only_what_is_expanded_lacks_scales(stored: Any, expanded: Any) -> None:

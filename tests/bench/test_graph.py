@@ -117,6 +117,12 @@ def test_no_round_copies_a_cache() -> None:
         assert not any(cost.copies for cost in spent)
 
 
+def test_one_row_copies_nothing_to_bring_it_into_order() -> None:
+    for block in (1, 16):
+        _, found = walked(1, block)
+        assert total(found.costs(VOCAB)).copies == 0
+
+
 def test_nothing_of_an_8b_model_is_evaluated() -> None:
     mx.reset_peak_memory()
     before = mx.get_active_memory()
@@ -182,6 +188,7 @@ def test_the_command_writes_what_it_shows(
         (["--block-size", "32"], "--block-size is 32"),
         (["--tau", "17"], "--tau is 17"),
         (["--shape", "llama-3.1-8b"], "--tau"),
+        (["--shape", "qwen3.5-9b", "--tau", "5"], "recurrent"),
     ],
 )
 def test_bad_input_is_one_line(

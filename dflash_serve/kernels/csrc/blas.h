@@ -8,6 +8,7 @@
 #include "row_jobs.h"
 
 #include "dflash_cpu.h"
+#include "qmm.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline, unused))
@@ -60,6 +61,8 @@ typedef struct {
     void (*rotate_rows)(const rotary_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*argmax_rows)(const argmax_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*attend)(const dflash_attention *job, const attend_row *row, int kv, int from, int count);
+    void (*unpack_rows)(const dflash_quantised *w, ptrdiff_t row, int count, float *out,
+                        ptrdiff_t ldo);
 } blas_isa;
 
 extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
@@ -67,7 +70,7 @@ extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
 const blas_isa *isa_in_use(void);
 int threads_in_use(void);
 
-typedef enum { SCRATCH_MATMUL, SCRATCH_PACKED, SCRATCH_ATTENTION, SCRATCH_USES } scratch_use;
+typedef enum { SCRATCH_MATMUL, SCRATCH_PACKED, SCRATCH_ATTENTION, SCRATCH_PANEL, SCRATCH_USES } scratch_use;
 
 /* A 64-byte aligned buffer of this thread, valid until its next call for the same use. */
 float *scratch_for(scratch_use use, size_t count);

@@ -4,6 +4,7 @@
 #define DFLASH_CPU_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -83,6 +84,21 @@ void dflash_attend(const dflash_attention *job);
 /* Writes alone. `path` [rows, levels] or NULL: the columns that are written, one behind the other;
  * without it the first `length` ones. */
 void dflash_write(const dflash_attention *job, const int *path);
+
+enum { DFLASH_FLOAT32, DFLASH_FLOAT16, DFLASH_BFLOAT16 };
+
+/* A matrix [N, K] in MLX's affine form: numbers of 4 or 8 bits in words [N, K * bits / 32], each
+ * standing for number * scale + bias of its group. `scales` and `biases` [N, K / group] are of
+ * `type`; `group` is a multiple of 16. */
+typedef struct {
+    const uint32_t *words;
+    const void *scales, *biases;
+    int type, bits, group, N, K;
+} dflash_quantised;
+
+/* out [rows, N] = x [rows, K] times the transposed matrix: the bits of the product with its
+ * float32 form. */
+void dflash_quantised_product(const dflash_quantised *w, const float *x, int rows, float *out);
 
 #ifdef __cplusplus
 }

@@ -64,8 +64,15 @@ ISA_FN INLINE void vec_transpose(vec *x) {
     }
 }
 
+#define VEC_FROM_BYTES
+ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int part) {
+    __m128i half = part ? _mm_unpackhi_epi64((__m128i)x, (__m128i)x) : (__m128i)x;
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(half));
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "qmm.inc.h"
 #include "tall.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
@@ -88,5 +95,6 @@ const blas_isa isa_avx2 = {
     .norm_rows = norm_rows,
     .rotate_rows = rotate_rows,
     .argmax_rows = argmax_rows,
+    .unpack_rows = unpack_rows,
 };
 #endif

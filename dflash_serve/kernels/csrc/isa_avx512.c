@@ -72,8 +72,16 @@ ISA_FN INLINE void vec_transpose(vec *x) {
     }
 }
 
+/* The part is the whole vector. */
+#define VEC_FROM_BYTES
+ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int part) {
+    (void)part;
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32((__m128i)x));
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "qmm.inc.h"
 #include "tall.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
@@ -97,5 +105,6 @@ const blas_isa isa_avx512 = {
     .norm_rows = norm_rows,
     .rotate_rows = rotate_rows,
     .argmax_rows = argmax_rows,
+    .unpack_rows = unpack_rows,
 };
 #endif

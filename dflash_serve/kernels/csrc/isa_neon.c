@@ -53,6 +53,7 @@ ISA_FN INLINE void vec_transpose(vec *x) {
 
 #include "dot.inc.h"
 #include "seq.inc.h"
+#include "qmm.inc.h"
 #include "tall.inc.h"
 #include "exp.inc.h"
 #include "elementwise.inc.h"
@@ -72,5 +73,6 @@ const blas_isa isa_neon = {
     .norm_rows = norm_rows,
     .rotate_rows = rotate_rows,
     .argmax_rows = argmax_rows,
+    .unpack_rows = unpack_rows,
 };
 #endif

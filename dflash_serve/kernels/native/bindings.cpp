@@ -6,6 +6,7 @@
 #include "attention.h"
 #include "elementwise.h"
 #include "mlx/version.h"
+#include "qmm.h"
 #include "rows.h"
 
 namespace nb = nanobind;
@@ -26,6 +27,10 @@ NB_MODULE(_native, m) {
   m.def("rotary", &dflash::rotary, nb::arg("x"), nb::arg("cos"), nb::arg("sin"),
         nb::arg("norm").none());
   m.def("argmax", &dflash::argmax, nb::arg("x"));
+  nb::class_<dflash::QuantisedMatrix>(m, "QuantisedMatrix")
+      .def(nb::init<mx::array, mx::array, mx::array, int, int>(), nb::arg("words"),
+           nb::arg("scales"), nb::arg("biases"), nb::arg("group"), nb::arg("bits"));
+  m.def("quantised_product", &dflash::quantised_product, nb::arg("x"), nb::arg("matrix"));
   nb::class_<RowRule>(m, "RowRule")
       .def(nb::init<float, bool, int, int, int, bool>(), nb::kw_only(), nb::arg("scale"),
            nb::arg("causal"), nb::arg("window"), nb::arg("ring"), nb::arg("spare"),
