@@ -255,22 +255,24 @@ class DFlashDrafter:
         Those of the slots after the anchor's, or with a shift the anchor's own and those before
         the last.
         """
-        empty = mx.full((anchors.shape[0], self.inputs(width) - 1), -1, dtype=mx.int32)
-        x = self._through(mx.concatenate([anchors[:, None], empty], axis=1), caches)
+        slots = mx.arange(self.inputs(width), dtype=mx.int32)
+        tokens = mx.where(slots == 0, anchors[:, None], self.config.mask_token_id)
+        x = self._through(tokens, caches)
         return self.model.norm(x[:, 1 - self.config.shift :])
 
     def fill(self, blocks: mx.array, caches: Sequence[AttentionCache]) -> tuple[mx.array, mx.array]:
         """As `FillingDrafter`, of which a DFlash v1 network is one if it was trained as one."""
         rows, count, width = blocks.shape
-        x = self._through(blocks.reshape(rows, -1), caches).reshape(rows * count, width, -1)
+        tokens = mx.where(blocks < 0, self.config.mask_token_id, blocks).reshape(rows, -1)
+        x = self._through(tokens, caches).reshape(rows * count, width, -1)
         draft = self.read(self.model.norm(x[:, 1:]), blocks[..., 0].reshape(-1))
         given = blocks[..., 1:]
-        tokens, scores = draft.chain(), mx.log(draft.confidences())
-        return mx.where(given < 0, tokens.reshape(given.shape), given), scores.reshape(given.shape)
+        chosen, scores = draft.chain(), mx.log(draft.confidences())
+        return mx.where(given < 0, chosen.reshape(given.shape), given), scores.reshape(given.shape)
 
     def _through(self, tokens: mx.array, caches: Sequence[AttentionCache]) -> mx.array:
-        """Block tokens [R, q], -1 for a mask -> rows [R, q, H] before the final norm."""
-        x = self.embed_block(mx.where(tokens < 0, self.config.mask_token_id, tokens))
+        """Block tokens [R, q] -> rows [R, q, H] before the final norm."""
+        x = self.embed_block(tokens)
         for layer, causal, cache in zip(
             self.model.layers, self.config.layer_causal, caches, strict=True
         ):
