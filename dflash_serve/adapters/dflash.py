@@ -13,7 +13,11 @@ import mlx.nn as nn
 from dflash_serve.adapters.base import AttentionCache, Draft, TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.dflash_config import DFlashConfig
+from dflash_serve.adapters.own_operations import Norm
 from dflash_serve.adapters.rotary import Rotary
+from dflash_serve.kernels.argmax import argmax
+from dflash_serve.kernels.gated_units import swiglu
+from dflash_serve.kernels.rotation import HeadNorm
 
 
 class DraftAttention(nn.Module):
@@ -34,18 +38,19 @@ class DraftAttention(nn.Module):
         self._rotary = rotary
 
     def _split(self, x: mx.array, heads: int) -> mx.array:
-        return x.reshape(*x.shape[:2], heads, self.head_dim)  # [R, q, heads, hd]
+        split = x.reshape(*x.shape[:2], heads, self.head_dim)  # [R, q, heads, hd]
+        return split.transpose(0, 2, 1, 3)
 
     def queries(self, x: mx.array, offset: mx.array) -> mx.array:
         """[R, q, H] normed block rows -> [R, heads, q, hd], rotated from each row's offset."""
-        q = self.q_norm(self._split(self.q_proj(x), self.heads)).transpose(0, 2, 1, 3)
-        return self._rotary(q, offset=offset)
+        norm = HeadNorm(self.q_norm.weight, self.q_norm.eps)
+        return self._rotary(self._split(self.q_proj(x), self.heads), offset, norm)
 
     def keys_values(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array]:
         """[R, q, H] context features or normed block rows -> keys, values [R, kv, q, hd]."""
-        k = self.k_norm(self._split(self.k_proj(x), self.kv_heads)).transpose(0, 2, 1, 3)
-        v = self._split(self.v_proj(x), self.kv_heads).transpose(0, 2, 1, 3)
-        return self._rotary(k, offset=offset), v
+        norm = HeadNorm(self.k_norm.weight, self.k_norm.eps)
+        keys = self._rotary(self._split(self.k_proj(x), self.kv_heads), offset, norm)
+        return keys, self._split(self.v_proj(x), self.kv_heads)
 
     def output(self, attended: mx.array) -> mx.array:
         """What block rows saw [R, heads, q, hd] -> [R, q, H]."""
@@ -64,7 +69,7 @@ class DraftMLP(nn.Module):
         self.down_proj = nn.Linear(inner, hidden, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 Attend = Callable[[DraftAttention, mx.array], mx.array]
@@ -78,8 +83,8 @@ class DraftLayer(nn.Module):
         super().__init__()
         self.self_attn = DraftAttention(config, rotary)
         self.mlp = DraftMLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = Norm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = Norm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(self, x: mx.array, attend: Attend) -> mx.array:
         x = x + attend(self.self_attn, self.input_layernorm(x))
@@ -111,8 +116,8 @@ class DFlashModel(nn.Module):
         self.fc = nn.Linear(
             len(config.target_layer_ids) * config.hidden_size, config.hidden_size, bias=False
         )
-        self.hidden_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.hidden_norm = Norm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = Norm(config.hidden_size, eps=config.rms_norm_eps)
         rotary = Rotary(
             config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings
         )
@@ -141,7 +146,7 @@ class SlotDraft:
         self._best: tuple[mx.array, mx.array] | None = None
 
     def chain(self) -> mx.array:
-        return as_target(mx.argmax(self._logits, axis=-1), self._target_ids)
+        return as_target(argmax(self._logits), self._target_ids)
 
     def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
         count = min(count, self._logits.shape[-1])
@@ -250,22 +255,24 @@ class DFlashDrafter:
         Those of the slots after the anchor's, or with a shift the anchor's own and those before
         the last.
         """
-        empty = mx.full((anchors.shape[0], self.inputs(width) - 1), -1, dtype=mx.int32)
-        x = self._through(mx.concatenate([anchors[:, None], empty], axis=1), caches)
+        slots = mx.arange(self.inputs(width), dtype=mx.int32)
+        tokens = mx.where(slots == 0, anchors[:, None], self.config.mask_token_id)
+        x = self._through(tokens, caches)
         return self.model.norm(x[:, 1 - self.config.shift :])
 
     def fill(self, blocks: mx.array, caches: Sequence[AttentionCache]) -> tuple[mx.array, mx.array]:
         """As `FillingDrafter`, of which a DFlash v1 network is one if it was trained as one."""
         rows, count, width = blocks.shape
-        x = self._through(blocks.reshape(rows, -1), caches).reshape(rows * count, width, -1)
+        tokens = mx.where(blocks < 0, self.config.mask_token_id, blocks).reshape(rows, -1)
+        x = self._through(tokens, caches).reshape(rows * count, width, -1)
         draft = self.read(self.model.norm(x[:, 1:]), blocks[..., 0].reshape(-1))
         given = blocks[..., 1:]
-        tokens, scores = draft.chain(), mx.log(draft.confidences())
-        return mx.where(given < 0, tokens.reshape(given.shape), given), scores.reshape(given.shape)
+        chosen, scores = draft.chain(), mx.log(draft.confidences())
+        return mx.where(given < 0, chosen.reshape(given.shape), given), scores.reshape(given.shape)
 
     def _through(self, tokens: mx.array, caches: Sequence[AttentionCache]) -> mx.array:
-        """Block tokens [R, q], -1 for a mask -> rows [R, q, H] before the final norm."""
-        x = self.embed_block(mx.where(tokens < 0, self.config.mask_token_id, tokens))
+        """Block tokens [R, q] -> rows [R, q, H] before the final norm."""
+        x = self.embed_block(tokens)
         for layer, causal, cache in zip(
             self.model.layers, self.config.layer_causal, caches, strict=True
         ):

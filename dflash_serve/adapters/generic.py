@@ -17,6 +17,7 @@ from mlx_lm.utils import MODEL_REMAPPING
 from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.layered import LayeredTarget
+from dflash_serve.adapters.own_operations import use_own_operations
 from dflash_serve.adapters.rotary import AnyRotary, Rotary
 from dflash_serve.adapters.row_attention import attending_rows, attends
 from dflash_serve.adapters.trunk import Seat, Trunk
@@ -79,6 +80,7 @@ class GenericTarget(LayeredTarget):
     def __init__(self, model: nn.Module) -> None:
         config = self.arguments.config
         self._kind = config["model_type"]
+        use_own_operations(model)  # before the trunk, which keeps layers of its own
         self._trunk = self._made_trunk(model)
         windows = self._windows(model)
         probes = [_Probe() for _ in windows]

@@ -4,6 +4,7 @@ Knows nothing of drafters or of how caches are kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec
+from dflash_serve.adapters.own_operations import use_own_operations
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import attending_rows
 
@@ -26,7 +28,11 @@ class LayeredTarget:
     model_classes: tuple[type, type]
     """Model and arguments classes for mlx-lm's loader."""
 
+    faster_classes: Mapping[type, type[nn.Module]] = MappingProxyType({})
+    """Classes of the family's modules that have a faster form here, as in `use_own_operations`."""
+
     def __init__(self, text: Any, cache_specs: Sequence[LayerSpec]) -> None:
+        use_own_operations(text, self.faster_classes)
         self._text = text
         self._specs = tuple(cache_specs)
 

@@ -12,6 +12,8 @@ import mlx.nn as nn
 from mlx_lm.models.rope_utils import initialize_rope
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.kernels.rms_norm import rms_norm
+from dflash_serve.kernels.rotation import HeadNorm, rotate
 
 _TYPES = ("default", "linear", "llama3", "mrope", "proportional", "yarn")
 """Those of mlx-lm that take an offset per row, and that were tried."""
@@ -49,17 +51,16 @@ class Rotary(nn.Module):
         self._shared = isinstance(self._rope, nn.RoPE) and self._rope.scale == 1.0
         self._last: tuple[mx.array, int, mx.array, mx.array] | None = None
 
-    def __call__(self, x: mx.array, offset: mx.array) -> mx.array:
-        """Rotate [R, heads, q, head_dim] from each row's offset [R] or at positions [R, q]."""
-        if not self._shared or mx.default_device() != mx.Device(mx.cpu):
-            return rotated(self._rope, x, offset)
-        cos, sin = self._tables(offset, x.shape[2])
-        left, right = x[..., : self._half], x[..., self._half : 2 * self._half]
-        cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
-        parts = [left * cos - right * sin, left * sin + right * cos]
-        if x.shape[-1] > 2 * self._half:
-            parts.append(x[..., 2 * self._half :])
-        return mx.concatenate(parts, axis=-1)
+    def __call__(self, x: mx.array, offset: mx.array, norm: HeadNorm | None = None) -> mx.array:
+        """Rotate [R, heads, q, head_dim] from each row's offset [R] or at positions [R, q].
+
+        With a ``norm``, heads are normalised first.
+        """
+        if self._shared and mx.default_device() == mx.Device(mx.cpu):
+            return rotate(x, *self._tables(offset, x.shape[2]), norm)
+        if norm is not None:  # as projections leave it in memory: GPUs copy another order
+            x = rms_norm(x.swapaxes(1, 2), norm.weight, norm.eps).swapaxes(1, 2)
+        return rotated(self._rope, x, offset)
 
     def _tables(self, offset: mx.array, width: int) -> tuple[mx.array, mx.array]:
         """Cosines and sines [R, 1, q, dims / 2] of the last offsets or positions, by identity.

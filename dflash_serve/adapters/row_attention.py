@@ -7,7 +7,7 @@ code is used unchanged, and neither mlx-lm's modules nor their instances are mod
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -47,18 +47,25 @@ def over_rows(attention: type[nn.Module]) -> type[nn.Module]:
     Raises:
         TypeError: the class does not call what is replaced, as after a change in mlx-lm.
     """
-    call = attention.__call__
     if not attends(attention):
         raise TypeError(f"{attention.__module__}.{attention.__name__} does not call {_NAME}")
-    redirected = FunctionType(
+    return redirected(
+        attention, {_NAME: _over_cache(f"{attention.__module__}.{attention.__name__}")}
+    )
+
+
+def redirected(kind: type[nn.Module], names: Mapping[str, Any]) -> type[nn.Module]:
+    """A subclass of a mlx-lm class that runs its code, in which some global names mean others."""
+    call = kind.__call__
+    made = FunctionType(
         call.__code__,
-        call.__globals__ | {_NAME: _over_cache(f"{attention.__module__}.{attention.__name__}")},
+        {**call.__globals__, **names},
         call.__name__,
         call.__defaults__,
         call.__closure__,
     )
-    redirected.__kwdefaults__ = call.__kwdefaults__
-    return type(f"Row{attention.__name__}", (attention,), {"__call__": redirected})
+    made.__kwdefaults__ = call.__kwdefaults__
+    return type(f"Row{kind.__name__}", (kind,), {"__call__": made})
 
 
 def _over_cache(name: str) -> Callable[..., mx.array]:

@@ -392,7 +392,7 @@ def http(
 def graph(
     *,
     shape: Annotated[
-        str, typer.Option(help="A published pair: qwen3-8b, llama-3.1-8b or another.")
+        str, typer.Option(help="A published pair: qwen3-8b, llama-3.1-8b or gemma-3-12b.")
     ] = "qwen3-8b",
     rows: Annotated[str, typer.Option(help="Rows that decode together, like 1,8.")] = "1,8",
     block_size: Annotated[str, typer.Option(help="Blocks beside plain decoding.")] = "4,8,16",
@@ -402,6 +402,7 @@ def graph(
     tau: Annotated[
         float | None, typer.Option(help="Tokens per round of the drafter's own block.")
     ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed turns of the host's part.")] = 15,
     out: Out = None,
     save: Save = False,
 ) -> int:
@@ -417,6 +418,7 @@ def graph(
         context=context,
         bits=Bits(bits, drafter_bits),
         tau=tau,
+        repeats=repeats,
     )
     return _finish(run_graph(options), graph_report, out, save)
 

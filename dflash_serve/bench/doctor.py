@@ -37,6 +37,9 @@ def doctor(
     random_target: Annotated[
         str | None, typer.Option(help="Random weights: qwen3-100m, qwen3-tiny or a config.json.")
     ] = None,
+    cpu_weights: Annotated[
+        str, typer.Option(help="As dflash-serve takes it: auto, float32 or stored.")
+    ] = "auto",
     prompts: Annotated[int, typer.Option(min=1, help="For the divergence check.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
@@ -50,7 +53,7 @@ def doctor(
     machine = examine_machine()
     if not as_json:
         _show_machine(machine)
-    choice = PairChoice(target, drafter, random_target)
+    choice = PairChoice(target, drafter, random_target, cpu_weights=cpu_weights)
     pair = examine_pair(load_pair(choice), choice, prompts)
     if as_json:
         print(json.dumps(machine | {"pair": pair}, indent=1))

@@ -2,13 +2,16 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from dflash_serve import provenance
 from dflash_serve.adapters.exactness import exact_path
+from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.bench import figures, report
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.drive import run_all
@@ -75,7 +78,7 @@ def examine_pair(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]
         "vocab_size": pair.target.vocab_size,
         "hidden_size": pair.target.hidden_size,
         "cache_bytes_at_4096": DeviceRunner(pair.target, drafter, 1).bytes_for(4096),
-        "target_bytes": pair.target_parameters * pair.target.dtype.size,
+        **weights(pair),
     }
     if drafter is None:
         return found
@@ -90,6 +93,28 @@ def examine_pair(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]
         "round_costs": costs,
         "divergence": divergence(pair, choice, prompts),
     }
+
+
+def weights(pair: Pair) -> dict[str, Any]:
+    """What the target's weights are in memory, and their bytes there and on disk."""
+    target = pair.target
+    assert isinstance(target, LayeredTarget)
+    sizes: Counter[str] = Counter()
+    for name, value in tree_flatten(target.parameters()):
+        form = str(value.dtype).removeprefix("mlx.core.")
+        sizes["quantised" if value.dtype == mx.uint32 or _scales(name) else form] += value.nbytes
+    found: dict[str, Any] = {
+        "target_weights": ", ".join(f"{form} {size / 1e6:.1f} MB" for form, size in sizes.items()),
+        "target_bytes_in_memory": sizes.total(),
+    }
+    if pair.directory is not None:
+        files = pair.directory.glob("*.safetensors")
+        found["target_bytes_on_disk"] = sum(file.stat().st_size for file in files)
+    return found
+
+
+def _scales(name: str) -> bool:
+    return name.endswith((".scales", ".biases"))
 
 
 def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:

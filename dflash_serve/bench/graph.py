@@ -7,7 +7,7 @@ never evaluated. Writes no file.
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -70,7 +70,7 @@ class RoundGraphs:
 
 
 def run_graph(options: GraphOptions) -> Result:
-    """Every kind of round, and every machine's expected times.
+    """Every kind of round, and every machine's expected times of the greedy ones.
 
     Raises:
         BenchError: the shape or its tau is not known, or an operation of its graph.
@@ -94,8 +94,10 @@ def run_graph(options: GraphOptions) -> Result:
     for rows in options.rows:
         kinds = [RoundKind(rows, block, options.context) for block in (1, *options.blocks)]
         measured = [_measure(shape, kind, options) for kind in kinds]
-        rounds += [row for row, _ in measured]
         machines += _machines(measured, acceptance)
+        sampled = [replace(kind, sampled=True) for kind in (kinds[0], kinds[-1])]
+        measured += [_measure(shape, kind, options) for kind in sampled]
+        rounds += [row for row, _ in measured]
     settings = asdict(options) | {"tau": tau, "parts": [asdict(part) for part in PARTS]}
     return Result("graph", settings, {"rounds": rounds, "machines": machines})
 

@@ -31,7 +31,7 @@ def tables(result: Result) -> list[Table]:
         table(
             "GB read and written", ("rows, block", "all", *_ROLES), [_bytes(row) for row in rounds]
         ),
-        _kernels(rounds),
+        _kernels([row for row in rounds if not row["sampled"]]),
         _machines(result),
     ]
 

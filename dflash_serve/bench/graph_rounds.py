@@ -23,10 +23,13 @@ from dflash_serve.engine.cache.attention import AttentionStore, bucket
 from dflash_serve.engine.cache.pool import DRAFTER, TARGET, Caches
 from dflash_serve.engine.cache.state import StateStore
 from dflash_serve.engine.cache.stores import ModelStore, Row
+from dflash_serve.engine.choice import ChoiceRow, RowGroup, group_rows
 from dflash_serve.engine.rounds import RoundRows, Rounds, RoundShape
+from dflash_serve.engine.types import SamplingParams
 
 Leaf = Callable[[str, Sequence[int], mx.Dtype], mx.array]
 """(role, shape, dtype) -> an array without memory."""
+_SAMPLED = SamplingParams(temperature=0.7, top_p=0.8, top_k=20)
 WEIGHTS, DRAFTER_WEIGHTS, CACHES = "weights", "drafter weights", "caches"
 
 
@@ -43,16 +46,19 @@ class ShapedPair:
 class RoundKind:
     """A round to look at: ``block`` 1 is plain decoding without a drafter.
 
-    ``context``: tokens that each row holds before it.
+    ``context``: tokens that each row holds before it. ``sampled``: as chat clients ask by default,
+    with a temperature, top-p and top-k; greedy otherwise.
     """
 
     rows: int
     block: int
     context: int
+    sampled: bool = False
 
     @property
     def name(self) -> str:
-        return "plain" if self.block == 1 else f"block {self.block}"
+        name = "plain" if self.block == 1 else f"block {self.block}"
+        return f"{name} sampled" if self.sampled else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +136,11 @@ class RoundBuilder:
         """What the runner evaluates: the verdict and the rows' arrays."""
         drafting = kind.block > 1
         capacities = (bucket(kind.context + kind.block),) * kind.rows
-        shape = RoundShape(kind.block, capacities, drafting)
+        groups = _groups(kind)
+        kinds = tuple(group.kind for group in groups)
+        shape = RoundShape(kind.block, capacities, drafting, kinds=kinds)
         rounds = self._drafting if drafting else self._plain
-        verdict, after = rounds.run(shape, rows, (), caches)
+        verdict, after = rounds.run(shape, rows, groups, caches)
         return verdict.packed, after
 
     def settle(self, kind: RoundKind, caches: Caches) -> list[mx.array]:
@@ -153,6 +161,11 @@ class RoundBuilder:
             ]
             for name, rows in caches.items()
         }
+
+
+def _groups(kind: RoundKind) -> tuple[RowGroup, ...]:
+    sampling = _SAMPLED if kind.sampled else SamplingParams()
+    return group_rows([ChoiceRow(sampling, kind.context + 1)] * kind.rows, kind.block)
 
 
 def _store(spec: LayerSpec) -> AttentionStore | StateStore:

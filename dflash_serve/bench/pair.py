@@ -44,7 +44,7 @@ class PairChoice:
 
     ``drafter``: ``auto``, ``none``, ``random``, a directory or a hub id. ``draft_layers`` 0 scales
     the published shape. ``block_size`` is the trained block of a random drafter, ``vocab`` another
-    vocabulary of a random target; 0 is its own.
+    vocabulary of a random target; 0 is its own. ``cpu_weights``: of stored ones.
     """
 
     target: str | None = None
@@ -54,6 +54,7 @@ class PairChoice:
     block_size: int = 16
     seed: int = 0
     vocab: int = 0
+    cpu_weights: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +124,17 @@ def target_directory(target: str | None) -> Path:
 
 def _stored_pair(choice: PairChoice) -> Pair:
     names = EngineOptions(
-        target=choice.target, drafter="none" if choice.drafter == RANDOM else choice.drafter
+        target=choice.target,
+        drafter="none" if choice.drafter == RANDOM else choice.drafter,
+        cpu_weights=choice.cpu_weights,
     )
     directory, drafter_directory = checkpoints(names)
-    target, drafter = load_stored(directory, drafter_directory)
+    target, drafter = load_stored(directory, drafter_directory, names.cpu_weights)
     parameters = 0
     if drafter_directory is not None:
         parameters = stored_parameters(drafter_directory)
     elif choice.drafter == RANDOM:
-        drafter, model = _random_drafter(text_config(read_config(directory)), choice, target)
+        drafter, model = random_drafter(text_config(read_config(directory)), choice, target)
         parameters = _parameters(model)
     name = DEMO_NAME if choice.target is None else directory.name
     return Pair(name, target, drafter, directory, stored_parameters(directory), parameters)
@@ -141,11 +144,11 @@ def _random_pair(choice: PairChoice) -> Pair:
     name = str(choice.random_target)
     shape = find_random_target(name, choice.vocab)
     target = shape.load(choice.seed)
-    drafter, draft_model = _random_drafter(shape.config, choice, target)
+    drafter, draft_model = random_drafter(shape.config, choice, target)
     return Pair(name, target, drafter, None, _parameters(target), _parameters(draft_model))
 
 
-def _random_drafter(
+def random_drafter(
     config: dict[str, Any], choice: PairChoice, target: TargetAdapter
 ) -> tuple[DraftAdapter, DFlashModel]:
     """Random weights in the published shape: the target's widths, a scaled number of layers.

@@ -1,10 +1,12 @@
 """Targets with random weights, by name or by the shape in a config.json."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.layered import LayeredTarget
@@ -166,6 +168,12 @@ class RandomTarget:
         mx.eval(target.parameters())
         return target
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers its weights are; none is computed."""
+        leaves = tree_flatten(make_target(self.config).parameters())
+        return sum(value.size for _, value in leaves)
+
 
 RANDOM_TARGETS: dict[str, RandomTarget] = {
     "qwen3-22m": RandomTarget(_22M),
@@ -194,6 +202,31 @@ def find_random_target(name: str, vocab: int = 0) -> RandomTarget:
     found = RANDOM_TARGETS.get(name) or RandomTarget(_shape(name))
     changes = {"vocab_size": vocab} if vocab else {}
     return RandomTarget(found.config | changes, found.factor)
+
+
+def write_quantised(directory: Path, shape: RandomTarget, bits: int, group: int, seed: int) -> int:
+    """A checkpoint of a random target with its matrices in MLX's affine form; its bytes.
+
+    Raises:
+        BenchError: MLX has no such form, or its groups do not divide the rows of a matrix.
+    """
+    weights: dict[str, mx.array] = {}
+    for name, value in tree_flatten(shape.load(seed).parameters()):
+        if value.ndim != 2:
+            weights[name] = value
+            continue
+        try:
+            parts = mx.quantize(value, group, bits)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise BenchError(f"{name} in {bits} bits by groups of {group}: {reason}") from error
+        path = name.removesuffix(".weight")
+        names = (f"{path}.{part}" for part in ("weight", "scales", "biases"))
+        weights |= dict(zip(names, parts, strict=True))
+    mx.save_safetensors(str(directory / "model.safetensors"), weights, {"format": "mlx"})
+    config = shape.config | {"quantization": {"group_size": group, "bits": bits}}
+    (directory / "config.json").write_text(json.dumps(config))
+    return sum(value.nbytes for value in weights.values())
 
 
 def _shape(name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.compose.cards import block_size
+from dflash_serve.compose.cost_file import cost_file
 from dflash_serve.compose.drafter_test import DrafterBits, check_quantised
 from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.compose.trees import load_second, tree_kinds
@@ -19,6 +20,7 @@ from dflash_serve.engine.admission import context_under
 from dflash_serve.engine.commands import LaneRunner, Loaded, NewDrafter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.warm_up import CostStore
 from dflash_serve.kernels import cpu_blas, verify_qmm
 from dflash_serve.kernels.dispatch import hand_written
 
@@ -67,7 +69,8 @@ def load(options: EngineOptions, target_path: Path, drafter_path: Path | None) -
     )
     context = _context(options, target.max_context, config.round_tokens, runner)
     _report_matmul()
-    return Loaded(runner, replace(config, max_context=context))
+    costs = cost_file(options, target_path, drafter_path, block)
+    return Loaded(runner, replace(config, max_context=context), costs)
 
 
 def new_drafter(
@@ -75,14 +78,17 @@ def new_drafter(
     path: Path | None,
     block_size: int,
     wanted: DrafterBits | CpuWeights = CpuWeights.AUTO,
+    costs: CostStore | None = None,
 ) -> NewDrafter:
     """The evaluated weights of the drafter at ``path``, for the target that ``runner`` runs.
+
+    ``costs``: where what its rounds cost is kept.
 
     Raises:
         AdapterError: the checkpoint is damaged, does not fit, or drafts badly in ``wanted`` bits.
     """
     assert isinstance(runner, DeviceRunner)
-    return NewDrafter(_drafter(path, runner.target, block_size, wanted), block_size)
+    return NewDrafter(_drafter(path, runner.target, block_size, wanted), block_size, costs)
 
 
 def _drafter(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.compose.cards import drafter_card
+from dflash_serve.compose.cost_file import cost_file
 from dflash_serve.compose.directories import REFUSALS, drafter_directory, target_directory
 from dflash_serve.compose.drafter_test import DrafterBits
 from dflash_serve.compose.drafting import Change, DrafterCard, DrafterRefused
@@ -23,8 +24,10 @@ def drafter_change(options: EngineOptions, engine: AsyncEngine) -> Change:
         engine.require_ready()
         try:
             path, card = await asyncio.to_thread(_find, options, name)
+            block = card.block_size
             wanted = _bits(options) or CpuWeights(options.cpu_weights)
-            await engine.swap(lambda runner: new_drafter(runner, path, card.block_size, wanted))
+            costs = cost_file(options, target_directory(options.target), path, block)
+            await engine.swap(lambda runner: new_drafter(runner, path, block, wanted, costs))
         except (*REFUSALS, RuntimeError) as error:  # what MLX raises where memory does not suffice
             raise DrafterRefused(" ".join(str(error).split())) from error
         return card

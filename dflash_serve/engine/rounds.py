@@ -46,10 +46,14 @@ class Proposal(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """``packed`` [R, width + 1] as `acceptance_scan`'s; ``logits`` [R, width, V], or none kept."""
+    """``packed`` [R, width + 1] as `acceptance_scan`'s; ``logits`` [R, width, V], or none kept.
+
+    ``taps`` [R, width, F] where the drafters' context is deferred.
+    """
 
     packed: mx.array
     logits: mx.array | None
+    taps: mx.array | None = None
 
     @classmethod
     def of_first(cls, chosen: mx.array, logits: mx.array | None = None) -> "Verdict":
@@ -81,7 +85,8 @@ class RoundShape:
 
     ``width``: the widest block. ``capacities``: of the rows' caches. ``draft``: the drafter
     proposes; ``nodes``: tokens that are verified of a tree at most, the anchor included, 0 for a
-    chain. ``logits``: they are kept for log-probabilities.
+    chain. ``logits``: they are kept for log-probabilities. ``defer``: the drafters' caches have no
+    part in it, and the taps for their context are given back.
     """
 
     width: int
@@ -90,18 +95,21 @@ class RoundShape:
     nodes: int = 0
     kinds: tuple[GroupKind, ...] = ()
     logits: bool = False
+    defer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
     """A target's pass over some rows, before it is known how many tokens of each row stay.
 
-    ``hidden`` [R, width, H] after the final norm. ``path``: of a tree, as in `committed`.
+    ``hidden`` [R, width, H] after the final norm. ``path``: of a tree, as in `committed`. ``taps``:
+    where the drafters have not got them.
     """
 
     hidden: mx.array
     views: dict[str, list[View]]
     path: mx.array | None = None
+    taps: mx.array | None = None
 
     def commit(self, counts: mx.array) -> Caches:
         """The caches when ``counts`` [R] int32 tokens of each row stay."""
@@ -204,10 +212,17 @@ class Rounds:
         arrays = [group.arrays for group in groups]
         return self._judge(shape, rows, proposal, arrays, caches)
 
-    def forward(self, tokens: mx.array, span: Span, caches: Caches) -> Forward:
-        """Target forward over [R, width] tokens, its taps into the drafters' context."""
+    def forward(
+        self, tokens: mx.array, span: Span, caches: Caches, *, defer: bool = False
+    ) -> Forward:
+        """Target forward over [R, width] tokens, its taps into the drafters' context.
+
+        ``defer``: as in `RoundShape`.
+        """
         views = {TARGET: self._stores[TARGET].views(caches[TARGET], span)}
         captured = self._target.forward(tokens, views[TARGET], _taps(self._drafters))
+        if defer:
+            return Forward(captured.hidden, views, taps=captured.taps)
         self._append(captured.taps, span, caches, views)
         return Forward(captured.hidden, views)
 
@@ -218,7 +233,12 @@ class Rounds:
         they are: what it emits next cannot change.
         """
         held = self._stores[TARGET].views(caches[TARGET], span, held=True)
-        taps = self._target.forward(tokens, held, _taps(self._drafters)).taps
+        return self.append(
+            self._target.forward(tokens, held, _taps(self._drafters)).taps, span, caches
+        )
+
+    def append(self, taps: mx.array | None, span: Span, caches: Caches) -> Caches:
+        """Give the drafters their context by its taps."""
         views: dict[str, list[View]] = {}
         self._append(taps, span, caches, views)
         return caches | {name: committed(context, span.lengths) for name, context in views.items()}
@@ -280,10 +300,10 @@ class Rounds:
         groups = [RowGroup(kind, part) for kind, part in zip(shape.kinds, arrays, strict=True)]
         if proposal.parents is not None:
             return self._judge_tree(shape, rows, tokens, proposal.parents, groups, caches)
-        forward = self.forward(tokens, _span(shape, rows), caches)
+        forward = self.forward(tokens, _span(shape, rows), caches, defer=shape.defer)
         logits = self._target.logits(forward.hidden)
         packed = acceptance_scan(drafts, choose(logits, drafts, groups), rows.blocks)
-        return Verdict(packed, logits if shape.logits else None), forward
+        return Verdict(packed, logits if shape.logits else None, forward.taps), forward
 
     def _judge_tree(
         self,

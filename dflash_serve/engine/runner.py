@@ -17,6 +17,7 @@ from dflash_serve.engine.cache.pool import DRAFTER, SECOND, TARGET, CachePool, C
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.choice import ChoiceRow, RowGroup, choose, group_rows
 from dflash_serve.engine.constraint import Walk
+from dflash_serve.engine.deferred import DeferredContext
 from dflash_serve.engine.dual_draft import branches
 from dflash_serve.engine.pending import Pending, Walks, taken, with_logprobs
 from dflash_serve.engine.plan import (
@@ -83,6 +84,7 @@ class DeviceRunner:
         self._block_size = block_size
         self._compiled = compiled
         self._states = RowStates(target.vocab_size)
+        self._deferred = DeferredContext()
         self._pool = self._new_pool()
         self._rounds = self._new_rounds()
         self._device = _Stopwatch()
@@ -133,6 +135,7 @@ class DeviceRunner:
         drafters = _drafters(drafter, self._second)
         _check_block(_pool(self._target, drafters), drafters, block_size)
         self._drafters = drafters
+        self._deferred = DeferredContext()
         self._block_size = block_size
         for name in (DRAFTER, SECOND):
             self._pool.replace(name, drafters[name].cache_specs if name in drafters else None)
@@ -143,6 +146,7 @@ class DeviceRunner:
     def reset(self) -> None:
         """Forget every row and free its caches, as after a step that raised; weights stay."""
         self._rounds.close()
+        self._deferred = DeferredContext()
         self._states = RowStates(self._target.vocab_size)
         self._pool = self._new_pool()
         self._rounds = self._new_rounds()
@@ -157,7 +161,9 @@ class DeviceRunner:
         self._rounds.cold = False
         self._pool.free(plan.closed)
         self._states.update(plan.closed, plan.opened)
+        self._deferred.forget(plan.closed)
         if plan.context:
+            self._catch_up()
             self._show(plan.context)
         prefill = self._prefill(plan.prefill) if plan.prefill else None
         decode = self._round(plan.decode, plan.nodes) if plan.decode else None
@@ -235,6 +241,17 @@ class DeviceRunner:
             self._pool.put(numbers, shown)
             mx.eval(self._pool.settle({row.row: row.start for row in rows}))
 
+    def _catch_up(self) -> None:
+        """Give the drafters their context of plain rounds."""
+        due = self._deferred.take()
+        if due is None:
+            return
+        with self._device:
+            caches = self._rounds.append(due.taps, due.span, self._pool.take(due.rows))
+            mx.eval([caches[name] for name in self._drafters])
+            self._pool.put(due.rows, caches)
+            mx.eval(self._pool.settle(due.starts))
+
     def _packed(self, rows: Sequence[PrefillRow | ContextRow]) -> tuple[mx.array, Span]:
         """Tokens [R, width], padded, and where they stand; with room for them in the caches."""
         width = max(len(row.tokens) for row in rows)
@@ -259,6 +276,10 @@ class DeviceRunner:
         for row in decode:
             self._pool.reserve(row.row, row.length + columns)
         rows = sorted(decode, key=lambda row: self._pool.capacity(row.row))
+        plain = width == 1 and not (constrained and self._pool.models[TARGET].recurs)
+        if plain and self._drafters:
+            return self._plain_round(rows)
+        self._catch_up()
         if constrained and self._pool.models[TARGET].recurs:
             return self._counted_round(rows, width)
         if width > 1 and self._states.needs_host(rows):
@@ -275,6 +296,23 @@ class DeviceRunner:
             verdict, caches = self._rounds.run(shape, _round_rows(rows), groups, caches)
         self._pool.put(numbers, caches)
         return Pending(rows, verdict, walks, nodes=nodes)
+
+    def _plain_round(self, rows: Sequence[DecodeRow]) -> Pending:
+        """A round that drafts nothing, in which drafters have no part."""
+        if self._deferred.full:
+            self._catch_up()
+        walks = [self._states.walk(row, ()) for row in rows]
+        shape, groups = self._shape(rows, 1, walks)
+        numbers = [row.row for row in rows]
+        with self._device:
+            caches = self._pool.take(numbers)
+            verdict, after = self._rounds.run(
+                replace(shape, defer=True), _round_rows(rows), groups, {TARGET: caches[TARGET]}
+            )
+        self._pool.put(numbers, caches | after)
+        if verdict.taps is not None:
+            self._deferred.add(numbers, [row.length for row in rows], verdict.taps)
+        return Pending(rows, verdict, walks)
 
     def _turns(self, decode: Sequence[DecodeRow], nodes: int) -> bool:
         """Whether trees would meet the end of a ring where sums are exact to the bit."""

@@ -16,13 +16,13 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
+from dflash_serve.kernels.cores import usable_cores
 from dflash_serve.kernels.elf import read_dynamic_names
 
 ISAS = ("avx512", "avx2", "neon", "generic")
 LIBRARY = Path(__file__).with_name("libdflash_blas.so")
 
 _OPTIMISED = re.compile("openblas|mkl|blis|armpl|atlas|nvpl", re.IGNORECASE)
-_MOST_THREADS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +63,7 @@ def _preload(environ: Mapping[str, str]) -> CpuBlasStatus:
     if choice == "off":
         return CpuBlasStatus(CpuBlasState.OFF, "DFLASH_CPU_BLAS=off")
     try:
-        threads = _checked_threads(choice, environ.get("DFLASH_BLAS_THREADS", "1"))
+        threads = _checked_threads(choice, environ.get("DFLASH_BLAS_THREADS", "auto"))
         needless = _needless()
     except (ValueError, OSError) as error:
         return CpuBlasStatus(CpuBlasState.UNAVAILABLE, str(error))
@@ -78,8 +78,10 @@ def _preload(environ: Mapping[str, str]) -> CpuBlasStatus:
 def _checked_threads(choice: str, threads: str) -> int:
     if choice not in ("auto", *ISAS):
         raise ValueError(f"DFLASH_CPU_BLAS={choice!r} is none of off, auto, {', '.join(ISAS)}")
-    if not threads.isdecimal() or not 1 <= int(threads) <= _MOST_THREADS:
-        raise ValueError(f"DFLASH_BLAS_THREADS={threads!r} is not from 1 to {_MOST_THREADS}")
+    if threads == "auto":
+        return usable_cores()
+    if not (threads.isascii() and threads.isdecimal()) or int(threads) < 1:
+        raise ValueError(f"DFLASH_BLAS_THREADS={threads!r} is neither auto nor a number from 1")
     return int(threads)
 
 
@@ -113,5 +115,8 @@ def _load(choice: str, threads: int) -> CpuBlasStatus:
         return CpuBlasStatus(CpuBlasState.UNAVAILABLE, str(error))
     library.dflash_blas_isa.restype = ctypes.c_char_p
     isa = library.dflash_blas_isa().decode()
-    in_use = library.dflash_blas_set_threads(threads)
+    cores = usable_cores()
+    if threads > cores:
+        _log.warning("DFLASH_BLAS_THREADS=%d: capped at the %d usable cores", threads, cores)
+    in_use = library.dflash_blas_set_threads(min(threads, cores))
     return CpuBlasStatus(CpuBlasState.LOADED, "under MLX's CPU matmul", isa, in_use, LIBRARY)

@@ -11,7 +11,7 @@ import pytest
 from dflash_serve.bench import cli
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.gpu_form import StandIns, gpu_form
-from dflash_serve.bench.graph import GraphOptions, RoundGraphs, graphs, run_graph
+from dflash_serve.bench.graph import RoundGraphs, graphs
 from dflash_serve.bench.graph_cost import costs, total
 from dflash_serve.bench.graph_rounds import (
     DRAFTER_WEIGHTS,
@@ -123,17 +123,6 @@ def test_one_row_copies_nothing_to_bring_it_into_order() -> None:
         assert total(found.costs(VOCAB)).copies == 0
 
 
-def test_nothing_of_an_8b_model_is_evaluated() -> None:
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    result = run_graph(GraphOptions(rows=(1,), blocks=(16,), repeats=1))
-    assert mx.get_peak_memory() - before < 8 << 20
-    plain, drafted = result.measured["rounds"]
-    assert plain["weights_bytes"][WEIGHTS] > 4_000_000_000
-    assert drafted["bytes"] > plain["bytes"] > 4_000_000_000
-    assert 0 < drafted["launches"] < drafted["launches_unfused"] + drafted["launches_settle"]
-
-
 def test_the_gpu_form_ends() -> None:
     def state() -> tuple[Any, ...]:
         fast = mx.fast
@@ -165,16 +154,30 @@ def test_the_engine_waits_for_the_device_once_a_round(
     runner.close()
 
 
-def test_the_command_writes_what_it_shows(
+def test_the_command_counts_an_8b_pair_without_its_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "graph.json"
-    argv = ["graph", "--rows", "1", "--block-size", "8", "--out", str(out)]
+    argv = ["graph", "--rows", "1", "--block-size", "8", "--repeats", "1", "--out", str(out)]
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
     code, shown, _ = run(cli.main, argv, monkeypatch, capsys)
     assert not code
+    assert mx.get_peak_memory() - before < 8 << 20
     assert "M4 Max, 1" in shown
     found = json.loads(out.read_text())
-    assert [row["block"] for row in found["results"]["rounds"]] == [1, 8]
+    rounds = found["results"]["rounds"]
+    assert [row["name"] for row in rounds] == [
+        "plain",
+        "block 8",
+        "plain sampled",
+        "block 8 sampled",
+    ]
+    assert rounds[0]["weights_bytes"][WEIGHTS] > 4_000_000_000
+    assert rounds[1]["bytes"] > rounds[0]["bytes"] > 4_000_000_000
+    for greedy, sampled in zip(rounds[:2], rounds[2:], strict=True):
+        assert sampled["read"]["logits"] > greedy["read"]["logits"]
+        assert sampled["read"]["weights"] == greedy["read"]["weights"]
     assert {row["part"] for row in found["results"]["machines"]} >= {"M1", "H200"}
     assert out.with_suffix(".png").exists()
 

@@ -9,7 +9,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.kernels.cores import usable_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is loaded elsewhere")
 
@@ -74,9 +77,11 @@ def _leading(x: np.ndarray, order: int) -> int:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Blas:
-    copy = tmp_path_factory.mktemp("blas") / "copy.so"
-    shutil.copy(cpu_blas.LIBRARY, copy)
-    return Blas(copy)
+    return private_copy(tmp_path_factory.mktemp("blas"))
+
+
+def private_copy(folder: Path) -> Blas:
+    return Blas(Path(shutil.copy(cpu_blas.LIBRARY, folder / "copy.so")))
 
 
 @pytest.fixture(params=ISAS)
@@ -275,6 +280,7 @@ MLX_PRODUCTS = """
 import sys, hashlib, json
 import dflash_serve
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.kernels.cores import usable_cores
 import mlx.core as mx, numpy as np
 rng = np.random.default_rng(5)
 a, w, v = (rng.standard_normal(s, dtype=np.float32) for s in ((21, 333), (77, 333), (333, 64)))
@@ -298,8 +304,9 @@ def test_mlx_computes_with_this_library_and_off_turns_it_off(library: Blas) -> N
     )
     want = [hashlib.sha256(p.tobytes()).hexdigest() for p in products]
 
-    on = json.loads(run_python(MLX_PRODUCTS, DFLASH_BLAS_THREADS="2").stdout)
-    assert on == {"state": "LOADED", "isa": library.isa, "threads": 2, "digests": want}
+    for threads, expected in (("1", 1), ("auto", min(usable_cores(), 64))):
+        on = json.loads(run_python(MLX_PRODUCTS, DFLASH_BLAS_THREADS=threads).stdout)
+        assert on == {"state": "LOADED", "isa": library.isa, "threads": expected, "digests": want}
     off = run_python(MLX_PRODUCTS, DFLASH_CPU_BLAS="off")
     assert off.stderr == ""
     stock = json.loads(off.stdout)
@@ -315,6 +322,7 @@ def test_a_lower_instruction_set_can_be_forced() -> None:
 STATUS = """
 import dflash_serve
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.kernels.cores import usable_cores
 cpu_blas.preload()
 status = cpu_blas.status()
 print(status.state.name, status.reason)
@@ -325,8 +333,8 @@ print(status.state.name, status.reason)
     ("environ", "reason"),
     [
         ({"DFLASH_CPU_BLAS": "fast"}, "DFLASH_CPU_BLAS='fast' is none of off, auto"),
-        ({"DFLASH_BLAS_THREADS": "0"}, "DFLASH_BLAS_THREADS='0' is not from 1 to 64"),
-        ({"DFLASH_BLAS_THREADS": "two"}, "DFLASH_BLAS_THREADS='two' is not from 1 to 64"),
+        ({"DFLASH_BLAS_THREADS": "0"}, "DFLASH_BLAS_THREADS='0' is neither auto nor a number"),
+        ({"DFLASH_BLAS_THREADS": "two"}, "DFLASH_BLAS_THREADS='two' is neither auto nor a"),
     ],
 )
 def test_a_bad_switch_falls_back_with_one_warning(environ: dict[str, str], reason: str) -> None:
@@ -334,6 +342,16 @@ def test_a_bad_switch_falls_back_with_one_warning(environ: dict[str, str], reaso
     assert done.stdout.startswith(f"UNAVAILABLE {reason}")
     assert done.stderr.count("\n") == 1
     assert reason in done.stderr
+
+
+def test_more_threads_than_cores_are_capped_and_said_once() -> None:
+    cores = min(usable_cores(), 64)
+    code = STATUS + "cpu_blas.preload()\nprint(cpu_blas.status().threads)"
+    done = run_python(code, DFLASH_BLAS_THREADS=str(10**6))
+    assert done.stdout.splitlines()[-1] == str(cores)
+    assert done.stderr.splitlines() == [
+        f"DFLASH_BLAS_THREADS=1000000: capped at the {cores} usable cores"
+    ]
 
 
 def test_mlx_imported_first_falls_back_with_one_warning() -> None:
@@ -351,6 +369,65 @@ def test_a_package_built_without_a_compiler_falls_back_with_one_warning(tmp_path
     done = run_python(STATUS, PYTHONPATH=str(tmp_path))
     assert done.stdout.startswith("UNAVAILABLE libdflash_blas.so was not built")
     assert done.stderr.count("\n") == 1
+
+
+def callback(function: Callable[[int], None]) -> Callable[..., None]:
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(lambda _, index: function(index))
+
+
+def test_a_caller_never_waits_for_a_thread_that_has_not_begun(tmp_path: Path) -> None:
+    blas = private_copy(tmp_path)
+    blas.set_threads(2)
+    begun, release, computed = threading.Barrier(3), threading.Event(), []
+
+    def block(_index: int) -> None:
+        begun.wait(60)
+        release.wait(60)
+
+    blocked, free = callback(block), callback(computed.append)
+    first = threading.Thread(target=blas.library.dflash_pool_run, args=(2, blocked, None))
+    first.start()
+    begun.wait(60)  # the only worker and the first caller are both inside a part
+    try:
+        blas.library.dflash_pool_run(5, free, None)
+        assert computed == [0, 1, 2, 3, 4]
+    finally:
+        release.set()
+        first.join()
+
+
+def test_every_part_runs_once_for_callers_at_once_and_inside_a_part(library: Blas) -> None:
+    library.set_threads(3)
+    counts = [0] * 4
+    lock = threading.Lock()
+
+    def run(caller: int) -> None:
+        def count(_index: int) -> None:
+            with lock:
+                counts[caller] += 1
+
+        inner = callback(count)
+        outer = callback(lambda _index: library.library.dflash_pool_run(3, inner, None))
+        for _ in range(20):
+            library.library.dflash_pool_run(5, outer, None)
+
+    callers = [threading.Thread(target=run, args=(caller,)) for caller in range(4)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    library.set_threads(1)
+    assert counts == [20 * 5 * 3] * 4
+
+
+def test_products_of_callers_at_once_are_those_of_one(library: Blas) -> None:
+    library.set_threads(3)
+    a, b = normal(1, 130, 300), normal(2, 400, 300)
+    alone = library.product(a, b, tb=True).tobytes()
+    with ThreadPoolExecutor(4) as callers:
+        results = [callers.submit(library.product, a, b, tb=True) for _ in range(40)]
+        assert {result.result().tobytes() for result in results} == {alone}
+    library.set_threads(1)
 
 
 FORK = """

@@ -81,8 +81,8 @@ float *scratch_floats(size_t count);
 /* The product by packed tiles, with up to `threads` threads. */
 void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int threads);
 
-/* Runs part(context, 0..parts-1) on the pool and returns when all are done. Falls back to this
- * thread alone while another caller holds the pool. */
+/* Runs part(context, 0..parts-1) on this thread and on workers that are free, and returns when all
+ * are done. Any thread may call it, also inside a part. */
 void pool_run(int parts, void (*part)(void *context, int index), void *context);
 
 /* The one rounding of the epilogue; beta == 0 must not read C, which may hold NaN. */

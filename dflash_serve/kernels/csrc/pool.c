@@ -1,48 +1,78 @@
-/* Worker threads that sleep on a condition variable; none exists until a matmul asks for them. */
+/* Worker threads that sleep until there is work. Any number of callers may share them: the parts of
+ * a job are handed out by a counter, its caller computes all that no worker has begun, and waits
+ * for those alone that a worker is computing. So a busy machine holds nobody up. */
 #include "blas.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
 
-#define MOST_WORKERS 63
+typedef struct job {
+    void (*part)(void *, int);
+    void *context;
+    int parts;
+    atomic_int next; /* the first part that nobody has taken */
+    int helpers;     /* workers computing parts of this job; all below is guarded by `lock` */
+    struct job *after;
+    pthread_cond_t finished;
+} job;
 
-static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held by the caller using the pool */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards all below */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
-static int workers, parts_taken, parts_wanted, parts_running;
-static void (*work)(void *, int);
-static void *work_context;
+static job *jobs;
+static int workers, idle;
 
-/* Called with `lock` held; drops it while a part runs. */
-static void run_waiting_parts(void) {
-    while (parts_taken < parts_wanted) {
-        int index = parts_taken++;
-        parts_running++;
-        pthread_mutex_unlock(&lock);
-        work(work_context, index);
-        pthread_mutex_lock(&lock);
-        parts_running--;
+#define SHORTEST_PAUSE 1000000LL /* nanoseconds */
+#define LONGEST_PAUSE 128000000LL
+static atomic_llong pause_time, paused_until;
+
+/* Takes a part of a job that may have one more helper; NULL if there is none. */
+static job *join_job(int *index) {
+    for (job *j = jobs; j; j = j->after) {
+        if (j->helpers >= threads_in_use() - 1) continue;
+        *index = atomic_fetch_add(&j->next, 1);
+        if (*index >= j->parts) continue;
+        j->helpers++;
+        return j;
     }
+    return NULL;
+}
+
+/* Returns how many parts it computed. */
+static int run_from(job *j, int index) {
+    int done = 0;
+    for (; index < j->parts; index = atomic_fetch_add(&j->next, 1), done++)
+        j->part(j->context, index);
+    return done;
 }
 
 static void *worker(void *unused) {
     (void)unused;
     pthread_mutex_lock(&lock);
     for (;;) {
-        run_waiting_parts();
-        if (parts_running == 0) pthread_cond_signal(&finished);
-        pthread_cond_wait(&wake, &lock);
+        int index;
+        job *j = join_job(&index);
+        if (!j) {
+            idle++;
+            pthread_cond_wait(&wake, &lock);
+            idle--;
+            continue;
+        }
+        pthread_mutex_unlock(&lock);
+        run_from(j, index);
+        pthread_mutex_lock(&lock);
+        if (--j->helpers == 0) pthread_cond_signal(&j->finished);
     }
     return NULL;
 }
 
-/* Threads do not survive a fork, and a lock may have been held by one of them. */
+/* Threads do not survive a fork, and one of them may have held the lock. */
 static void forget_workers(void) {
-    pthread_mutex_init(&owner, NULL);
     pthread_mutex_init(&lock, NULL);
     pthread_cond_init(&wake, NULL);
-    pthread_cond_init(&finished, NULL);
-    workers = parts_taken = parts_wanted = parts_running = 0;
+    jobs = NULL;
+    workers = idle = 0;
 }
 
 static void at_fork(void) { pthread_atfork(NULL, NULL, forget_workers); }
@@ -50,7 +80,7 @@ static void at_fork(void) { pthread_atfork(NULL, NULL, forget_workers); }
 static void start_workers(int wanted) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, at_fork);
-    while (workers < wanted && workers < MOST_WORKERS) {
+    while (workers < wanted) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, worker, NULL)) return;
         pthread_detach(thread);
@@ -58,20 +88,62 @@ static void start_workers(int wanted) {
     }
 }
 
-void pool_run(int parts, void (*part)(void *, int), void *context) {
-    if (pthread_mutex_trylock(&owner)) {
-        for (int i = 0; i < parts; i++) part(context, i);
+static void enter(job *j) {
+    int wanted = threads_in_use() - 1;
+    if (wanted > j->parts - 1) wanted = j->parts - 1;
+    pthread_mutex_lock(&lock);
+    start_workers(wanted);
+    j->after = jobs;
+    jobs = j;
+    int sleepers = idle < wanted ? idle : wanted;
+    pthread_mutex_unlock(&lock);
+    for (int i = 0; i < sleepers; i++) pthread_cond_signal(&wake);
+}
+
+static void leave(job *j) {
+    pthread_mutex_lock(&lock);
+    job **link = &jobs;
+    while (*link != j) link = &(*link)->after;
+    *link = j->after;
+    while (j->helpers > 0) pthread_cond_wait(&j->finished, &lock);
+    pthread_mutex_unlock(&lock);
+}
+
+static int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* After a job that took clearly longer than its caller alone would have needed, because a worker
+ * lost its core to another process in the middle of a part, callers stay alone for a while: twice
+ * as long each time. Callers may overwrite each other's guess. */
+static void judge(int64_t elapsed, int64_t alone) {
+    int64_t last = atomic_load(&pause_time);
+    if (elapsed <= alone + alone / 4) {
+        atomic_store(&pause_time, 0);
         return;
     }
-    pthread_mutex_lock(&lock);
-    start_workers(parts - 1);
-    work = part;
-    work_context = context;
-    parts_taken = 0;
-    parts_wanted = parts;
-    pthread_cond_broadcast(&wake);
-    run_waiting_parts();
-    while (parts_running > 0) pthread_cond_wait(&finished, &lock);
-    pthread_mutex_unlock(&lock);
-    pthread_mutex_unlock(&owner);
+    int64_t next = last == 0 ? SHORTEST_PAUSE : last < LONGEST_PAUSE ? 2 * last : last;
+    atomic_store(&pause_time, next);
+    atomic_store(&paused_until, now() + next);
 }
+
+void pool_run(int parts, void (*part)(void *, int), void *context) {
+    job j = {.part = part, .context = context, .parts = parts,
+             .finished = PTHREAD_COND_INITIALIZER};
+    int64_t start = parts < 2 || threads_in_use() < 2 ? 0 : now();
+    if (start <= atomic_load(&paused_until)) {
+        run_from(&j, atomic_fetch_add(&j.next, 1));
+        return;
+    }
+    enter(&j);
+    int done = run_from(&j, atomic_fetch_add(&j.next, 1));
+    int64_t own = now() - start;
+    leave(&j);
+    if (done > 0) judge(now() - start, own * parts / done);
+}
+
+/* The same for callers outside the library. */
+EXPORT void dflash_pool_run(int parts, void (*part)(void *, int), void *context)
+    __attribute__((alias("pool_run")));

@@ -1,34 +1,21 @@
-/* Functions of rows: sums go over a row's columns in one order, whatever row it is and however
- * many there are. Included once per instruction set, after exp.inc.h. */
+/* Functions of rows, to MLX's bits, whatever row it is and however many there are. Included once per
+ * instruction set, after exp.inc.h. */
 
 #include <math.h>
 #include <string.h>
 
-/* The sum of squares: column k is added in lane k mod 64, four vectors of sixteen. */
-ISA_FN INLINE float squares(const float *x, int width) {
-    v16 sums[4], all;
-    UNROLL for (int s = 0; s < 4; s++) sums[s] = v_zero();
-    int k = 0;
-    for (; k + 64 <= width; k += 64)
-        UNROLL for (int s = 0; s < 4; s++) {
-            v16 part = v_load(x + k + 16 * s);
-            sums[s] = v_fma(part, part, sums[s]);
-        }
-    UNROLL for (int s = 0; s < 4; s++)
-        if (k + 16 * s < width) {
-            int rest = width - k - 16 * s;
-            v16 part = v_load_some(x + k + 16 * s, rest < 16 ? rest : 16);
-            sums[s] = v_fma(part, part, sums[s]);
-        }
-    all = v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3]));
-    float total;
-    v_reduce(&all, &total, 1);
-    return total;
+#define ROWS_AT_ONCE 8 /* independent sums, whose additions overlap */
+
+/* Sums of squares over the columns, one behind the other. */
+ISA_FN INLINE void sum_squares(const float *const *rows, int width, float *sums) {
+    for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r] = 0;
+    for (int k = 0; k < width; k++)
+        UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r] += rows[r][k] * rows[r][k];
 }
 
-/* out = x / sqrt(mean(x^2) + eps) * (weight + shift); `weight` may be NULL. */
-ISA_FN INLINE void norm_row(const float *x, const dflash_norm *norm, int width, float *out) {
-    float scale = 1.0f / sqrtf(squares(x, width) / (float)width + norm->eps);
+/* out = x * scale * (weight + shift); `weight` may be NULL. */
+ISA_FN INLINE void scale_row(const float *x, float scale, const dflash_norm *norm, int width,
+                             float *out) {
     vec by = vec_set1(scale), shift = vec_set1(norm->shift);
     int k = 0;
     for (; k + LANES <= width; k += LANES) {
@@ -43,9 +30,25 @@ ISA_FN INLINE void norm_row(const float *x, const dflash_norm *norm, int width, 
     }
 }
 
+/* out = x / sqrt(mean(x^2) + eps) * (weight + shift), of up to ROWS_AT_ONCE rows. */
+ISA_FN static void norm_some(const float **rows, int count, const dflash_norm *norm, int width,
+                             float *out) {
+    float sums[ROWS_AT_ONCE], part = (float)(1.0 / width);
+    for (int r = count; r < ROWS_AT_ONCE; r++) rows[r] = rows[0];
+    sum_squares(rows, width, sums);
+    for (int r = 0; r < count; r++) {
+        float scale = 1.0f / sqrtf(sums[r] * part + norm->eps);
+        scale_row(rows[r], scale, norm, width, out + (ptrdiff_t)r * width);
+    }
+}
+
 ISA_FN static void norm_rows(const norm_job *job, ptrdiff_t from, ptrdiff_t to) {
-    for (ptrdiff_t row = from; row < to; row++)
-        norm_row(job->x + row * job->width, &job->norm, job->width, job->out + row * job->width);
+    const float *rows[ROWS_AT_ONCE];
+    for (ptrdiff_t row = from; row < to; row += ROWS_AT_ONCE) {
+        int count = (int)(to - row < ROWS_AT_ONCE ? to - row : ROWS_AT_ONCE);
+        for (int r = 0; r < count; r++) rows[r] = job->x + (row + r) * job->width;
+        norm_some(rows, count, &job->norm, job->width, job->out + row * job->width);
+    }
 }
 
 /* left' = left cos - right sin, right' = left sin + right cos; without fused products, as MLX. */
@@ -67,24 +70,35 @@ ISA_FN INLINE void rotate_row(const float *x, const float *cos, const float *sin
     }
 }
 
-/* Rows [from, to) of the output [batch, heads, columns, dim], in this order. */
-ISA_FN static void rotate_rows(const rotary_job *job, ptrdiff_t from, ptrdiff_t to) {
+/* A row of the output [batch, heads, columns, dim] in the input and in the tables. */
+typedef struct {
+    const float *x;
+    ptrdiff_t table;
+} head_place;
+
+ISA_FN INLINE head_place place_of(const rotary_job *job, ptrdiff_t row) {
     const dflash_heads *in = &job->heads;
-    for (ptrdiff_t row = from; row < to; row++) {
-        ptrdiff_t column = row % in->columns, above = row / in->columns;
-        ptrdiff_t head = above % in->heads, batch = above / in->heads;
-        const float *x = in->x + batch * in->strides[0] + head * in->strides[1] +
-                         column * in->strides[2];
-        ptrdiff_t table = (batch * in->columns + column) * job->half;
-        float *out = job->out + row * in->dim;
-        if (job->normed) {
-            norm_row(x, &job->norm, in->dim, out);
-            x = out;
-        } else {
-            int same = 2 * job->half;
-            memcpy(out + same, x + same, (size_t)(in->dim - same) * sizeof(float));
+    ptrdiff_t column = row % in->columns, above = row / in->columns;
+    ptrdiff_t head = above % in->heads, batch = above / in->heads;
+    return (head_place){
+        in->x + batch * in->strides[0] + head * in->strides[1] + column * in->strides[2],
+        (batch * in->columns + column) * job->half,
+    };
+}
+
+ISA_FN static void rotate_rows(const rotary_job *job, ptrdiff_t from, ptrdiff_t to) {
+    int dim = job->heads.dim, same = 2 * job->half;
+    for (ptrdiff_t row = from; row < to; row += ROWS_AT_ONCE) {
+        int count = (int)(to - row < ROWS_AT_ONCE ? to - row : ROWS_AT_ONCE);
+        const float *rows[ROWS_AT_ONCE];
+        float *out = job->out + row * dim;
+        for (int r = 0; r < count; r++) rows[r] = place_of(job, row + r).x;
+        if (job->normed) norm_some(rows, count, &job->norm, dim, out);
+        for (int r = 0; r < count; r++, out += dim) {
+            ptrdiff_t table = place_of(job, row + r).table;
+            if (!job->normed) memcpy(out + same, rows[r] + same, (size_t)(dim - same) * sizeof(float));
+            rotate_row(job->normed ? out : rows[r], job->cos + table, job->sin + table, job->half, out);
         }
-        rotate_row(x, job->cos + table, job->sin + table, job->half, out);
     }
 }
 
@@ -100,7 +114,7 @@ ISA_FN INLINE int best_of(const float *x, int width) {
         else memcpy(&value, x + k, (size_t)(width - k) * sizeof(float));
         vec_int above = (vec_int)(value > best);
         odd |= (vec_int)(value != value);
-        best = (vec)(((vec_int)value & above) | ((vec_int)best & ~above));
+        best = vec_select(above, value, best);
         first = (at & above) | (first & ~above);
         at += step;
     }

@@ -1,0 +1,162 @@
+"""``dflash-bench quantised``: a quantised target on a CPU, in every form that its weights can have.
+
+As stored, multiplied by MLX's operation and by this package's, and expanded to float32; plain and
+with drafts that are simulated over a real drafter's compute. All of it in turns, in one process.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.cpu_weights import CpuWeights
+from dflash_serve.adapters.exactness import exact_path
+from dflash_serve.adapters.layered import LayeredTarget
+from dflash_serve.adapters.loading import load_target, on_cpu
+from dflash_serve.bench import figures
+from dflash_serve.bench.drive import Run, run_all
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
+from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
+from dflash_serve.bench.report import Result, middle, ratio
+from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.runner import DeviceRunner
+
+FORMS: dict[str, tuple[CpuWeights, bool]] = {
+    "stored, MLX's product": (CpuWeights.STORED, False),
+    "stored, own product": (CpuWeights.STORED, True),
+    "float32": (CpuWeights.FLOAT32, True),
+}
+"""How weights are held, and whether own products multiply them. The first one is the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedOptions:
+    """A target's shape and quantisation, and how its requests are decoded: ``batch`` at once."""
+
+    random_target: str = "qwen3-100m"
+    bits: int = 4
+    group: int = 64
+    tau: float = 5.0
+    block_size: int = 8
+    batch: int = 1
+    max_tokens: int = 64
+    repeats: int = 3
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Form:
+    """One form of the weights, its requests, and the runs so far."""
+
+    name: str
+    pair: Pair
+    work: Work
+    held: int
+    plain: list[Run] = field(default_factory=list)
+    drafted: list[Run] = field(default_factory=list)
+
+    def measure(self, runs: list[Run], options: QuantisedOptions, block: int) -> None:
+        drafter = self.work.drafter if block > 1 else None
+        runner = DeviceRunner(self.pair.target, drafter, block)
+        config = EngineConfig(
+            max_batch=options.batch, max_context=self.work.longest + block, block_size=block
+        )
+        runs.append(run_all(runner, config, self.work.requests))
+
+    def different(self) -> int:
+        """Answers of any run that are not those of the first plain one."""
+        wanted = figures.tokens_of(self.plain[0])
+        runs = (*self.plain, *self.drafted)
+        return sum(len(figures.differing(run.answers, wanted)) for run in runs)
+
+
+def run_quantised(options: QuantisedOptions) -> Result:
+    """Write the target, load it in every form, measure them in turns.
+
+    Raises:
+        BenchError: the models run on a GPU, or no such target can be made.
+    """
+    if not on_cpu():
+        raise BenchError("quantised weights are measured on a CPU: on GPUs they stay as stored")
+    shape = find_random_target(options.random_target)
+    with tempfile.TemporaryDirectory(prefix="quantised-") as directory:
+        stored = write_quantised(Path(directory), shape, options.bits, options.group, options.seed)
+        try:
+            forms = [_form(name, Path(directory), shape, options) for name in FORMS]
+        except AdapterError as error:
+            raise BenchError(str(error)) from error
+    for repeat in range(options.repeats + 1):
+        for turn in _turns(forms, options)[:: -1 if repeat % 2 else 1]:
+            turn()
+    base = middle([run.decode_rate for run in forms[0].plain[1:]])
+    entries = [_entry(form, base, options) for form in forms]
+    different = sum(entry["different_answers"] for entry in entries)
+    wrong = exact_path() and different
+    failures = [f"{different} answers differ from plain decoding"] if wrong else []
+    measured = {
+        "parameters": forms[0].pair.target_parameters,
+        "stored_bytes": stored,
+        "exact_path": exact_path(),
+        "forms": entries,
+    }
+    settings = {name: getattr(options, name) for name in QuantisedOptions.__dataclass_fields__}
+    return Result("quantised", settings, measured, tuple(failures))
+
+
+def _turns(forms: list[Form], options: QuantisedOptions) -> list[Callable[[], None]]:
+    turns: list[Callable[[], None]] = []
+    for form in forms:
+        turns.append(partial(form.measure, form.plain, options, 1))
+        turns.append(partial(form.measure, form.drafted, options, options.block_size))
+    return turns
+
+
+def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOptions) -> Form:
+    weights, own = FORMS[name]
+    target = load_target(directory, weights, own_products=own)
+    assert isinstance(target, LayeredTarget)
+    held = sum(value.nbytes for _, value in tree_flatten(target.parameters()))
+    choice = PairChoice(block_size=options.block_size, seed=options.seed)
+    mx.random.seed(options.seed)
+    drafter, model = random_drafter(shape.config, choice, target)
+    count = sum(value.size for _, value in tree_flatten(model.parameters()))
+    pair = Pair(name, target, drafter, None, shape.parameters, count)
+    decode = DecodeOptions(
+        pair=choice,
+        prompts=max(4, options.batch),
+        batches=(options.batch,),
+        block_sizes=(options.block_size,),
+        max_tokens=options.max_tokens,
+        tau=options.tau,
+        seed=options.seed,
+    )
+    return Form(name, pair, make_work(decode, pair), held)
+
+
+def _entry(form: Form, base: float, options: QuantisedOptions) -> dict[str, Any]:
+    """The first run of each kind traced and warmed up; it is compared, and not timed."""
+    plain, drafted = ([run.decode_rate for run in runs[1:]] for runs in (form.plain, form.drafted))
+    answers = [answer for run in form.drafted[1:] for answer in run.answers.values()]
+    return {
+        "name": form.name,
+        "held_bytes": form.held,
+        "plain_tokens_per_second": middle(plain),
+        "plain_over_base": ratio(middle(plain), base),
+        "drafted_tokens_per_second": middle(drafted),
+        "drafted_over_plain": ratio(middle(drafted), middle(plain)),
+        "drafted_over_base": ratio(middle(drafted), base),
+        "tokens_per_round": figures.acceptance(answers, options.block_size)[
+            "tokens_per_round_pooled"
+        ],
+        "different_answers": form.different(),
+        "plain_repeats": plain,
+        "drafted_repeats": drafted,
+    }
