@@ -18,7 +18,7 @@ from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.own_operations import use_own_operations
-from dflash_serve.adapters.rotary import AnyRotary, Rotary
+from dflash_serve.adapters.rotary import Angles, AnyRotary
 from dflash_serve.adapters.row_attention import attending_rows, attends
 from dflash_serve.adapters.trunk import Seat, Trunk
 
@@ -132,7 +132,7 @@ class GenericTarget(LayeredTarget):
 
     def _made_trunk(self, model: nn.Module) -> Trunk:
         """The model's trunk, its attention over our caches."""
-        shared: dict[tuple[int, float], nn.Module] = {}
+        shared: dict[Angles, AnyRotary] = {}
         for layer in model.layers:
             for path, module in layer.named_modules():
                 if path and attends(type(module)):
@@ -275,8 +275,7 @@ def _inside(module: nn.Module, path: str) -> Any:
     return found
 
 
-def _rotary(rope: nn.Module, shared: dict[tuple[int, float], nn.Module]) -> nn.Module:
-    """The same rotation for any `AttentionCache`; plain ones share their tables."""
-    if type(rope) is not nn.RoPE or rope.traditional or rope.scale != 1.0:
-        return AnyRotary(rope)
-    return shared.setdefault((rope.dims, rope.base), Rotary(rope.dims, rope.base))
+def _rotary(rope: nn.Module, shared: dict[Angles, AnyRotary]) -> AnyRotary:
+    """The same rotation for any `AttentionCache`; those by the same angles share their tables."""
+    made = AnyRotary(rope)
+    return made if made.angles is None else shared.setdefault(made.angles, made)
