@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from dflash_serve.bench.report import Result, table
-from dflash_serve.bench.roofline import COMPUTE, HOST, LAUNCHES
+from dflash_serve.bench.roofline import COMPUTE, LAUNCHES
 
 _ROUNDS = (
     "rows, block",
@@ -85,7 +85,7 @@ def _machines(result: Result) -> Table:
     ]
     taus = {row["block"]: row["tau"] for row in found}
     columns = [f"block {block}, tau {taus[block]:.2g}" for block in blocks]
-    title = "Expected times faster than plain decoding, and what takes most of the round"
+    title = "Expected times faster than plain decoding by kernels alone, and what takes the most"
     return table(title, ("machine, rows", "plain ms", "bound by", *columns), rows)
 
 
@@ -107,7 +107,7 @@ def plot(result: Result) -> Figure:
             for name, key in (("plain", "plain"), (f"block {widest}", "round"))
         }
         start = [0.0] * len(bars)
-        for name in (*_ROLES, COMPUTE, LAUNCHES, HOST):
+        for name in (*_ROLES, COMPUTE, LAUNCHES):
             share = [shares.get(name, 0.0) / sum(shares.values()) for shares in bars.values()]
             axes.barh(list(bars), share, left=start, label=name)
             start = [before + own for before, own in zip(start, share, strict=True)]

@@ -57,9 +57,14 @@ Apple's statement of four times an M4's rate for products."""
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Seconds of a round by what takes them: roles of bytes, compute, launches, host."""
+    """Seconds of a round by what takes them: roles of bytes, compute, launches.
+
+    ``host``: seconds that the host takes before, which are no part of the sum: they were measured
+    on another machine than the one in question.
+    """
 
     shares: dict[str, float]
+    host: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -68,12 +73,13 @@ class Expected:
     @property
     def bound(self) -> str:
         """What takes the most."""
-        return max(self.shares, key=lambda name: self.shares[name])
+        every = self.shares | {HOST: self.host}
+        return max(every, key=lambda name: every[name])
 
 
-def expected(costs: Sequence[Cost], part: Part, host_seconds: float = 0.0) -> Expected:
-    """The time of kernels that run one after another on ``part``, behind the host's own."""
-    shares: dict[str, float] = {COMPUTE: 0.0, LAUNCHES: 0.0, HOST: host_seconds}
+def expected(costs: Sequence[Cost], part: Part, host: float = 0.0) -> Expected:
+    """The time of kernels that run one after another on ``part``."""
+    shares: dict[str, float] = {COMPUTE: 0.0, LAUNCHES: 0.0}
     for cost in costs:
         compute = cost.flops / (part.tflops * 1e12)
         if compute > cost.nbytes / (part.bandwidth * 1e9):
@@ -82,4 +88,4 @@ def expected(costs: Sequence[Cost], part: Part, host_seconds: float = 0.0) -> Ex
             for role, count in (cost.reads + cost.writes).items():
                 shares[role] = shares.get(role, 0.0) + count / (part.bandwidth * 1e9)
         shares[LAUNCHES] += cost.launches * part.launch_us * 1e-6
-    return Expected(shares)
+    return Expected(shares, host)

@@ -135,9 +135,10 @@ def test_a_kernel_takes_what_bounds_it_and_its_start() -> None:
     bytes_first.writes["activations"] = 100
     compute_first = Cost(node, flops=900)
     compute_first.reads["weights"] = 800
-    found = expected([bytes_first, compute_first], part, host_seconds=1e-6)
+    found = expected([bytes_first, compute_first], part, host=1e-6)
     assert found.shares == pytest.approx(
-        {"weights": 3e-7, "activations": 1e-7, "compute": 9e-7, "launches": 3e-5, "host": 1e-6}
+        {"weights": 3e-7, "activations": 1e-7, "compute": 9e-7, "launches": 3e-5}
     )
-    assert found.seconds == pytest.approx(3.23e-5)
+    assert found.seconds == pytest.approx(3.13e-5)
     assert found.bound == "launches"
+    assert expected([compute_first], part, host=1.0).bound == "host"
