@@ -46,7 +46,9 @@ class AnyRotary(nn.Module):
         """
         angles = self.angles if mx.default_device() == mx.Device(mx.cpu) else None
         if norm is not None and (angles is None or angles.gain != 1.0):
-            x, norm = rms_norm(x, norm.weight, norm.eps), None
+            # as projections leave heads in memory: GPUs copy another order to normalise it
+            x = rms_norm(x.swapaxes(1, 2), norm.weight, norm.eps).swapaxes(1, 2)
+            norm = None
         if angles is None:
             return rotated(self._rope, x, offset)
         if angles.gain != 1.0:
