@@ -7,6 +7,7 @@
 
 #include "row_jobs.h"
 
+#include "choice.h"
 #include "dflash_cpu.h"
 #include "qmm.h"
 
@@ -61,6 +62,7 @@ typedef struct {
     void (*rotate_rows)(const rotary_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*argmax_rows)(const argmax_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*attend)(const dflash_attention *job, const attend_row *row, int kv, int from, int count);
+    int (*choose)(const choice_job *job);
     void (*unpack_rows)(const dflash_quantised *w, ptrdiff_t row, int count, float *out,
                         ptrdiff_t ldo);
 } blas_isa;
@@ -70,7 +72,14 @@ extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
 const blas_isa *isa_in_use(void);
 int threads_in_use(void);
 
-typedef enum { SCRATCH_MATMUL, SCRATCH_PACKED, SCRATCH_ATTENTION, SCRATCH_PANEL, SCRATCH_USES } scratch_use;
+typedef enum {
+    SCRATCH_MATMUL,
+    SCRATCH_PACKED,
+    SCRATCH_ATTENTION,
+    SCRATCH_CHOICE,
+    SCRATCH_PANEL,
+    SCRATCH_USES
+} scratch_use;
 
 /* A 64-byte aligned buffer of this thread, valid until its next call for the same use. */
 float *scratch_for(scratch_use use, size_t count);
@@ -80,6 +89,9 @@ float *scratch_floats(size_t count);
 
 /* The product by packed tiles, with up to `threads` threads. */
 void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int threads);
+
+void cblas_sgemm(int order, int ta, int tb, int M, int N, int K, float alpha, const float *a, int lda,
+                 const float *b, int ldb, float beta, float *c, int ldc);
 
 /* Runs part(context, 0..parts-1) on this thread and on workers that are free, and returns when all
  * are done. Any thread may call it, also inside a part. */

@@ -85,6 +85,20 @@ void dflash_attend(const dflash_attention *job);
  * without it the first `length` ones. */
 void dflash_write(const dflash_attention *job, const int *path);
 
+/* Tokens [rows, width] of logits [rows, width, size]. `settings` [rows, 4]: temperature, top_p,
+ * top_k and min_p; `keys` [rows, width, 2]; both NULL where all rows choose the greatest. `drafts` [rows,
+ * width - 1] and `lengths` [rows], or NULL: positions that stand beyond a row's length, or behind
+ * one whose token is not the draft's, get -1 instead of a token. */
+typedef struct {
+    int rows, width, size;
+    const float *logits, *settings;
+    const uint32_t *keys;
+    const int *drafts, *lengths;
+    int *tokens;
+} dflash_choice;
+
+void dflash_choose(const dflash_choice *job);
+
 enum { DFLASH_FLOAT32, DFLASH_FLOAT16, DFLASH_BFLOAT16 };
 
 /* A matrix [N, K] in MLX's affine form: numbers of 4 or 8 bits in words [N, K * bits / 32], each
@@ -99,6 +113,10 @@ typedef struct {
 /* out [rows, N] = x [rows, K] times the transposed matrix: the bits of the product with its
  * float32 form. */
 void dflash_quantised_product(const dflash_quantised *w, const float *x, int rows, float *out);
+
+/* out [rows, outputs] = x [rows, inputs] by weight [outputs, inputs], and `bias` [outputs] or NULL. */
+void dflash_linear(const float *x, int rows, int inputs, const float *weight, int outputs,
+                   const float *bias, float *out);
 
 #ifdef __cplusplus
 }

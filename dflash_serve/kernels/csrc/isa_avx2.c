@@ -78,6 +78,7 @@ ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int
 #include "elementwise.inc.h"
 #include "rows.inc.h"
 #include "attention.inc.h"
+#include "choice.inc.h"
 
 static int runs_here(void) {
     __builtin_cpu_init();
@@ -91,6 +92,7 @@ const blas_isa isa_avx2 = {
     .seq = seq_gemm,
     .tall = &tall,
     .attend = attend_tile,
+    .choose = choose,
     .gated = gated,
     .norm_rows = norm_rows,
     .rotate_rows = rotate_rows,

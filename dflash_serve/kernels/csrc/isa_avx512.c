@@ -87,6 +87,7 @@ ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int
 #include "elementwise.inc.h"
 #include "rows.inc.h"
 #include "attention.inc.h"
+#include "choice.inc.h"
 
 static int runs_here(void) {
     __builtin_cpu_init();
@@ -101,6 +102,7 @@ const blas_isa isa_avx512 = {
     .seq = seq_gemm,
     .tall = &tall,
     .attend = attend_tile,
+    .choose = choose,
     .gated = gated,
     .norm_rows = norm_rows,
     .rotate_rows = rotate_rows,

@@ -57,6 +57,7 @@ ISA_FN INLINE void vec_transpose(vec *x) {
 #include "elementwise.inc.h"
 #include "rows.inc.h"
 #include "attention.inc.h"
+#include "choice.inc.h"
 
 static int runs_here(void) { return 1; }
 
@@ -67,6 +68,7 @@ const blas_isa isa_generic = {
     .seq = seq_gemm,
     .tall = &tall,
     .attend = attend_tile,
+    .choose = choose,
     .gated = gated,
     .norm_rows = norm_rows,
     .rotate_rows = rotate_rows,

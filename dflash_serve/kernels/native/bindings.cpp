@@ -4,7 +4,9 @@
 #include <nanobind/stl/vector.h>
 
 #include "attention.h"
+#include "choice.h"
 #include "elementwise.h"
+#include "linear.h"
 #include "mlx/version.h"
 #include "qmm.h"
 #include "rows.h"
@@ -27,6 +29,7 @@ NB_MODULE(_native, m) {
   m.def("rotary", &dflash::rotary, nb::arg("x"), nb::arg("cos"), nb::arg("sin"),
         nb::arg("norm").none());
   m.def("argmax", &dflash::argmax, nb::arg("x"));
+  m.def("linear", &dflash::linear, nb::arg("x"), nb::arg("weight"), nb::arg("bias").none());
   nb::class_<dflash::QuantisedMatrix>(m, "QuantisedMatrix")
       .def(nb::init<mx::array, mx::array, mx::array, int, int>(), nb::arg("words"),
            nb::arg("scales"), nb::arg("biases"), nb::arg("group"), nb::arg("bits"));
@@ -43,4 +46,10 @@ NB_MODULE(_native, m) {
         nb::arg("sinks").none(), nb::arg("layout").none());
   m.def("write", &dflash::write, nb::arg("keys"), nb::arg("values"), nb::arg("starts"),
         nb::arg("lengths"), nb::arg("caches"), nb::arg("ring"), nb::arg("path").none());
+  nb::class_<dflash::Draw>(m, "Draw")
+      .def(nb::init<mx::array, mx::array>(), nb::arg("settings"), nb::arg("keys"));
+  nb::class_<dflash::Drafted>(m, "Drafted")
+      .def(nb::init<mx::array, mx::array>(), nb::arg("drafts"), nb::arg("lengths"));
+  m.def("choose", &dflash::choose, nb::arg("logits"), nb::arg("draw").none(),
+        nb::arg("drafted").none());
 }

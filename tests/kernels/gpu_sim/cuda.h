@@ -15,6 +15,16 @@ using uint = unsigned;
 
 template <typename T> T min(T a, T b) { return b < a ? b : a; }
 template <typename T> T max(T a, T b) { return a < b ? b : a; }
+inline int __float_as_int(float a) {
+  int bits;
+  memcpy(&bits, &a, 4);
+  return bits;
+}
+inline float __int_as_float(int a) {
+  float value;
+  memcpy(&value, &a, 4);
+  return value;
+}
 inline int __ffs(int a) { return __builtin_ffs(a); }
 inline int __clz(int a) { return a ? __builtin_clz(unsigned(a)) : 32; }
 inline int __popc(unsigned a) { return __builtin_popcount(a); }

@@ -67,6 +67,12 @@ template <typename T> T log(T a) { return T(std::log(float(a))); }
 template <typename T> T sqrt(T a) { return T(std::sqrt(float(a))); }
 template <typename T> T rsqrt(T a) { return T(1.0f / std::sqrt(float(a))); }
 template <typename T> T fma(T a, T b, T c) { return T(std::fma(float(a), float(b), float(c))); }
+template <typename To, typename From> To as_type(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
 inline uint ctz(uint a) { return a ? uint(__builtin_ctz(a)) : 32; }
 inline uint clz(uint a) { return a ? uint(__builtin_clz(a)) : 32; }
 inline uint popcount(uint a) { return uint(__builtin_popcount(a)); }
