@@ -1,13 +1,26 @@
 """``dflash-bench``: arguments -> options -> one measurement. Heavy imports wait for the command."""
 
 import os
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dflash_serve import console
+from dflash_serve.bench.cli_options import (
+    Drafter,
+    DraftLayers,
+    Out,
+    PromptFile,
+    RandomTarget,
+    Save,
+    SecondDrafter,
+    Seed,
+    Target,
+    choice,
+    finish,
+    numbers,
+)
 from dflash_serve.bench.errors import BenchError
 
 app = typer.Typer(
@@ -16,29 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure speculative decoding, the HTTP server and the kernels.",
 )
-
-_DEMO_PAIR = "Directory or hub id; without it, the embedded demo pair."
-Target = Annotated[str | None, typer.Option(help=_DEMO_PAIR)]
-Drafter = Annotated[str, typer.Option(help="auto, none, random (weights), a directory or hub id.")]
-RandomTarget = Annotated[
-    str | None,
-    typer.Option(
-        help="Random weights: qwen3-100m, qwen3-22m, qwen3-tiny, mistral-tiny (sliding window), "
-        "qwen3_5-tiny (recurrent layers) or a config.json."
-    ),
-]
-DraftLayers = Annotated[
-    int, typer.Option(min=0, help="Layers of a random drafter; 0 scales the published shape.")
-]
-SecondDrafter = Annotated[
-    str, typer.Option(help="A VP-drafter for trees: none, auto, directory or hub id.")
-]
-PromptFile = Annotated[
-    Path | None, typer.Option(help="JSONL with messages or prompt per line, and kind.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, prompts, samples, events.")]
-Out = Annotated[Path | None, typer.Option(help="JSON file to write; the plot goes beside it.")]
-Save = Annotated[bool, typer.Option("--save", help="Write to docs/results/.")]
 
 
 def main() -> None:
@@ -90,7 +80,7 @@ def decode(
     blocks = () if block_size == "auto" else numbers("--block-size", block_size, least=2)
     simulated = simulate_acceptance is not None or tau is not None
     options = DecodeOptions(
-        pair=_choice(target, drafter, random_target, draft_layers, blocks, seed),
+        pair=choice(target, drafter, random_target, draft_layers, blocks, seed),
         prompt_file=prompt_file,
         prompts=prompts,
         prompt_length=prompt_length,
@@ -107,7 +97,7 @@ def decode(
         second_drafter=second_drafter,
     )
     result = run_decode(options)
-    return _finish(result, decode_report, out, save)
+    return finish(result, decode_report, out, save)
 
 
 @app.command()
@@ -136,7 +126,7 @@ def exact(
 
     blocks = numbers("--block-size", block_size, least=2)
     options = ExactOptions(
-        pair=_choice(target, drafter, random_target, draft_layers, blocks, seed),
+        pair=choice(target, drafter, random_target, draft_layers, blocks, seed),
         prompt_file=prompt_file,
         prompts=prompts,
         batches=numbers("--batch", batch),
@@ -148,7 +138,7 @@ def exact(
         tree=tree,
         second_drafter=second_drafter,
     )
-    return _finish(run_exact(options), exact_report, out, save)
+    return finish(run_exact(options), exact_report, out, save)
 
 
 @app.command()
@@ -200,7 +190,7 @@ def serve(
         prompt_file=prompt_file,
         seed=seed,
     )
-    return _finish(run_serve(options), serve_report, out, save)
+    return finish(run_serve(options), serve_report, out, save)
 
 
 @app.command()
@@ -218,7 +208,7 @@ def kernels(
     from dflash_serve.bench.report import Result
 
     result = Result("kernels", {"repeats": repeats}, run_kernels(repeats))
-    return _finish(result, kernels_report, out, save)
+    return finish(result, kernels_report, out, save)
 
 
 @app.command()
@@ -239,7 +229,7 @@ def processing(
     options = ProcessingOptions(
         vocab=vocab, rows=numbers("--rows", rows), repeats=repeats, prompts=prompts, seed=seed
     )
-    return _finish(run_processing(options), processing_report, out, save)
+    return finish(run_processing(options), processing_report, out, save)
 
 
 @app.command()
@@ -272,7 +262,7 @@ def caches(
         schedules=schedules,
         seed=seed,
     )
-    return _finish(run_caches(options), caches_report, out, save)
+    return finish(run_caches(options), caches_report, out, save)
 
 
 @app.command()
@@ -288,7 +278,7 @@ def start(
     from dflash_serve.bench import startup_report
     from dflash_serve.bench.startup import run_startup
 
-    return _finish(run_startup(target, drafter, repeats), startup_report, out, save)
+    return finish(run_startup(target, drafter, repeats), startup_report, out, save)
 
 
 @app.command()
@@ -319,7 +309,7 @@ def stops(
         longest=longest,
         seed=seed,
     )
-    return _finish(run_stops(options), stops_report, out, save)
+    return finish(run_stops(options), stops_report, out, save)
 
 
 @app.command()
@@ -352,7 +342,7 @@ def stalls(
         quiet=quiet,
         seed=seed,
     )
-    return _finish(run_stalls(options), stalls_report, out, save)
+    return finish(run_stalls(options), stalls_report, out, save)
 
 
 @app.command()
@@ -385,7 +375,58 @@ def http(
         repeats=repeats,
         seed=seed,
     )
-    return _finish(run_http(options), httpcost_report, out, save)
+    return finish(run_http(options), httpcost_report, out, save)
+
+
+@app.command()
+def policy(
+    *,
+    rows: Annotated[str, typer.Option(help="Rows that decode together.")] = "1,8,16,32",
+    recording: Annotated[
+        list[Path] | None, typer.Option(help="File of `record`; without it, the demo pair's.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=8, help="Of a made-up request.")] = 256,
+    turns: Annotated[int, typer.Option(min=1, help="Requests of each row.")] = 4,
+    jitter: Annotated[float, typer.Option(min=0.0, help="Of observed times, as log sigma.")] = 0.05,
+    slow: Annotated[float, typer.Option(min=1.0, help="Factor of slow phases.")] = 1.5,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """Replay acceptance traces on machines' cost tables: the policy against fixed blocks."""
+    from dflash_serve.bench import policy_report
+    from dflash_serve.bench.policy import PolicyOptions, run_policy
+
+    options = PolicyOptions(
+        rows=numbers("--rows", rows),
+        recordings=tuple(recording or ()),
+        tokens=tokens,
+        turns=turns,
+        jitter=jitter,
+        slow=slow,
+        seed=seed,
+    )
+    return finish(run_policy(options), policy_report, out, save)
+
+
+@app.command()
+def record(
+    path: Annotated[Path, typer.Argument(help="JSON file to write, for `policy --recording`.")],
+    *,
+    target: Target = None,
+    drafter: Drafter = "auto",
+    prompt_file: PromptFile = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Recorded, of all kinds.")] = 66,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 256,
+    seed: Seed = 0,
+) -> int:
+    """Record a pair's acceptance at every token, and what its rounds cost on this machine."""
+    from dflash_serve.bench.policy_record import RecordOptions, run_record
+
+    pair = choice(target, drafter, None, 0, (), seed)
+    run_record(path, RecordOptions(pair, prompt_file, prompts, max_tokens, seed))
+    print(f"written to {path}")
+    return 0
 
 
 @app.command()
@@ -420,48 +461,32 @@ def graph(
         tau=tau,
         repeats=repeats,
     )
-    return _finish(run_graph(options), graph_report, out, save)
+    return finish(run_graph(options), graph_report, out, save)
 
 
-def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
-    """``1,3,8`` as integers, each at least ``least``.
+@app.command()
+def quantised(
+    *,
+    random_target: Annotated[str, typer.Option(help="A name or config.json.")] = "qwen3-100m",
+    bits: Annotated[int, typer.Option(help="Of its matrices.")] = 4,
+    group: Annotated[int, typer.Option(help="Weights that share a scale.")] = 64,
+    tau: Annotated[float, typer.Option(help="Simulated tokens per round.")] = 5.0,
+    block_size: Annotated[int, typer.Option(min=2, help="Tokens verified per round.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that decode together.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    seed: Seed = 0,
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """Quantised weights on a CPU: as stored, by own products, expanded; checks equal tokens."""
+    from dflash_serve.bench import quantised_report
+    from dflash_serve.bench.quantised import QuantisedOptions, run_quantised
 
-    Raises:
-        BenchError: naming the option and what it was given.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
-        raise BenchError(f"{option} is {text!r}, but must be numbers from {least}, like 1,3,8")
-    return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def _choice(
-    target: str | None,
-    drafter: str,
-    random_target: str | None,
-    draft_layers: int,
-    blocks: tuple[int, ...],
-    seed: int,
-) -> Any:
-    from dflash_serve.bench.pair import PairChoice
-
-    if random_target is not None and (target is not None or drafter != "auto"):
-        raise BenchError("--random-target excludes --target and --drafter")
-    trained = max(blocks, default=16)
-    return PairChoice(target, drafter, random_target, draft_layers, trained, seed)
-
-
-def _finish(result: Any, report: Any, out: Path | None, save: bool) -> int:
-    """Show the tables, write the files; 1 if a check failed."""
-    from dflash_serve.bench.report import Destination, show, write
-
-    show(*report.tables(result))
-    path = write(result, Destination(out, save), lambda: report.plot(result))
-    if path is not None:
-        print(f"written to {path}")
-    for failure in result.failures:
-        print(f"dflash-bench: FAILED: {failure}", file=sys.stderr)
-    return 1 if result.failures else 0
+    options = QuantisedOptions(
+        random_target, bits, group, tau, block_size, batch, max_tokens, repeats, seed
+    )
+    return finish(run_quantised(options), quantised_report, out, save)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""``dflash-bench policy``: what the block policy loses against the best fixed block in hindsight.
+
+Replays acceptance traces on cost tables of several machines; no device is used, and no clock.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dflash_serve.bench.policy_machines import Machine, machines
+from dflash_serve.bench.policy_record import RECORDINGS, read_recording
+from dflash_serve.bench.policy_replay import Noise, Replay, replay
+from dflash_serve.bench.policy_traces import BLOCKS, Workload, generated
+from dflash_serve.bench.report import Result, middle
+
+OF_BEST, OF_PLAIN = 0.95, 0.98
+"""What the policy must reach of the best fixed choice, and of plain decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """What to replay. ``tokens``: of a made-up request. turns: requests per row, one after another.
+
+    recordings: files of `policy_record`. jitter and slow: as `Noise`, of what the policy sees.
+    """
+
+    rows: tuple[int, ...] = (1, 8, 16, 32)
+    recordings: tuple[Path, ...] = ()
+    tokens: int = 256
+    turns: int = 4
+    jitter: float = 0.05
+    slow: float = 1.5
+    seed: int = 0
+
+
+def run_policy(options: PolicyOptions) -> Result:
+    """Replay every workload on every machine, at each number of rows."""
+    paths = options.recordings or tuple(sorted(RECORDINGS.glob("*.json")))
+    recordings = [read_recording(path) for path in paths]
+    tables = [*machines(), *(recording.machine for recording in recordings)]
+    recorded = [recording.workload for recording in recordings]
+    cases = [
+        _case(machine, rows, workload, options)
+        for machine in tables
+        for rows in options.rows
+        for workload in _workloads(recorded, rows, options)
+    ]
+    worst = {name: min(case[name] for case in cases) for name in ("of_best", "of_plain")}
+    measured = {
+        "worst": worst,
+        "median": {name: middle([case[name] for case in cases]) for name in worst},
+        "cases": cases,
+    }
+    return Result("policy", _settings(options, paths), measured, tuple(_failures(cases)))
+
+
+def _workloads(
+    recorded: Sequence[Workload], rows: int, options: PolicyOptions
+) -> Iterator[Workload]:
+    """Enough requests for ``turns`` in each of ``rows``; recorded ones as often as tokens need."""
+    count = rows * options.turns
+    yield from generated(count, options.tokens, options.seed)
+    for workload in recorded:
+        mean = sum(trace.rounds for trace in workload.traces) / len(workload.traces)
+        yield workload.repeated(max(count, round(count * options.tokens / mean)))
+
+
+def _case(
+    machine: Machine, rows: int, workload: Workload, options: PolicyOptions
+) -> dict[str, Any]:
+    """One machine, batch and workload: the rates of plain, each fixed block, and the policy."""
+    traces, longest = workload.traces, min(workload.block, machine.block)
+    noise = Noise(options.jitter, options.slow, seed=options.seed)
+    plain = replay(traces, machine, rows).rate
+    blocks = [block for block in BLOCKS if block <= longest]
+    fixed = {block: replay(traces, machine, rows, block).rate for block in blocks}
+    auto = replay(traces, machine, rows, longest, auto=noise)
+    best = max(fixed, key=lambda block: fixed[block])
+    if plain >= fixed[best]:
+        best = 1
+    return {
+        "machine": machine.name,
+        "rows": rows,
+        "workload": workload.name,
+        "plain": plain,
+        "fixed": {str(block): rate for block, rate in fixed.items()},
+        "auto": auto.rate,
+        "best_block": best,
+        "of_best": auto.rate / max(plain, fixed.get(best, 0.0)),
+        "of_plain": auto.rate / plain,
+        "widths": _shares(auto),
+    }
+
+
+def _shares(auto: Replay) -> dict[str, float]:
+    """Parts of the rounds by their width."""
+    return {str(width): count / auto.rounds for width, count in sorted(auto.widths.items())}
+
+
+def _failures(cases: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for case in cases:
+        name = f"{case['machine']}, {case['rows']} rows, {case['workload']}"
+        if case["of_best"] < OF_BEST:
+            yield f"{name}: {case['of_best']:.3f} of block {case['best_block']}"
+        if case["of_plain"] < OF_PLAIN:
+            yield f"{name}: {case['of_plain']:.3f} of plain decoding"
+
+
+def _settings(options: PolicyOptions, paths: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "rows": list(options.rows),
+        "recordings": [path.name for path in paths],
+        "tokens": options.tokens,
+        "turns": options.turns,
+        "jitter": options.jitter,
+        "slow": options.slow,
+        "seed": options.seed,
+        "least_of_best": OF_BEST,
+        "least_of_plain": OF_PLAIN,
+    }

@@ -1,0 +1,226 @@
+"""Recordings of a pair on this machine: acceptance traces, and what its rounds cost.
+
+The target's answers come first, by plain decoding; then each of their tokens is an anchor once per
+block. What a round writes beyond its anchor, the next one writes again.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dflash_serve.atomic_files import replace_json
+from dflash_serve.bench.components import in_turns
+from dflash_serve.bench.drive import run_all
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.pair import Pair, PairChoice, load_pair
+from dflash_serve.bench.policy_machines import Machine, interpolated
+from dflash_serve.bench.policy_traces import BLOCKS, Trace, Workload, as_json, from_json
+from dflash_serve.bench.work import make_prompts
+from dflash_serve.bench.workloads import Prompt
+from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
+from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.provenance import origin
+
+RECORDINGS = Path(__file__).parent / "recordings"
+"""Of the demo target with its drafters, on its held-out prompts."""
+_ROWS = 8
+_PASSES = 3
+_HELD = 96
+"""Tokens that rows hold while their rounds are timed."""
+_GREEDY = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """What to record, and the numbers of ``rows`` to time.
+
+    ``prompt_length`` is for random ids alone.
+    """
+
+    pair: PairChoice = field(default_factory=PairChoice)
+    prompt_file: Path | None = None
+    prompts: int = 66
+    max_tokens: int = 256
+    seed: int = 0
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    prompt_length: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A pair's traces, and the machine that they were recorded on with the pair's costs."""
+
+    workload: Workload
+    machine: Machine
+
+
+def read_recording(path: Path) -> Recording:
+    """What `run_record` wrote.
+
+    Raises:
+        BenchError: the file cannot be read or holds something else.
+    """
+    try:
+        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+        traces = tuple(from_json(stored["traces"]))
+        costs = stored["costs"]
+        plain = _seconds(costs["plain_ms"])
+        rounds = {int(width): _seconds(times) for width, times in costs["round_ms"].items()}
+        workload = Workload(path.stem, traces)
+        if not {1, *(size for size in BLOCKS if size <= workload.block)} <= rounds.keys():
+            raise ValueError("costs of some widths are missing")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"{path} is no recording of a pair: {error}") from error
+    return Recording(workload, interpolated(f"CPU, {path.stem}", plain, rounds))
+
+
+def run_record(path: Path, options: RecordOptions) -> None:
+    """Record the pair on its prompts, and its costs on this machine.
+
+    Raises:
+        BenchError: the pair cannot be recorded, or the file not be written.
+    """
+    pair = load_pair(options.pair)
+    prompts = make_prompts(options, pair, options.prompts)
+    stored = {
+        **origin(),
+        "pair": pair.describe(),
+        "costs": measure(pair, options.rows),
+        "traces": as_json(record(pair, prompts, options.max_tokens)),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(path, stored)
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def record(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[Trace]:
+    """A trace per prompt whose answer has at least two tokens, blocks as the drafter allows.
+
+    Raises:
+        BenchError: there is no drafter, or the target's caches cannot go back to any token.
+    """
+    blocks = [block for block in BLOCKS if block <= _longest(pair)]
+    runner = DeviceRunner(pair.target, pair.drafter, max(blocks), compiled=False)
+    if not runner.shows_context:
+        raise BenchError("traces can be recorded only of targets whose caches hold every token")
+    answers = _answers(pair, prompts, max_tokens)
+    asked = [one for one in zip(prompts, answers, strict=True) if len(one[1]) > 1]
+    traces: list[Trace] = []
+    for start in range(0, len(asked), _ROWS):
+        traces += _Group(runner, asked[start : start + _ROWS], start).traces(blocks)
+    runner.close()
+    return traces
+
+
+def measure(pair: Pair, numbers: Sequence[int]) -> dict[str, Any]:
+    """Milliseconds of rounds by width and rows, and of plain ones, as `read_recording` takes them.
+
+    Rounds of one number of rows are timed in turns, and all numbers of rows a few times: the least
+    is what the machine does when it is left alone.
+    """
+    blocks = [block for block in (1, *BLOCKS) if block <= _longest(pair)]
+    passes = [_pass(pair, numbers, blocks) for _ in range(_PASSES)]
+    least = [
+        [min(times) for times in zip(*cells, strict=True)] for cells in zip(*passes, strict=True)
+    ]
+    plain, *rounds = (
+        {str(rows): 1e3 * cells[place] for rows, cells in zip(numbers, least, strict=True)}
+        for place in range(1 + len(blocks))
+    )
+    return {
+        "plain_ms": plain,
+        "round_ms": {str(block): times for block, times in zip(blocks, rounds, strict=True)},
+    }
+
+
+def _pass(pair: Pair, numbers: Sequence[int], blocks: Sequence[int]) -> list[list[float]]:
+    """Median seconds by rows: of a plain round, and of each block."""
+    found = []
+    for rows in numbers:
+        plain = DeviceRunner(pair.target, None, 1)
+        drafting = DeviceRunner(pair.target, pair.drafter, max(blocks))
+        calls = [_round(plain, rows, 1)] + [_round(drafting, rows, block) for block in blocks]
+        found.append(in_turns(calls))
+        plain.close()
+        drafting.close()
+    return found
+
+
+def _longest(pair: Pair) -> int:
+    if pair.drafter is None:
+        raise BenchError("there is no drafter to record; give --drafter")
+    return pair.drafter.block_size
+
+
+def _round(runner: DeviceRunner, rows: int, block: int) -> Callable[[], object]:
+    decode = tuple(DecodeRow(row, _HELD, 0, block, _GREEDY) for row in range(rows))
+    return lambda: runner.run(StepPlan(decode=decode))
+
+
+def _seconds(times: Mapping[str, float]) -> dict[int, float]:
+    return {int(rows): float(milliseconds) / 1e3 for rows, milliseconds in times.items()}
+
+
+def _answers(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[tuple[int, ...]]:
+    """What plain decoding generates, the token that stops an answer included."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    config = EngineConfig(max_queue=len(prompts), max_context=longest + max_tokens)
+    runner = DeviceRunner(pair.target, None, 1)
+    requests = [
+        EngineRequest(str(number), prompt.tokens, max_tokens)
+        for number, prompt in enumerate(prompts)
+    ]
+    run = run_all(runner, config, requests)
+    runner.close()
+    tokens = [tuple(run.answers[request.id].tokens) for request in requests]
+    return [_stopped(prompt, one) for prompt, one in zip(prompts, tokens, strict=True)]
+
+
+def _stopped(prompt: Prompt, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    ends = [at for at, token in enumerate(tokens) if token in prompt.stop_tokens]
+    return tokens[: ends[0] + 1] if ends else tokens
+
+
+class _Group:
+    """Rows that are recorded together, numbered from ``first``. Their caches are the runner's."""
+
+    def __init__(
+        self, runner: DeviceRunner, asked: Sequence[tuple[Prompt, tuple[int, ...]]], first: int
+    ) -> None:
+        self._runner = runner
+        self._asked = asked
+        self._numbers = range(first, first + len(asked))
+
+    def traces(self, blocks: Sequence[int]) -> list[Trace]:
+        for number, (prompt, _) in zip(self._numbers, self._asked, strict=True):
+            chunk = PrefillRow(number, 0, prompt.tokens, True, _GREEDY)
+            self._runner.run(StepPlan(prefill=(chunk,)))
+        found: list[dict[int, list[int]]] = [{block: [] for block in blocks} for _ in self._asked]
+        for position in range(max(len(answer) for _, answer in self._asked) - 1):
+            for block in blocks:
+                self._anchors(position, block, found)
+        self._runner.run(StepPlan(closed=tuple(self._numbers)))
+        return [
+            Trace(prompt.kind, {block: tuple(counts) for block, counts in one.items()})
+            for (prompt, _), one in zip(self._asked, found, strict=True)
+        ]
+
+    def _anchors(self, position: int, block: int, found: Sequence[dict[int, list[int]]]) -> None:
+        """One round of ``block`` from the token at ``position`` of every answer that long."""
+        rows = [
+            (
+                one,
+                DecodeRow(number, len(prompt.tokens) + position, answer[position], block, _GREEDY),
+            )
+            for number, (prompt, answer), one in zip(self._numbers, self._asked, found, strict=True)
+            if position < len(answer) - 1
+        ]
+        result = self._runner.run(StepPlan(decode=tuple(row for _, row in rows)))
+        for (one, _), chosen in zip(rows, result.decode, strict=True):
+            one[block].append(len(chosen.tokens) - 1)
