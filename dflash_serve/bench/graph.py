@@ -83,7 +83,7 @@ def run_graph(options: GraphOptions) -> Result:
             raise BenchError(f"{name} is {bits}, but must be one of {', '.join(map(str, _BITS))}")
     shape = SHAPES[options.shape]
     trained = shape.drafter["block_size"]
-    tau = options.tau or PUBLISHED_TAU.get(options.shape)
+    tau = PUBLISHED_TAU.get(options.shape) if options.tau is None else options.tau
     if tau is None:
         raise BenchError(f"no tau is published here for {options.shape}: pass --tau")
     if max(options.blocks, default=0) > trained:

@@ -197,6 +197,7 @@ def test_the_command_counts_an_8b_pair_without_its_memory(
         (["--drafter-bits", "0"], "--drafter-bits is 0"),
         (["--block-size", "32"], "--block-size is 32"),
         (["--tau", "17"], "--tau is 17"),
+        (["--tau", "0"], "--tau is 0"),
         (["--shape", "llama-3.1-8b"], "--tau"),
         (["--shape", "qwen3.5-9b", "--tau", "5"], "recurrent"),
     ],
