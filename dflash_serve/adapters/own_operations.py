@@ -18,6 +18,7 @@ from mlx_lm.models.activations import swiglu_oai as their_clipped_swiglu
 
 from dflash_serve.adapters.row_attention import as_class, redirected
 from dflash_serve.kernels.gated_units import clipped_swiglu, swiglu
+from dflash_serve.kernels.linear import linear
 from dflash_serve.kernels.rms_norm import rms_norm
 
 _OURS: tuple[tuple[object, Callable[..., mx.array]], ...] = (
@@ -33,6 +34,27 @@ class Norm(nn.RMSNorm):
         return rms_norm(x, self.weight, self.eps)
 
 
+class DenseLinear(nn.Linear):
+    """MLX's layer over `linear`."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return linear(x, self.weight, self.get("bias"))
+
+
+class DenseEmbedding(nn.Embedding):
+    """MLX's embedding, whose product as the head runs over `linear`."""
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        return linear(x, self.weight)
+
+
+_MADE: dict[type, type[nn.Module]] = {
+    nn.Embedding: DenseEmbedding,
+    nn.Linear: DenseLinear,
+    nn.RMSNorm: Norm,
+}
+
+
 def use_own_operations(
     model: nn.Module, classes: Mapping[type, type[nn.Module]] = MappingProxyType({})
 ) -> None:
@@ -40,7 +62,7 @@ def use_own_operations(
 
     ``classes``: those of one family, each with a class to put in its place.
     """
-    known: dict[type, type[nn.Module]] = {nn.RMSNorm: Norm, **classes}
+    known = {**_MADE, **classes}
 
     def exchanged(value: Any) -> Any:
         if not isinstance(value, nn.Module):
