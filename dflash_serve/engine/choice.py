@@ -1,7 +1,7 @@
 """The target's token at each position of a round, after each row's own processing.
 
-Order: bias, penalties, grammar mask, temperature, top-k, top-p, min-p. Rows that ask for the same
-kind of processing form a group; rows that ask for none are argmax and pay nothing.
+Order: bias, penalties, grammar mask, temperature, top-k, top-p, min-p. Rows whose logits change in
+the same way form a group, which is gathered; the others are chosen for together, in place.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_serve.engine.cache.layout import Layout
-from dflash_serve.engine.sampler import draw, position_keys, process
+from dflash_serve.engine.sampler import position_keys
 from dflash_serve.engine.token_table import BANNED_UNTIL, BIAS, COUNT, FIELDS, SEEN, TokenTable
 from dflash_serve.engine.types import LogitRules, SamplingParams
+from dflash_serve.kernels.token_choice import Drafted, Draw, token_choice
 
 Arrays = dict[str, mx.array]
 _BANNED = -1e30
@@ -51,13 +52,16 @@ class ChoiceRow:
 
 @dataclass(frozen=True, slots=True, order=True)
 class GroupKind:
-    """The steps of processing that a group of rows takes; ``whole``: all rows of the round."""
+    """The steps of processing that a group of rows takes; ``whole``: all rows of the round.
 
-    sampled: bool = False
-    filtered: bool = False
+    Steps that change logits are those of every row; ``sampled`` and ``filtered`` of at least one.
+    """
+
     adjusted: bool = False
     counted: bool = False
     masked: bool = False
+    sampled: bool = False
+    filtered: bool = False
     whole: bool = False
 
 
@@ -77,60 +81,92 @@ class RowGroup:
 
 
 def group_rows(rows: Sequence[ChoiceRow], width: int) -> tuple[RowGroup, ...]:
-    """The groups of a round over ``rows``, without those that need nothing."""
+    """The groups of a round over ``rows``, a whole one first; none where all rows are greedy.
+
+    Rows whose logits stay as they are belong to a whole group, where other rows count as greedy.
+    """
     groups: dict[GroupKind, list[int]] = {}
     for index, row in enumerate(rows):
-        groups.setdefault(row.kind, []).append(index)
+        steps = replace(row.kind, sampled=False, filtered=False)
+        groups.setdefault(steps, []).append(index)
     if len(groups) == 1:
-        (kind,) = groups
-        whole = replace(kind, whole=True)
-        return () if kind == GroupKind() else (RowGroup(whole, _arrays(whole, rows, width)),)
-    groups.pop(GroupKind(), None)
-    return tuple(
-        _part(kind, _padded(members), rows, width)
-        for kind, members in sorted(groups.items())  # an order of kinds, not of rows: few graphs
+        return _whole(rows, width)
+    plain = set(groups.pop(GroupKind(), ()))
+    greedy = SamplingParams()
+    bare = [
+        row if index in plain else ChoiceRow(greedy, row.position) for index, row in enumerate(rows)
+    ]
+    return _whole(bare, width) + tuple(
+        _part([rows[index] for index in _padded(members)], members, width)
+        for _, members in sorted(groups.items())  # an order of kinds, not of rows: few graphs
     )
 
 
-def _part(kind: GroupKind, members: list[int], rows: Sequence[ChoiceRow], width: int) -> RowGroup:
-    arrays = _arrays(kind, [rows[index] for index in members], width)
-    return RowGroup(kind, arrays | {"index": mx.array(members, dtype=mx.int32)})
+def _whole(rows: Sequence[ChoiceRow], width: int) -> tuple[RowGroup, ...]:
+    """All rows as one group; none where it would be greedy and nothing else."""
+    kind = replace(_common(rows), whole=True)
+    if kind == GroupKind(whole=True):
+        return ()
+    return (RowGroup(kind, _arrays(kind, rows, width)),)
+
+
+def _part(rows: Sequence[ChoiceRow], members: list[int], width: int) -> RowGroup:
+    kind = _common(rows)
+    index = {"index": mx.array(_padded(members), dtype=mx.int32)}
+    return RowGroup(kind, _arrays(kind, rows, width) | index)
+
+
+def _common(rows: Sequence[ChoiceRow]) -> GroupKind:
+    """The kind of rows whose logits change in the same way."""
+    kinds = [row.kind for row in rows]
+    sampled, filtered = (any(k.sampled for k in kinds), any(k.filtered for k in kinds))
+    return replace(kinds[0], sampled=sampled, filtered=filtered)
 
 
 def choose(
-    logits: mx.array, drafts: mx.array, groups: Sequence[RowGroup], tree: Layout | None = None
+    logits: mx.array,
+    drafts: mx.array,
+    groups: Sequence[RowGroup],
+    tree: Layout | None = None,
+    lengths: mx.array | None = None,
 ) -> mx.array:
     """Logits [R, width, V], drafts [R, width - 1] -> the target's tokens [R, width] int32.
 
     ``tree``: how the columns stand to each other, which follow one another otherwise. Keys are by
-    depth then, and there are no masks.
+    depth then, and there are no masks. ``lengths`` [R] int32, of chains: tokens at and beyond a
+    row's length, or behind one that is not the draft's, may be -1.
     """
-    if groups and groups[0].kind.whole:
-        return _choose_group(logits, drafts, groups[0], tree)
-    choices = mx.argmax(logits, axis=-1).astype(mx.int32)
+    whole = groups[0] if groups and groups[0].kind.whole else RowGroup(GroupKind(), {})
+    choices = _choose_group(logits, drafts, whole, tree, lengths)
     for group in groups:
-        index = group.arrays["index"]
-        part = None if tree is None else Layout(tree.depths[index], tree.sees[index])
-        choices[index] = _choose_group(logits[index], drafts[index], group, part)
+        if not group.kind.whole:
+            index = group.arrays["index"]
+            part = None if tree is None else Layout(tree.depths[index], tree.sees[index])
+            ends = None if lengths is None else lengths[index]
+            choices[index] = _choose_group(logits[index], drafts[index], group, part, ends)
     return choices
 
 
 def _choose_group(
-    logits: mx.array, drafts: mx.array, group: RowGroup, tree: Layout | None
+    logits: mx.array,
+    drafts: mx.array,
+    group: RowGroup,
+    tree: Layout | None,
+    lengths: mx.array | None,
 ) -> mx.array:
     kind, arrays = group.kind, group.arrays
-    scores = logits.astype(mx.float32)
     if kind.adjusted:
-        scores = adjust(scores, drafts if kind.counted else drafts[:, :0], arrays, tree)
+        counted = drafts if kind.counted else drafts[:, :0]
+        logits = adjust(logits.astype(mx.float32), counted, arrays, tree)
     if kind.masked:
-        scores = mask_tokens(scores, arrays["masks"])
+        logits = mask_tokens(logits.astype(mx.float32), arrays["masks"])
+    draw = None
     if kind.sampled:
-        scores = process(scores, arrays["settings"], kind.filtered)
         keys = arrays["keys"]
         if tree is not None:
             keys = mx.take_along_axis(keys, tree.depths[..., None], axis=1)
-        return draw(scores, keys)
-    return mx.argmax(scores, axis=-1).astype(mx.int32)
+        draw = Draw(arrays["settings"], keys, kind.filtered)
+    return token_choice(logits, draw, None if lengths is None else Drafted(drafts, lengths))
 
 
 def adjust(

@@ -302,7 +302,8 @@ class Rounds:
             return self._judge_tree(shape, rows, tokens, proposal.parents, groups, caches)
         forward = self.forward(tokens, _span(shape, rows), caches, defer=shape.defer)
         logits = self._target.logits(forward.hidden)
-        packed = acceptance_scan(drafts, choose(logits, drafts, groups), rows.blocks)
+        choices = choose(logits, drafts, groups, lengths=rows.blocks)
+        packed = acceptance_scan(drafts, choices, rows.blocks)
         return Verdict(packed, logits if shape.logits else None, forward.taps), forward
 
     def _judge_tree(
