@@ -13,7 +13,7 @@ import mlx.nn as nn
 from dflash_serve.adapters.base import AttentionCache, Draft, TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.dflash_config import DFlashConfig
-from dflash_serve.adapters.own_operations import Norm
+from dflash_serve.adapters.own_operations import Norm, use_own_operations
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.kernels.argmax import argmax
 from dflash_serve.kernels.gated_units import swiglu
@@ -196,6 +196,7 @@ class DFlashDrafter:
     model_class: type[DFlashModel] = DFlashModel
 
     def __init__(self, config: DFlashConfig, model: DFlashModel, target: TargetAdapter) -> None:
+        use_own_operations(model)
         self.config = config
         self.model = model
         self._target = target
