@@ -5,6 +5,7 @@ Most layers slide, some attend to all tokens, and each kind has a rotation of it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ from dflash_serve.adapters.layered import (
 )
 from dflash_serve.adapters.mistral import FULL, SLIDING, layer_windows
 from dflash_serve.adapters.rotary import Rotary
+from dflash_serve.kernels.rms_norm import rms_norm
 
 _TAKEN_FOR_GRANTED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
@@ -82,6 +84,13 @@ class TextArgs(gemma3_text.ModelArgs):
         }
 
 
+class ShiftedNorm(gemma3_text.RMSNorm):
+    """mlx-lm's norm, whose weights are stored less one, over our operation."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return rms_norm(x, self.weight, self.eps, 1.0)
+
+
 class RowTextModel(gemma3_text.Model):
     """mlx-lm's model with our caches and one rotary table for each kind of layer."""
 
@@ -124,6 +133,7 @@ class Gemma3TextTarget(LayeredTarget):
     """A text model by itself: a `TargetAdapter` of sliding and full layers."""
 
     model_classes = (RowTextModel, TextArgs)
+    faster_classes = MappingProxyType({gemma3_text.RMSNorm: ShiftedNorm})
 
     def __init__(self, model: RowTextModel) -> None:
         super().__init__(model, window_specs(model, model.args.head_dim, model.args.windows))

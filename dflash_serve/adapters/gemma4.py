@@ -6,6 +6,7 @@ variants attend to keys and values of an earlier layer: each keeps a copy in a c
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +19,7 @@ from dflash_serve.adapters.cache_spec import AttentionSpec
 from dflash_serve.adapters.gemma3 import rotaries
 from dflash_serve.adapters.mistral import FULL, SLIDING, layer_windows
 from dflash_serve.adapters.row_attention import as_class
+from dflash_serve.kernels.rms_norm import rms_norm
 
 _TAKEN_FOR_GRANTED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
@@ -56,6 +58,13 @@ class TextArgs(gemma4_text.ModelArgs):
         for key in ("num_experts", "top_k_experts", "moe_intermediate_size"):
             if self.enable_moe_block and not getattr(self, key):
                 raise AdapterError(f"target config: {key} is missing, but enable_moe_block is true")
+
+
+class PlainNorm(gemma4_text.RMSNormNoScale):
+    """mlx-lm's norm without weights over our operation."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return rms_norm(x, None, self.eps)
 
 
 class _Layers(gemma4_text.Gemma4TextModel):
@@ -105,6 +114,7 @@ class Gemma4TextTarget(layered.LayeredTarget):
     """A text model by itself: a `TargetAdapter` of sliding and full layers."""
 
     model_classes = (RowTextModel, TextArgs)
+    faster_classes = MappingProxyType({gemma4_text.RMSNormNoScale: PlainNorm})
 
     def __init__(self, model: RowTextModel) -> None:
         dtype = layered.activation_dtype(model)

@@ -5,11 +5,12 @@ The text model alone: weights of a vision tower or of multi-token prediction are
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models import qwen3_5, qwen3_5_moe
+from mlx_lm.models import qwen3_5, qwen3_5_moe, qwen3_next
 from mlx_lm.models.gated_delta import compute_g, gated_delta_update, normalize_qk
 
 from dflash_serve.adapters.base import AdapterError, StateCache
@@ -26,6 +27,8 @@ from dflash_serve.adapters.row_attention import as_class
 from dflash_serve.kernels.dispatch import Backend, default_backend, hand_written
 from dflash_serve.kernels.gated_delta import SPAN, DeltaStates, DeltaTokens, fits, gated_delta_scan
 from dflash_serve.kernels.gated_delta_replay import gated_delta_replay
+from dflash_serve.kernels.gated_units import swiglu
+from dflash_serve.kernels.rms_norm import rms_norm
 
 _FULL, _LINEAR = "full_attention", "linear_attention"
 
@@ -65,6 +68,16 @@ def _check_layers(text: dict[str, Any]) -> None:
                 f"target config: layer {index} is of type {kind!r}, but full_attention_interval "
                 f"{interval} makes it {wanted!r}"
             )
+
+
+class GatedNorm(qwen3_next.Qwen3NextRMSNormGated):
+    """mlx-lm's norm with a gate over our operations."""
+
+    def __call__(self, hidden_states: mx.array, gate: mx.array | None = None) -> mx.array:
+        if gate is None or hidden_states.dtype != mx.float32:
+            return super().__call__(hidden_states, gate)
+        normed = rms_norm(hidden_states, self.weight, self.eps)
+        return swiglu(gate.astype(mx.float32), normed)
 
 
 class RowDeltaNet(qwen3_5.GatedDeltaNet):
@@ -171,6 +184,7 @@ class Qwen35Target(LayeredTarget):
     """A `TargetAdapter` with three recurrent layers to each that attends to all tokens."""
 
     model_classes = (RowModel, Args)
+    faster_classes = MappingProxyType({qwen3_next.Qwen3NextRMSNormGated: GatedNorm})
 
     def __init__(self, model: RowModel) -> None:
         text = model.language_model
