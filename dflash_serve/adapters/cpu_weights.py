@@ -16,10 +16,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class CpuWeights(StrEnum):
-    """``--cpu-weights``: float32 where memory has room for it, in any case, or as stored.
+    """``--cpu-weights``: what is fastest and has room, float32 in any case, or as stored.
 
-    As stored, the 16-bit parts of a quantised checkpoint are float32 where there is room: they
-    give activations their dtype.
+    Fastest are 16-bit weights as float32, 4 and 8 bit ones as stored where the extension multiplies
+    them, and other quantised ones as float32. As stored, the 16-bit parts of a quantised checkpoint
+    are float32 where there is room: they give activations their dtype.
     """
 
     AUTO = "auto"

@@ -41,15 +41,19 @@ def use_own_products(model: nn.Module) -> int:
 
     def exchange(module: nn.Module) -> nn.Module:
         nonlocal exchanged
-        made = _MADE.get(type(module))
-        if made is None or module.mode != "affine" or not has_own(_weight(module)):
+        if not has_own_product(module):
             return module
         exchanged += 1
-        return as_class(module, made)
+        return as_class(module, _MADE[type(module)])
 
     leaves: Any = tree_map(exchange, model.leaf_modules(), is_leaf=nn.Module.is_module)
     model.update_modules(leaves)
     return exchanged
+
+
+def has_own_product(module: Any) -> bool:
+    """Whether `use_own_products` exchanges it."""
+    return type(module) in _MADE and module.mode == "affine" and has_own(_weight(module))
 
 
 def _weight(layer: Any) -> QuantisedWeight:

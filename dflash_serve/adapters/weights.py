@@ -6,7 +6,7 @@ in two dtypes. Knows nothing of model families.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -61,10 +61,14 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What `take` did: bytes as on disk and as ``held`` now, and which became float32."""
+    """What `take` did: bytes as on disk and as ``held`` now, and which became float32.
+
+    ``left``: bytes that float32 would add to the quantised modules that were not to be expanded.
+    """
 
     wanted: CpuWeights
     sizes: Sizes
+    left: int
     widened: Widening
     held: int
     seconds: float
@@ -91,13 +95,13 @@ def take(
     dtype: mx.Dtype | None,
     wanted: CpuWeights = CpuWeights.AUTO,
     *,
-    expand: bool = False,
+    expand: Callable[[nn.Module], bool] = lambda module: False,
 ) -> Taken:
     """Read every parameter of a model, scan it, and bring it to ``dtype``; None: as stored.
 
-    To float32, 16-bit weights are brought as ``wanted`` says, and quantised matrices too if
-    ``expand``: plain layers then take their modules' places. Scales and biases of the others stay
-    as they are: products read them in any dtype, to the same bits.
+    To float32, 16-bit weights are brought as ``wanted`` says, and so are the quantised modules that
+    ``expand`` says: plain layers then take their places. Scales and biases of the others stay as
+    they are: products read them in any dtype, to the same bits.
 
     Raises:
         AdapterError: a tensor cannot be read, or holds NaN or infinity, with file and name; or
@@ -105,7 +109,9 @@ def take(
     """
     started = time.perf_counter()
     kept = _quantised_parts(model)
-    packed = packed_modules(model) if expand and dtype == mx.float32 else {}
+    packed = packed_modules(model) if dtype == mx.float32 else {}
+    left = sum(growth(module) for module in packed.values() if not expand(module))
+    packed = {path: module for path, module in packed.items() if expand(module)}
     pending: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
     half = [value.nbytes for name, value in pending if value.dtype in _HALF and name not in kept]
     sizes = Sizes(
@@ -134,7 +140,7 @@ def take(
     model.eval()
     mx.eval(model)  # rotary tables too, which are no parameters: another thread will use them
     held = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
-    return Taken(wanted, sizes, widened, held, time.perf_counter() - started)
+    return Taken(wanted, sizes, left, widened, held, time.perf_counter() - started)
 
 
 def _units(
@@ -169,6 +175,13 @@ def report(what: str, taken: Taken) -> None:
             what,
             taken.held / 1e9,
             gigabytes,
+        )
+    if taken.left:
+        _log.info(
+            "%s: quantised weights stay as stored: %.2f GB in memory, float32 takes %.2f GB more",
+            what,
+            taken.held / 1e9,
+            taken.left / 1e9,
         )
     for kind, extra, done in (
         ("16-bit", sizes.half, widened.half),

@@ -56,8 +56,8 @@ class EngineOptions:
     as pay in each round, ``always`` whole blocks whatever they cost, ``off`` none; a block_size
     that is given is kept to in every round. memory_limit: bytes, 0 for none.
     max_stall_ms: what a prompt's chunk and the round beside it may take, above 64 tokens.
-    cpu_weights: on a CPU ``auto`` makes 16-bit and quantised weights float32 where memory has room,
-    ``float32`` refuses to start where it has none, ``stored`` keeps them as on disk.
+    cpu_weights: on a CPU ``auto`` makes weights float32 where that is faster and memory has room,
+    ``float32`` all of them, or refuses to start, ``stored`` keeps them as on disk.
     drafter_bits: 4 or 8 quantises the drafter at load, 0 leaves it as stored.
     second_drafter: a VP-drafter's path or hub id, ``auto`` or ``none``. tree: ``off``, ``auto`` or
     a number of nodes; ``default`` is auto with a second drafter and off without.

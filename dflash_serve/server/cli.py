@@ -78,8 +78,8 @@ def serve(
     cpu_weights: Annotated[
         str,
         typer.Option(
-            help="On a CPU, 16-bit and quantised weights are float32 in memory: auto (where it has "
-            "room), float32 (or do not start), or stay as stored."
+            help="Of 16 and fewer bits, on a CPU: auto (float32 where faster and memory has room), "
+            "float32 (or do not start), or stored."
         ),
     ] = _D.cpu_weights,
     drafter_bits: Annotated[

@@ -20,6 +20,7 @@ from dflash_serve.adapters.cpu_weights import (
 )
 from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.kernels.native import native
 from tests.adapters.quantised import write_quantised
 from tests.adapters.test_drafter_bits import WIDE, wide
 from tests.adapters.test_weights import in_dtype, put, refusal, rewrite, with_memory
@@ -93,7 +94,7 @@ def test_the_log_says_what_became_of_quantised_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dflash_serve")
-    directory = write_quantised(tmp_path, 4)
+    directory = write_quantised(tmp_path, 6)
     load_target(directory)
     assert f"target {directory}: quantised weights are float32 in memory: 0.00 GB" in caplog.text
     caplog.clear()
@@ -139,6 +140,26 @@ def test_an_expanded_matrix_is_scale_times_number_plus_bias_in_float32(
     np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-7)
 
 
+def test_what_the_extension_multiplies_stays_as_stored_unless_float32_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the same bits."""
+    caplog.set_level(logging.INFO, "dflash_serve")
+    four = load_target(write_quantised(tmp_path / "4", 4))
+    assert _quantised(four) == (native() is not None)
+    assert ("quantised weights stay as stored: 0.00 GB" in caplog.text) == (native() is not None)
+    assert not _quantised(load_target(write_quantised(tmp_path / "6", 6)))
+    expanded = load_target(tmp_path / "4/quantised", FLOAT32)
+    assert not _quantised(expanded)
+    if native() is not None:
+        hidden = mx.random.normal((3, four.hidden_size))
+        assert mx.array_equal(four.logits(hidden), expanded.logits(hidden)).item()
+
+
+def _quantised(target: Any) -> bool:
+    return any(value.dtype == mx.uint32 for _, value in tree_flatten(target.parameters()))
+
+
 @pytest.mark.parametrize("part", ["scales", "biases"])
 def test_a_damaged_scale_is_refused_by_name_before_it_is_expanded(
     tmp_path: Path, part: str
@@ -163,7 +184,7 @@ def test_a_drafter_stored_quantised_is_expanded_unless_its_bits_are_asked_for(
     target = load_target(tmp_path / "target")
     kept = load_drafter(stored, target, FLOAT32, expand=False)
     assert any("scales" in module for module in kept.model.modules())
-    plain = load_drafter(stored, target)
+    plain = load_drafter(stored, target, FLOAT32)
     assert not any("scales" in module for module in plain.model.modules())
     fc: Any = kept.model.fc
     want = mx.dequantize(fc.weight, fc.scales, fc.biases, group_size=64, bits=4)

@@ -93,6 +93,9 @@ void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int threads)
 void cblas_sgemm(int order, int ta, int tb, int M, int N, int K, float alpha, const float *a, int lda,
                  const float *b, int ldb, float beta, float *c, int ldc);
 
+/* x W^T on this thread alone, the way that is faster for its shape. */
+void dot_alone(const gemm_job *job);
+
 /* Runs part(context, 0..parts-1) on this thread and on workers that are free, and returns when all
  * are done. Any thread may call it, also inside a part. */
 void pool_run(int parts, void (*part)(void *context, int index), void *context);

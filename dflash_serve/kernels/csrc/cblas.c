@@ -90,6 +90,11 @@ static int packing_pays(const gemm_job *job, int lanes) {
     return job->M >= rows && job->N >= chosen->tall->columns / 2;
 }
 
+void dot_alone(const gemm_job *job) {
+    if (packing_pays(job, 16)) tall_gemm(chosen->tall, job, 16, 1);
+    else chosen->dot(job);
+}
+
 static void scale(int M, int N, float beta, float *c, ptrdiff_t ldc) {
     for (int i = 0; i < M; i++)
         for (int j = 0; j < N; j++) c[i * ldc + j] = beta == 0.0f ? 0.0f : beta * c[i * ldc + j];

@@ -79,6 +79,17 @@ ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32((__m128i)x));
 }
 
+/* A group of 4-bit numbers has sixteen values: they are computed once and looked up. */
+#define VEC_FROM_NIBBLES
+ISA_FN INLINE vec vec_from_nibbles(const uint8_t *from, vec values) {
+    const __m512i words = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m512i shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24,
+                                             28);
+    __m512i both = _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)from));
+    __m512i numbers = _mm512_srlv_epi32(_mm512_permutexvar_epi32(words, both), shifts);
+    return _mm512_permutexvar_ps(numbers, values); /* reads the lowest four bits */
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
 #include "qmm.inc.h"

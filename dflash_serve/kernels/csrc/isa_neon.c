@@ -51,6 +51,13 @@ ISA_FN INLINE void vec_transpose(vec *x) {
     x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
 
+#define VEC_FROM_BYTES
+ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int part) {
+    uint8x8_t half = part < 2 ? vget_low_u8((uint8x16_t)x) : vget_high_u8((uint8x16_t)x);
+    uint16x8_t wide = vmovl_u8(half);
+    return vcvtq_f32_u32(vmovl_u16(part % 2 ? vget_high_u16(wide) : vget_low_u16(wide)));
+}
+
 #include "dot.inc.h"
 #include "seq.inc.h"
 #include "qmm.inc.h"

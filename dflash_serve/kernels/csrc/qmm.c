@@ -1,5 +1,5 @@
-/* x W^T with a quantised W: a panel of its rows at a time becomes float32 and goes through `dot`,
- * which gives every element the bits that it has with all of W expanded. */
+/* x W^T with a quantised W: a panel of its rows at a time becomes float32 and is multiplied as any
+ * matrix, which gives every element the bits that it has with all of W expanded. */
 #include "blas.h"
 
 #define FEW_ROWS 32               /* of x: a panel stays in the second-level cache */
@@ -25,7 +25,7 @@ static void run_panel(const product *p, int panel, float *scratch, ptrdiff_t ld)
                     .a = p->x, .a_row = w->K, .a_col = 1, .b = scratch, .ldb = ld,
                     .c = p->out + from, .ldc = w->N, .alpha = 1.0f, .beta = 0.0f};
     isa_in_use()->unpack_rows(w, from, job.N, scratch, ld);
-    isa_in_use()->dot(&job);
+    dot_alone(&job);
 }
 
 static void run_part(void *context, int index) {

@@ -32,6 +32,16 @@ ISA_FN INLINE void unpack_row(const dflash_quantised *w, ptrdiff_t row, int bits
     for (ptrdiff_t g = 0; g < groups; g++) {
         vec scale = vec_set1(stored_number(w->scales, row * groups + g, w->type));
         vec bias = vec_set1(stored_number(w->biases, row * groups + g, w->type));
+#ifdef VEC_FROM_NIBBLES
+        if (bits == 4) {
+            static const bytes16 counted = {0, 1, 2,  3,  4,  5,  6,  7,
+                                            8, 9, 10, 11, 12, 13, 14, 15};
+            vec values = vec_add(vec_mul(vec_from_bytes(counted, 0), scale), bias);
+            for (int i = 0; i < w->group; i += 16, from += 8, out += 16)
+                vec_store(out, vec_from_nibbles(from, values));
+            continue;
+        }
+#endif
         for (int i = 0; i < w->group; i += 16, from += 2 * bits, out += 16) {
             bytes16 numbers = load_numbers(from, bits);
             EACH_PART(p) {
