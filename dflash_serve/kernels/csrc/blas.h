@@ -87,8 +87,8 @@ float *scratch_for(scratch_use use, size_t count);
 /* That of a matmul. */
 float *scratch_floats(size_t count);
 
-/* The product by packed tiles, with up to `threads` threads. */
-void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int threads);
+/* The product by packed tiles, cut into about so many parts for the pool; 1: on this thread. */
+void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int parts);
 
 void cblas_sgemm(int order, int ta, int tb, int M, int N, int K, float alpha, const float *a, int lda,
                  const float *b, int ldb, float beta, float *c, int ldc);
@@ -104,6 +104,8 @@ void pool_run(int parts, void (*part)(void *context, int index), void *context);
 INLINE float blend(float sum, float alpha, float beta, const float *c) {
     return beta == 0.0f ? alpha * sum : alpha * sum + beta * *c;
 }
+
+INLINE int least(int a, int b) { return a < b ? a : b; }
 
 INLINE ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t step) {
     return (value + step - 1) / step * step;

@@ -7,7 +7,8 @@
 enum { ROW_MAJOR = 101, COLUMN_MAJOR = 102, NO_TRANSPOSE = 111 };
 
 #define COLUMN_STEP 64            /* columns go to threads in whole panels */
-#define WORK_PER_PART (1 << 19)   /* multiply-adds below which waking a thread costs more */
+#define LEAST_WORK (5 << 19)      /* multiply-adds below which waking a thread costs more */
+#define WORK_PER_PART (1 << 19)
 #define MOST_THREADS 64
 #define PARTS_PER_THREAD 4 /* whoever is free takes the next one: a busy core holds up less */
 
@@ -71,23 +72,24 @@ static void run_part(void *context, int index) {
     if (part.N > 0) s->run(&part);
 }
 
+/* Into how many parts a job is cut, if its shape allows; 1 where threads do not pay. */
+static int parts_of(const gemm_job *job) {
+    long long work = (long long)job->M * job->N * job->K, parts = work / WORK_PER_PART;
+    int most = threads * PARTS_PER_THREAD;
+    return threads == 1 || work < LEAST_WORK ? 1 : parts < most ? (int)parts : most;
+}
+
 static void run_job(const gemm_job *job, gemm_fn run, int by_rows_of_b) {
-    if (threads == 1) {
-        run(job);
-        return;
-    }
-    long long work = (long long)job->M * job->N * job->K / WORK_PER_PART;
     int panels = (int)(round_up(job->N, COLUMN_STEP) / COLUMN_STEP);
-    int parts = work < threads * PARTS_PER_THREAD ? (int)work : threads * PARTS_PER_THREAD;
-    split s = {job, run, parts < panels ? parts : panels, by_rows_of_b};
+    split s = {job, run, least(parts_of(job), panels), by_rows_of_b};
     if (s.parts > 1) pool_run(s.parts, run_part, &s);
     else run(job);
 }
 
 /* Rows from which packing B is repaid: fewer where a panel of it stays in the first-level cache. */
 static int packing_pays(const gemm_job *job, int lanes) {
-    int rows = job->K <= 256 ? 32 : lanes == 1 ? 64 : 96;
-    return job->M >= rows && job->N >= chosen->tall->columns / 2;
+    int rows = job->K <= 256 || lanes == 1 ? 32 : 96;
+    return job->M >= rows && (lanes == 1 || job->N >= chosen->tall->columns / 2);
 }
 
 void dot_alone(const gemm_job *job) {
@@ -116,7 +118,7 @@ EXPORT void cblas_sgemm(int order, int ta, int tb, int M, int N, int K, float al
     job.a_row = ta == NO_TRANSPOSE ? lda : 1;
     job.a_col = ta == NO_TRANSPOSE ? 1 : lda;
     int lanes = tb == NO_TRANSPOSE ? 1 : 16;
-    if (packing_pays(&job, lanes)) tall_gemm(chosen->tall, &job, lanes, threads);
+    if (packing_pays(&job, lanes)) tall_gemm(chosen->tall, &job, lanes, parts_of(&job));
     else if (lanes == 1) run_job(&job, chosen->seq, 0);
     else run_job(&job, chosen->dot, 1);
 }

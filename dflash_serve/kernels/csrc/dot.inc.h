@@ -11,6 +11,7 @@ typedef struct {
     const float *a; /* packed: [steps][mr][16], zero-padded in k */
     const float *w;
     ptrdiff_t ldw;
+    ptrdiff_t ahead; /* from w to what is read after this block, which is fetched meanwhile */
     int steps, tail; /* whole groups of 16 in k, then `tail` single ones */
     float *part;     /* lane sums between K blocks: a stored float32 is the same float32 */
     int first, last;
@@ -38,6 +39,8 @@ ISA_FN INLINE void dot_part(int mr, int nr, const dot_call *t, int part, v16 *ac
         }
     for (int step = 0; step < t->steps; step++, a += 16 * mr, w += 16) {
         UNROLL for (int s = 0; s < nr; s++) column[s] = vec_load(w + s * t->ldw);
+        if (part == 0)
+            UNROLL for (int s = 0; s < nr; s++) __builtin_prefetch(w + s * t->ldw + t->ahead);
         dot_step(mr, nr, sum, a, column);
     }
     if (t->tail) {
@@ -104,6 +107,13 @@ ISA_FN static void dot_pack(const gemm_job *job, int row, int mr, float *out) {
         }
 }
 
+/* From the last block of nr rows of W, which begins at k, to what is read then. Processors foresee
+ * long rows alone; one row of A goes through W so fast that the next rows would come too late. */
+static ptrdiff_t dot_ahead(const gemm_job *job, int tiles, int nr, int k) {
+    if (tiles == 1 && job->K > 1024) return 0;
+    return job->M == 1 ? 1536 : nr * job->ldb - k;
+}
+
 /* All tiles of rows [row, row + rows) against columns [n, n + nr). */
 ISA_FN static void dot_columns(const gemm_job *job, int row, int rows, int n, int nr,
                                const float *packed, float *parts) {
@@ -114,8 +124,10 @@ ISA_FN static void dot_columns(const gemm_job *job, int row, int rows, int n, in
         dot_call t = {.w = job->b + n * job->ldb + k, .ldw = job->ldb, .ldc = job->ldc,
                       .steps = count / 16, .tail = count % 16, .first = k == 0,
                       .last = left <= block, .alpha = job->alpha, .beta = job->beta};
+        t.ahead = left > block ? block : dot_ahead(job, tiles, nr, k);
         for (int i = 0; i < tiles; i++) {
             int top = tile_start(rows, tiles, i), mr = tile_start(rows, tiles, i + 1) - top;
+            if (i == 1) t.ahead = 0; /* the first tile fetched it */
             t.a = packed + (ptrdiff_t)top * kpad + (ptrdiff_t)k * mr;
             t.part = parts + 16 * DOT_MR * DOT_NR * (ptrdiff_t)i;
             t.c = job->c + (row + top) * job->ldc + n;

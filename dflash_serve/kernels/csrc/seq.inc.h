@@ -3,8 +3,11 @@
  * Included once per instruction set, which defines SEQ_MR and SEQ_NV(mr). */
 
 #define SEQ_KC 256 /* k per block: a packed panel of B stays in the second-level cache */
-#define SEQ_PACK_FLOATS (256 * 1024) /* packed rows of A; a tile of them is read slowly */
-#define SEQ_PACKED_TILES 4 /* fewer tiles of rows do not repay the packing */
+#define SEQ_ROWS 96 /* per block: their running sums stay in the second-level cache */
+#define SEQ_PACKED_TILES 4 /* fewer tiles of rows do not repay packing B */
+#define SEQ_ACROSS_ROWS 2 /* so few rows read long rows of B as they lie, some at a time */
+#define SEQ_ACROSS_COLUMNS 256
+#define SEQ_ACROSS_DEPTH 16
 #define SEQ_MAX_NV 4
 
 typedef struct {
@@ -78,13 +81,6 @@ static void (*const seq_kernels[SEQ_MR][SEQ_MAX_NV])(const seq_call *) = {
 #endif
 };
 
-/* Packs rows [row, row + mr) of A as [K][mr]. */
-ISA_FN static void seq_pack_rows(const gemm_job *job, int row, int mr, float *out) {
-    const float *a = job->a + row * job->a_row;
-    for (int k = 0; k < job->K; k++, a += job->a_col)
-        for (int r = 0; r < mr; r++) *out++ = a[r * job->a_row];
-}
-
 /* Packs B[k : k + depth, n : n + columns] as [depth][width], zero-padded to whole vectors. */
 ISA_FN static void seq_pack_panel(const gemm_job *job, int k, int depth, int n, int columns,
                                   float *out) {
@@ -102,65 +98,55 @@ ISA_FN static void seq_pack_panel(const gemm_job *job, int k, int depth, int n, 
 typedef struct {
     const gemm_job *job;
     int row, rows, tiles;
-    const float *packed_a; /* NULL: read A in place */
     float *panel, *parts;
 } seq_block;
 
-/* All row tiles of a block against columns [n, n + columns), K block by K block. */
-ISA_FN static void seq_columns(const seq_block *block, int n, int columns) {
+/* All row tiles of a block against columns [n, n + columns) for k in [k, k + depth). */
+ISA_FN static void seq_piece(const seq_block *block, int n, int columns, int k, int depth) {
     const gemm_job *job = block->job;
-    int nv = (columns + 15) / 16, pack = block->packed_a != NULL || columns % 16 != 0;
-    int most = pack || block->tiles > 1 ? SEQ_KC : job->K;
-    for (int k = 0; k < job->K; k += most) {
-        int left = job->K - k, depth = left < most ? left : most;
-        seq_call t = {.b = job->b + k * job->ldb + n, .ldb = job->ldb, .depth = depth,
-                      .first = k == 0, .last = left <= most, .ldc = job->ldc, .columns = columns,
-                      .alpha = job->alpha, .beta = job->beta};
-        if (pack) {
-            seq_pack_panel(job, k, depth, n, columns, block->panel);
-            t.b = block->panel;
-            t.ldb = 16 * nv;
-        }
-        for (int i = 0; i < block->tiles; i++) {
-            int top = tile_start(block->rows, block->tiles, i);
-            int mr = tile_start(block->rows, block->tiles, i + 1) - top;
-            t.a = job->a + (block->row + top) * job->a_row + k * job->a_col;
-            t.a_row = job->a_row;
-            t.a_col = job->a_col;
-            if (block->packed_a) {
-                t.a = block->packed_a + (ptrdiff_t)top * job->K + (ptrdiff_t)k * mr;
-                t.a_row = 1;
-                t.a_col = mr;
-            }
-            t.part = block->parts + 16 * SEQ_MR * SEQ_MAX_NV * (ptrdiff_t)i;
-            t.c = job->c + (block->row + top) * job->ldc + n;
-            seq_kernels[mr - 1][nv - 1](&t);
-        }
+    int nv = (columns + 15) / 16;
+    seq_call t = {.b = job->b + k * job->ldb + n, .ldb = job->ldb, .depth = depth,
+                  .first = k == 0, .last = k + depth == job->K, .ldc = job->ldc,
+                  .columns = columns, .alpha = job->alpha, .beta = job->beta,
+                  .a_row = job->a_row, .a_col = job->a_col};
+    if (columns % 16 != 0 || block->tiles >= SEQ_PACKED_TILES) {
+        seq_pack_panel(job, k, depth, n, columns, block->panel);
+        t.b = block->panel;
+        t.ldb = 16 * nv;
+    }
+    for (int i = 0; i < block->tiles; i++) {
+        int top = tile_start(block->rows, block->tiles, i);
+        int mr = tile_start(block->rows, block->tiles, i + 1) - top;
+        t.a = job->a + (block->row + top) * job->a_row + k * job->a_col;
+        t.part = block->parts + SEQ_MR * (block->tiles == 1 ? n : 16 * SEQ_MAX_NV * i);
+        t.c = job->c + (block->row + top) * job->ldc + n;
+        seq_kernels[mr - 1][nv - 1](&t);
     }
 }
 
+ISA_FN static void seq_rows(const seq_block *block) {
+    int N = block->job->N, K = block->job->K;
+    int width = 16 * SEQ_NV(tile_start(block->rows, block->tiles, 1));
+    if (block->rows <= SEQ_ACROSS_ROWS && N >= SEQ_ACROSS_COLUMNS) {
+        for (int k = 0; k < K; k += SEQ_ACROSS_DEPTH)
+            for (int n = 0; n < N; n += width)
+                seq_piece(block, n, least(N - n, width), k, least(K - k, SEQ_ACROSS_DEPTH));
+        return;
+    }
+    for (int n = 0; n < N; n += width)
+        for (int k = 0; k < K; k += SEQ_KC)
+            seq_piece(block, n, least(N - n, width), k, least(K - k, SEQ_KC));
+}
+
 ISA_FN static void seq_gemm(const gemm_job *job) {
-    int most = SEQ_PACK_FLOATS / job->K < SEQ_MR ? SEQ_MR : SEQ_PACK_FLOATS / job->K;
-    int step = job->M < most ? job->M : most, tiles = tile_count(step, SEQ_MR);
-    int pack = tile_count(job->M, SEQ_MR) >= SEQ_PACKED_TILES;
+    int step = least(job->M, SEQ_ROWS), tiles = tile_count(step, SEQ_MR);
     size_t panel_floats = 16u * SEQ_MAX_NV * SEQ_KC;
-    size_t part_floats = 16u * SEQ_MR * SEQ_MAX_NV * (size_t)tiles;
-    size_t packed_floats = pack ? (size_t)step * job->K : 0;
-    float *scratch = scratch_floats(panel_floats + part_floats + packed_floats);
-    float *packed = pack ? scratch + panel_floats + part_floats : NULL;
+    ptrdiff_t part_floats = SEQ_MR * round_up(tiles == 1 ? job->N : 16 * SEQ_MAX_NV * tiles, 64);
+    float *panel = scratch_floats(panel_floats + (size_t)part_floats);
     for (int row = 0; row < job->M; row += step) {
-        seq_block block = {.job = job, .row = row, .packed_a = packed, .panel = scratch,
-                           .parts = scratch + panel_floats};
-        block.rows = job->M - row < step ? job->M - row : step;
-        block.tiles = tile_count(block.rows, SEQ_MR);
-        for (int i = 0; pack && i < block.tiles; i++) {
-            int top = tile_start(block.rows, block.tiles, i);
-            int mr = tile_start(block.rows, block.tiles, i + 1) - top;
-            seq_pack_rows(job, row + top, mr, packed + (ptrdiff_t)top * job->K);
-        }
-        int width = 16 * SEQ_NV(tile_start(block.rows, block.tiles, block.tiles) -
-                                tile_start(block.rows, block.tiles, block.tiles - 1));
-        for (int n = 0; n < job->N; n += width)
-            seq_columns(&block, n, job->N - n < width ? job->N - n : width);
+        int rows = least(job->M - row, step);
+        seq_block block = {.job = job, .row = row, .rows = rows, .panel = panel,
+                           .tiles = tile_count(rows, SEQ_MR), .parts = panel + panel_floats};
+        seq_rows(&block);
     }
 }

@@ -3,7 +3,6 @@
 
 #define PACKED_FLOATS (2 * 1024 * 1024) /* of A at a time, which stay in the last-level cache */
 #define MOST_DEPTH 2048 /* k per block: a panel of B and a tile of A stay in the second level */
-#define PARTS_PER_THREAD 4
 
 typedef struct {
     tall_job job;
@@ -28,35 +27,27 @@ static void panel_part(void *context, int index) {
         w->isa->panel(&w->job, panel, from, to);
 }
 
-static void run_parts(tall_work *w, int threads, void (*part)(void *, int)) {
-    int parts = w->panel_parts * w->tile_parts;
-    if (threads > 1) pool_run(parts, part, w);
-    else for (int i = 0; i < parts; i++) part(w, i);
+static void run_parts(tall_work *w, void (*part)(void *, int)) {
+    pool_run(w->panel_parts * w->tile_parts, part, w);
 }
 
-/* Panels go to threads first: a panel that several parts share is packed by each of them. */
-static void split_work(tall_work *w, int threads) {
-    int wanted = threads > 1 ? threads * PARTS_PER_THREAD : 1;
-    w->panel_parts = w->panels < wanted ? w->panels : wanted;
-    w->tile_parts = tile_count(wanted, w->panel_parts);
-    if (w->tile_parts > w->job.tiles) w->tile_parts = w->job.tiles;
-}
-
-void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int threads) {
+void tall_gemm(const tall_isa *isa, const gemm_job *job, int lanes, int parts) {
     tall_work w = {.isa = isa, .panels = tile_count(job->N, isa->columns)};
-    int blocks = tile_count(job->K, MOST_DEPTH);
-    int depth = (int)round_up(tile_count(job->K, blocks), 16);
-    ptrdiff_t tile_floats = blocks * tall_block(depth, isa->a_width);
+    int depth = (int)round_up(tile_count(job->K, tile_count(job->K, MOST_DEPTH)), 16);
+    w.job = (tall_job){.job = job, .lanes = lanes, .depth = depth,
+                       .blocks = tile_count(job->K, depth)};
+    ptrdiff_t tile_floats = w.job.blocks * tall_block(depth, isa->a_width);
     int most = PACKED_FLOATS / tile_floats > 1 ? (int)(PACKED_FLOATS / tile_floats) : 1;
     int row_blocks = tile_count(tile_count(job->M, isa->rows), most);
-    w.job = (tall_job){.job = job, .lanes = lanes, .depth = depth, .blocks = tile_count(job->K, depth)};
     for (int i = 0; i < row_blocks; i++) {
         w.job.row = tile_start(job->M, row_blocks, i);
         w.job.rows = tile_start(job->M, row_blocks, i + 1) - w.job.row;
         w.job.tiles = tile_count(w.job.rows, isa->rows);
         w.job.packed = scratch_for(SCRATCH_PACKED, (size_t)(w.job.tiles * tile_floats));
-        split_work(&w, threads);
-        run_parts(&w, threads, pack_part);
-        run_parts(&w, threads, panel_part);
+        /* Panels go to threads first: one that several parts share is packed by each of them. */
+        w.panel_parts = least(w.panels, parts);
+        w.tile_parts = least(tile_count(parts, w.panel_parts), w.job.tiles);
+        run_parts(&w, pack_part);
+        run_parts(&w, panel_part);
     }
 }
