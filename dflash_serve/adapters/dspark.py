@@ -15,6 +15,7 @@ from dflash_serve.adapters.dflash import (
     top_probability,
 )
 from dflash_serve.adapters.dflash_config import DFlashConfig
+from dflash_serve.kernels.argmax import argmax
 
 
 class MarkovHead(nn.Module):
@@ -101,7 +102,7 @@ class MarkovDraft:
             chosen, sure, before = [], [], self._anchors[:, None]
             for slot in range(self._rows.shape[1]):
                 logits = self._biased(slot, before)
-                before = as_target(mx.argmax(logits, axis=-1), self._target_ids)
+                before = as_target(argmax(logits), self._target_ids)
                 chosen.append(before)
                 sure.append(top_probability(logits))
             self._walk = mx.concatenate(chosen, axis=1), mx.concatenate(sure, axis=1)
