@@ -110,47 +110,47 @@ class SelectedDraft:
         self, selector: CandidateSelector, rows: mx.array, logits: mx.array, anchors: mx.array
     ) -> None:
         self._selector = selector
-        self._rows = rows
         self._anchors = anchors
-        self._candidates = selector.candidates(logits)  # [R, q, C]
-        self._unary = mx.take_along_axis(logits, self._candidates, axis=-1)
+        candidates = selector.candidates(logits)  # [R, q, C]
+        unary = mx.take_along_axis(logits, candidates, axis=-1)
+        # what does not depend on the tokens before, for all slots at once
+        gates = selector.hidden_projection(rows)  # [R, q, r]
+        successors = selector.successor_codebook[candidates].swapaxes(-1, -2)  # [R, q, r, C]
+        parts = (mx.split(part, rows.shape[1], axis=1) for part in (candidates, unary, gates))
+        columns = [part.squeeze(1) for part in mx.split(successors, rows.shape[1], axis=1)]
+        self._slots = list(zip(*parts, columns, strict=True))
         self._walk: tuple[mx.array, mx.array] | None = None
 
     def chain(self) -> mx.array:
         return self._walked()[0]
 
     def confidences(self) -> mx.array:
-        return self._walked()[1]
+        return top_probability(self._walked()[1])
 
     def _walked(self) -> tuple[mx.array, mx.array]:
-        """Tokens [R, q] int32 chosen left to right, and their probabilities float32."""
+        """Tokens [R, q] int32 chosen left to right, and the scores [R, q, C] that chose them."""
         if self._walk is None:
-            chosen, sure, before = [], [], self._anchors[:, None]
-            for slot in range(self._rows.shape[1]):
-                candidates, scores = self._scores(slot, before)
-                best = mx.argmax(scores, axis=-1, keepdims=True)
-                before = mx.take_along_axis(candidates, best, axis=-1)[..., 0]
+            chosen, scored, before = [], [], self._anchors[:, None]
+            for slot, (candidates, *_) in enumerate(self._slots):
+                scores = self._scores(slot, before)  # [R, 1, C]
+                best = mx.argmax(scores, axis=-1)
+                before = mx.take_along_axis(candidates.squeeze(1), best, axis=-1)
                 chosen.append(before)
-                sure.append(top_probability(scores))
+                scored.append(scores)
             tokens = mx.concatenate(chosen, axis=1).astype(mx.int32)
-            self._walk = tokens, mx.concatenate(sure, axis=1)
+            self._walk = tokens, mx.concatenate(scored, axis=1)
         return self._walk
 
     def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
-        candidates, scores = self._scores(slot, before)
+        scores = self._scores(slot, before)
         at, log_probabilities = likeliest(scores, count)
+        candidates = mx.broadcast_to(self._slots[slot][0], scores.shape)
         return mx.take_along_axis(candidates, at, axis=-1).astype(mx.int32), log_probabilities
 
-    def _scores(self, slot: int, before: mx.array) -> tuple[mx.array, mx.array]:
-        """Candidate ids and scores [R, N, C] of ``slot`` after ``before`` [R, N]."""
-        count = self._candidates.shape[-1]
-        shape = (*before.shape, count)
-        candidates, unary = (
-            mx.broadcast_to(array[:, None, slot], shape)
-            for array in (self._candidates, self._unary)
-        )
-        scores = self._selector.scores(self._rows[:, None, slot], before, candidates, unary)
-        return candidates, scores
+    def _scores(self, slot: int, before: mx.array) -> mx.array:
+        """Scores [R, N, C] of the candidates of ``slot`` after ``before`` [R, N]."""
+        _, unary, gates, columns = self._slots[slot]
+        return unary + (gates * self._selector.predecessor_codebook[before]) @ columns
 
 
 class DFlash2Model(DFlashModel):
