@@ -212,6 +212,24 @@ def kernels(
 
 
 @app.command()
+def matmul(
+    *,
+    turns: Annotated[int, typer.Option(min=1, help="Of each library, per product.")] = 5,
+    threads: Annotated[str, typer.Option(help="Numbers of threads, like 1,2.")] = "1,2",
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """This package's float32 matmul against the OpenBLAS inside numpy, by shape and threads."""
+    from dflash_serve.bench import matmul_report
+    from dflash_serve.bench.matmul import MatmulOptions, run_matmul
+    from dflash_serve.bench.report import Result
+
+    options = MatmulOptions(turns, numbers("--threads", threads))
+    result = Result("matmul", {"turns": turns, "threads": threads}, run_matmul(options))
+    return finish(result, matmul_report, out, save)
+
+
+@app.command()
 def processing(
     *,
     vocab: Annotated[int, typer.Option(min=256, help="Of the random target.")] = 151_936,
