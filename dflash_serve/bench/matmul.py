@@ -25,7 +25,7 @@ _TOLERANCE = 1e-5  # of the largest element: both libraries round, in different 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """C[m, n] of A and B. In form xw, B is a weight [n, k]; in pv it is [k, n]; in atb A is [k, m]."""
+    """C[m, n] of A and B. B is [n, k] in form xw and [k, n] in the others; A is [k, m] in atb."""
 
     form: str
     m: int
