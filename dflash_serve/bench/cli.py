@@ -1,12 +1,12 @@
 """``dflash-bench``: arguments -> options -> one measurement. Heavy imports wait for the command."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dflash_serve import console
+from dflash_serve.bench import cli_policy
 from dflash_serve.bench.cli_options import (
     Drafter,
     DraftLayers,
@@ -29,6 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure speculative decoding, the HTTP server and the kernels.",
 )
+
+
+for command in (cli_policy.sweep, cli_policy.policy, cli_policy.record):
+    app.command()(command)
 
 
 def main() -> None:
@@ -212,6 +216,24 @@ def kernels(
 
 
 @app.command()
+def matmul(
+    *,
+    turns: Annotated[int, typer.Option(min=1, help="Of each library, per product.")] = 5,
+    threads: Annotated[str, typer.Option(help="Numbers of threads, like 1,2.")] = "1,2",
+    out: Out = None,
+    save: Save = False,
+) -> int:
+    """This package's float32 matmul against the OpenBLAS inside numpy, by shape and threads."""
+    from dflash_serve.bench import matmul_report
+    from dflash_serve.bench.matmul import MatmulOptions, run_matmul
+    from dflash_serve.bench.report import Result
+
+    options = MatmulOptions(turns, numbers("--threads", threads))
+    result = Result("matmul", {"turns": turns, "threads": threads}, run_matmul(options))
+    return finish(result, matmul_report, out, save)
+
+
+@app.command()
 def processing(
     *,
     vocab: Annotated[int, typer.Option(min=256, help="Of the random target.")] = 151_936,
@@ -376,57 +398,6 @@ def http(
         seed=seed,
     )
     return finish(run_http(options), httpcost_report, out, save)
-
-
-@app.command()
-def policy(
-    *,
-    rows: Annotated[str, typer.Option(help="Rows that decode together.")] = "1,8,16,32",
-    recording: Annotated[
-        list[Path] | None, typer.Option(help="File of `record`; without it, the demo pair's.")
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=8, help="Of a made-up request.")] = 256,
-    turns: Annotated[int, typer.Option(min=1, help="Requests of each row.")] = 4,
-    jitter: Annotated[float, typer.Option(min=0.0, help="Of observed times, as log sigma.")] = 0.05,
-    slow: Annotated[float, typer.Option(min=1.0, help="Factor of slow phases.")] = 1.5,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """Replay acceptance traces on machines' cost tables: the policy against fixed blocks."""
-    from dflash_serve.bench import policy_report
-    from dflash_serve.bench.policy import PolicyOptions, run_policy
-
-    options = PolicyOptions(
-        rows=numbers("--rows", rows),
-        recordings=tuple(recording or ()),
-        tokens=tokens,
-        turns=turns,
-        jitter=jitter,
-        slow=slow,
-        seed=seed,
-    )
-    return finish(run_policy(options), policy_report, out, save)
-
-
-@app.command()
-def record(
-    path: Annotated[Path, typer.Argument(help="JSON file to write, for `policy --recording`.")],
-    *,
-    target: Target = None,
-    drafter: Drafter = "auto",
-    prompt_file: PromptFile = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Recorded, of all kinds.")] = 66,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 256,
-    seed: Seed = 0,
-) -> int:
-    """Record a pair's acceptance at every token, and what its rounds cost on this machine."""
-    from dflash_serve.bench.policy_record import RecordOptions, run_record
-
-    pair = choice(target, drafter, None, 0, (), seed)
-    run_record(path, RecordOptions(pair, prompt_file, prompts, max_tokens, seed))
-    print(f"written to {path}")
-    return 0
 
 
 @app.command()

@@ -4,10 +4,11 @@ The loop is the engine's own step, without its thread: what it measures is what 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.plan import Runner, StepPlan
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import (
@@ -77,6 +78,7 @@ class Driver:
     """One scheduler over one runner. Owner of the records of one run.
 
     ``sink`` gets each step's chunks inside the step's time, as a server's text would be made.
+    ``costs``: as `Scheduler` takes them.
     """
 
     def __init__(
@@ -84,9 +86,10 @@ class Driver:
         runner: Runner,
         config: EngineConfig,
         sink: Callable[[Sequence[TokenChunk]], None] | None = None,
+        costs: Iterable[CostPoint] = (),
     ) -> None:
         self._runner = runner
-        self._scheduler = Scheduler(config, time.perf_counter)
+        self._scheduler = Scheduler(config, time.perf_counter, costs=costs)
         self._sink = sink
         self._started = time.perf_counter()
         self.answers: dict[str, Answer] = {}
@@ -152,9 +155,10 @@ def run_all(
     config: EngineConfig,
     requests: Sequence[EngineRequest],
     sink: Callable[[Sequence[TokenChunk]], None] | None = None,
+    costs: Iterable[CostPoint] = (),
 ) -> Run:
     """All requests at once; the scheduler admits as many as its slots hold."""
-    driver = Driver(runner, config, sink)
+    driver = Driver(runner, config, sink, costs)
     for request in requests:
         driver.add(request)
     return driver.finish()

@@ -18,6 +18,8 @@ from dflash_serve.kernels.acceptance_scan import acceptance_scan
 from dflash_serve.kernels.dispatch import Backend, default_backend, kernel_backend
 from dflash_serve.kernels.gated_delta import DeltaStates, DeltaTokens
 from dflash_serve.kernels.gated_delta_replay import gated_delta_replay
+from dflash_serve.kernels.native import native
+from dflash_serve.kernels.token_choice import Draw, token_choice
 from dflash_serve.kernels.tree_scan import tree_scan
 from dflash_serve.kernels.verify_qmm import QuantisedWeight, verify_qmm
 
@@ -76,6 +78,9 @@ def _time(cell: Cell, repeats: int) -> dict[str, list[float]]:
 def _cells() -> Iterator[Cell]:
     yield _scan(8, 16)
     yield _tree(8, 64, 16)
+    yield _greedy(8, 151_936)
+    for name, settings in _DRAWS.items():
+        yield _draw(name, settings, 8, 151_936)
     for width in (1, 8):
         yield _delta(1, width, (4, 8, 32, 32))
     yield _delta(4, 8, (4, 8, 32, 32))
@@ -105,6 +110,40 @@ def _tree(rows: int, nodes: int, depth: int) -> Cell:
     inputs = (_tokens(rows, nodes), parents.astype(mx.int32), _tokens(rows, nodes), lengths, limits)
     forms = _by_backend(lambda backend: partial(tree_scan, depth=depth, backend=backend))
     return Cell("tree_scan", f"{rows} rows of {nodes} nodes, depth {depth}", inputs, forms)
+
+
+_DRAWS = {
+    "temperature": (0.7, 1.0, 0.0, 0.0),
+    "top-p": (0.7, 0.8, 0.0, 0.0),
+    "top-p, top-k": (0.7, 0.8, 20.0, 0.0),
+}
+"""temperature, top_p, top_k, min_p"""
+
+
+def _greedy(width: int, vocab: int) -> Cell:
+    logits = 3 * mx.random.normal((1, width, vocab))
+    forms: dict[str, Callable[..., Any]] = {"plain": partial(token_choice, backend=Backend.PLAIN)}
+    if native(logits) is not None:
+        forms["fast"] = token_choice
+    return Cell("token_choice", f"greatest of {vocab}, {width} times", (logits,), forms)
+
+
+def _draw(name: str, settings: tuple[float, ...], width: int, vocab: int) -> Cell:
+    logits = 3 * mx.random.normal((1, width, vocab))
+    keys = mx.random.randint(0, 2**31 - 1, (1, width, 2)).astype(mx.uint32)
+    filtered = settings[1:] != (1.0, 0.0, 0.0)
+
+    def draw(backend: Backend | None) -> Callable[..., mx.array]:
+        def run(logits: mx.array, settings: mx.array, keys: mx.array) -> mx.array:
+            return token_choice(logits, Draw(settings, keys, filtered), backend=backend)
+
+        return run
+
+    forms: dict[str, Callable[..., Any]] = {"plain": draw(Backend.PLAIN)}
+    if native(logits) is not None or kernel_backend() is not Backend.PLAIN:
+        forms["fast"] = draw(None)
+    inputs = (logits, mx.array([settings], dtype=mx.float32), keys)
+    return Cell("token_choice", f"{name}, {vocab}, {width} times", inputs, forms)
 
 
 def _tokens(rows: int, width: int) -> mx.array:

@@ -5,13 +5,15 @@ block. What a round writes beyond its anchor, the next one writes again.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.bench.components import in_turns
 from dflash_serve.bench.drive import run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
@@ -28,9 +30,9 @@ from dflash_serve.provenance import origin
 RECORDINGS = Path(__file__).parent / "recordings"
 """Of the demo target with its drafters, on its held-out prompts."""
 _ROWS = 8
-_PASSES = 3
+_PASSES, _UNTIMED, _TIMED = 5, 4, 32
 _HELD = 96
-"""Tokens that rows hold while their rounds are timed."""
+"""Tokens of the prompts of rows whose rounds are timed."""
 _GREEDY = SamplingParams()
 
 
@@ -121,46 +123,53 @@ def record(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[Trace
 def measure(pair: Pair, numbers: Sequence[int]) -> dict[str, Any]:
     """Milliseconds of rounds by width and rows, and of plain ones, as `read_recording` takes them.
 
-    Rounds of one number of rows are timed in turns, and all numbers of rows a few times: the least
-    is what the machine does when it is left alone.
+    A round's time is its least in a few passes, which repeat it: what the machine does when it is
+    left alone.
     """
     blocks = [block for block in (1, *BLOCKS) if block <= _longest(pair)]
-    passes = [_pass(pair, numbers, blocks) for _ in range(_PASSES)]
-    least = [
-        [min(times) for times in zip(*cells, strict=True)] for cells in zip(*passes, strict=True)
-    ]
-    plain, *rounds = (
-        {str(rows): 1e3 * cells[place] for rows, cells in zip(numbers, least, strict=True)}
-        for place in range(1 + len(blocks))
+    plain = DeviceRunner(pair.target, None, 1)
+    drafting = DeviceRunner(pair.target, pair.drafter, max(blocks))
+    arms = [(plain, 1), *((drafting, block) for block in blocks)]
+    times = np.array(
+        [
+            [[_burst(runner, rows, block) for rows in numbers] for runner, block in arms]
+            for _ in range(_PASSES)
+        ]
+    )  # [passes, arms, numbers, rounds]
+    means = 1e3 * times.min(axis=0).mean(axis=-1)
+    first, *others = (
+        {str(rows): float(mean) for rows, mean in zip(numbers, arm, strict=True)} for arm in means
     )
-    return {
-        "plain_ms": plain,
-        "round_ms": {str(block): times for block, times in zip(blocks, rounds, strict=True)},
-    }
+    plain.close()
+    drafting.close()
+    named = {str(block): times for block, times in zip(blocks, others, strict=True)}
+    return {"plain_ms": first, "round_ms": named}
 
 
-def _pass(pair: Pair, numbers: Sequence[int], blocks: Sequence[int]) -> list[list[float]]:
-    """Median seconds by rows: of a plain round, and of each block."""
-    found = []
-    for rows in numbers:
-        plain = DeviceRunner(pair.target, None, 1)
-        drafting = DeviceRunner(pair.target, pair.drafter, max(blocks))
-        calls = [_round(plain, rows, 1)] + [_round(drafting, rows, block) for block in blocks]
-        found.append(in_turns(calls))
-        plain.close()
-        drafting.close()
-    return found
+def _burst(runner: DeviceRunner, rows: int, block: int) -> list[float]:
+    """Seconds of successive rounds: what is put off from one to a later one counts there."""
+    prompt = tuple(range(1, _HELD + 1))
+    prefill = tuple(PrefillRow(row, 0, prompt, True, _GREEDY) for row in range(rows))
+    chosen = runner.run(StepPlan(prefill=prefill)).prefill
+    held = [_HELD] * rows
+    times = []
+    for _ in range(_UNTIMED + _TIMED):
+        decode = tuple(
+            DecodeRow(row, length, last.tokens[-1], block, _GREEDY)
+            for row, (length, last) in enumerate(zip(held, chosen, strict=True))
+        )
+        started = time.perf_counter()
+        chosen = runner.run(StepPlan(decode=decode)).decode
+        times.append(time.perf_counter() - started)
+        held = [length + len(last.tokens) for length, last in zip(held, chosen, strict=True)]
+    runner.run(StepPlan(closed=tuple(range(rows))))
+    return times[_UNTIMED:]
 
 
 def _longest(pair: Pair) -> int:
     if pair.drafter is None:
         raise BenchError("there is no drafter to record; give --drafter")
     return pair.drafter.block_size
-
-
-def _round(runner: DeviceRunner, rows: int, block: int) -> Callable[[], object]:
-    decode = tuple(DecodeRow(row, _HELD, 0, block, _GREEDY) for row in range(rows))
-    return lambda: runner.run(StepPlan(decode=decode))
 
 
 def _seconds(times: Mapping[str, float]) -> dict[int, float]:

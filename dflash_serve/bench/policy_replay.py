@@ -4,21 +4,18 @@ The clock is made up of the table's seconds, so a replay is the same on every ma
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from statistics import median
 
 import numpy as np
 
 from dflash_serve.bench.policy_machines import Machine
 from dflash_serve.bench.policy_traces import Trace
-from dflash_serve.engine.block_policy import widths_to
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.cost_table import CostPoint
-from dflash_serve.engine.plan import Chosen, DecodeRow, StepPlan, StepResult
+from dflash_serve.engine.plan import Chosen, DecodeRow, StepPlan, StepResult, nothing
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest
+from dflash_serve.engine.warm_up import measured_costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,8 @@ class Replay:
 class TraceRunner:
     """A `Runner` whose rows commit what their traces say. Owner of the made-up clock.
 
-    A request's prompt is one token: the number of its trace. ``drafts`` off is a runner without a
+    A request's prompt is one token: the number of its trace. Rows below zero are a warm-up's: they
+    commit a token per round. ``drafts`` off is a runner without a
     drafter.
     """
 
@@ -81,7 +79,8 @@ class TraceRunner:
         """Seconds, with noise."""
         return self._now
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        meanwhile()
         for row in plan.closed:
             self._rows.pop(row, None)
         for opened in plan.prefill:
@@ -113,17 +112,9 @@ class TraceRunner:
         return self._machine.round(len(rows), width)
 
     def _chosen(self, row: DecodeRow) -> Chosen:
+        if row.row < 0:
+            return Chosen((0,))
         return Chosen((0,) * self._rows[row.row].committed(row.length - 1, row.block))
-
-
-def measured(machine: Machine, rows: int, block: int, noise: Noise) -> list[CostPoint]:
-    """What a warm-up would have measured: some numbers of rows, all widths, medians of three."""
-    factors = noise.factors()
-    return [
-        CostPoint(count, width, machine.round(count, width) * median(islice(factors, 3)))
-        for count in sorted({1, max(1, rows // 4), rows})
-        for width in widths_to(block)
-    ]
 
 
 def replay(
@@ -142,7 +133,8 @@ def replay(
     config = EngineConfig(
         max_batch=rows, max_queue=len(traces), block_size=block, adaptive=auto is not None
     )
-    costs = [] if auto is None else measured(machine, rows, block, auto)
+    costs = measured_costs(runner, config, lambda tokens: 0, runner.clock) if auto else ()
+    runner.replay = Replay()
     scheduler = Scheduler(config, runner.clock, costs=costs)
     for number, trace in enumerate(traces):
         scheduler.add(EngineRequest(str(number), (number,), trace.rounds + 1))

@@ -1,4 +1,4 @@
-"""``dflash-bench processing``: what bias, penalties, log-probabilities and grammars cost.
+"""``dflash-bench processing``: what sampling, bias, penalties, log-probabilities, grammars cost.
 
 Rounds of eight rows with each option against rounds without, at a large vocabulary; structured
 output of the demo pair against the same requests without a schema, alone and beside neighbours.
@@ -29,12 +29,27 @@ _STOPS = frozenset([0])
 _PENALTIES = LogitRules(presence=0.5, frequency=0.5, repetition=1.1)
 _BIAS = LogitRules(bias=tuple((7 * at, 1.0) for at in range(_BIASED)))
 _ALL = replace(_PENALTIES, bias=_BIAS.bias, min_tokens=5)
-SPECS: Mapping[str, RowSpec | None] = {
-    "nothing": None,
-    f"logit_bias, {_BIASED} tokens": RowSpec(_BIAS, _STOPS),
-    f"penalties, {_HISTORY} tokens before": RowSpec(_PENALTIES, _STOPS),
-    f"logprobs, top {_TOP}": RowSpec(LogitRules(), _STOPS, logprobs=_TOP),
-    "all of them": RowSpec(_ALL, _STOPS, logprobs=_TOP),
+_GREEDY = SamplingParams()
+_USUAL = SamplingParams(temperature=0.7, top_p=0.8, top_k=20)
+
+
+@dataclass(frozen=True, slots=True)
+class RowOption:
+    """What every row of a measured round asks for."""
+
+    spec: RowSpec | None = None
+    sampling: SamplingParams = _GREEDY
+
+
+OPTIONS: Mapping[str, RowOption] = {
+    "nothing": RowOption(),
+    "temperature": RowOption(sampling=SamplingParams(temperature=0.7)),
+    "temperature, top-p": RowOption(sampling=SamplingParams(temperature=0.7, top_p=0.8)),
+    "temperature, top-p, top-k": RowOption(sampling=_USUAL),
+    f"logit_bias, {_BIASED} tokens": RowOption(RowSpec(_BIAS, _STOPS)),
+    f"penalties, {_HISTORY} tokens before": RowOption(RowSpec(_PENALTIES, _STOPS)),
+    f"logprobs, top {_TOP}": RowOption(RowSpec(LogitRules(), _STOPS, logprobs=_TOP)),
+    "all of them": RowOption(RowSpec(_ALL, _STOPS, logprobs=_TOP), _USUAL),
 }
 RECORD = {
     "type": "object",
@@ -91,7 +106,7 @@ def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
     )
     entries = []
     for rows in options.rows:
-        calls = {name: _round_call(pair, spec, rows) for name, spec in SPECS.items()}
+        calls = {name: _round_call(pair, option, rows) for name, option in OPTIONS.items()}
         times = in_rounds(list(calls.values()), options.repeats)
         for name, seconds in zip(calls, times, strict=True):
             entries.append(
@@ -105,17 +120,17 @@ def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
     return entries
 
 
-def _round_call(pair: Pair, spec: RowSpec | None, rows: int) -> Callable[[], object]:
-    """One greedy round of ``rows`` rows that hold ``_HISTORY`` tokens each."""
+def _round_call(pair: Pair, option: RowOption, rows: int) -> Callable[[], object]:
+    """One round of ``rows`` rows that hold ``_HISTORY`` tokens each."""
     runner = DeviceRunner(pair.target, pair.drafter, _BLOCK)
     rng = np.random.default_rng(0)
-    greedy = SamplingParams()
+    spec, sampling = option.spec, option.sampling
     opened = () if spec is None else tuple(OpenedRow(row, spec) for row in range(rows))
     for row in range(rows):
         tokens = tuple(rng.integers(1, pair.target.vocab_size, _HISTORY).tolist())
-        prefill = (PrefillRow(row, 0, tokens, True, greedy),)
+        prefill = (PrefillRow(row, 0, tokens, True, sampling),)
         runner.run(StepPlan(opened=opened if row == 0 else (), prefill=prefill))
-    decode = tuple(DecodeRow(row, _HISTORY, 5, _BLOCK, greedy) for row in range(rows))
+    decode = tuple(DecodeRow(row, _HISTORY, 5, _BLOCK, sampling) for row in range(rows))
     return lambda: runner.run(StepPlan(decode=decode))
 
 

@@ -1,0 +1,57 @@
+"""Tables and plot of `dflash-bench matmul`."""
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from dflash_serve.bench.report import Result, table
+
+_COLUMNS = (
+    "form m x n x k",
+    "threads",
+    "ours GFLOP/s",
+    "median",
+    "OpenBLAS",
+    "median",
+    "ratio",
+    "of medians",
+    "to one thread",
+)
+
+
+def tables(result: Result) -> list[Table]:
+    rows = [
+        (
+            f"{row['form']} {row['m']} x {row['n']} x {row['k']}",
+            cell["threads"],
+            cell["ours"]["best"],
+            cell["ours"]["median"],
+            cell["openblas"]["best"],
+            cell["openblas"]["median"],
+            cell["ratio"]["best"],
+            cell["ratio"]["median"],
+            row.get(f"ours_{cell['threads']}_to_1"),
+        )
+        for row in result.measured["products"]
+        for cell in row["counts"]
+    ]
+    return [table("float32 matmul: this package's and OpenBLAS's", _COLUMNS, rows)]
+
+
+def plot(result: Result) -> Figure:
+    """Ours over OpenBLAS by rows, one line per matrix, one field per number of threads."""
+    rows = result.measured["products"]
+    counts = [cell["threads"] for cell in rows[0]["counts"]]
+    figure = Figure(figsize=(5.5 * len(counts), 4.5), layout="constrained")
+    fields = figure.subplots(1, len(counts), squeeze=False)[0]
+    for index, (axes, threads) in enumerate(zip(fields, counts, strict=True)):
+        matrices = dict.fromkeys((row["form"], row["n"], row["k"]) for row in rows)
+        for form, n, k in matrices:
+            same = [row for row in rows if (row["form"], row["n"], row["k"]) == (form, n, k)]
+            ratios = [row["counts"][index]["ratio"]["best"] for row in same]
+            axes.plot([row["m"] for row in same], ratios, "o-", label=f"{form} {n} x {k}")
+        axes.axhline(1.0, color="grey", linewidth=0.8)
+        axes.set(title=f"threads: {threads}", xlabel="rows", ylabel="speed / OpenBLAS's")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+    fields[0].legend(fontsize="small")
+    return figure
