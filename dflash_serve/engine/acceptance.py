@@ -10,7 +10,7 @@ _POOL_KEEPS = 0.99
 """What the engine's counts of a depth keep when one more round has tried it."""
 _ROW_KEEPS = 0.9
 """What a row's own keep."""
-_PRIOR = 0.9
+_PRIOR = 0.85
 """The chance at the first depth before anything is known: hopeful, since a few rounds tell."""
 _PRIOR_TRIALS = 2.0
 """Trials that a depth's prior counts for: the chance at the depth before it."""

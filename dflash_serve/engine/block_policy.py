@@ -5,15 +5,16 @@ Width 1 is plain decoding. A few cheap probes keep the estimates of other widths
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from dflash_serve.engine.acceptance import Acceptance
 from dflash_serve.engine.cost_table import CostTable
 
-_GAIN = 1.01
+_GAIN = 1.015
 """How much faster another width must promise to be than the one that runs."""
-_SHARE = 0.01
-"""Of the time that probes may lose."""
+_SHARE = 0.005
+"""Of the time that wider probes may lose, and as much again that narrower ones may."""
 _KEEPS = 0.999
 """What the times of the past keep in that share when one more round ran."""
 _FIRST, _LAST = 8, 128
@@ -125,7 +126,7 @@ class BlockPolicy:
             self._probes.hasten()  # a new text may be another matter
         longest = max(row.block for row in rows)
         widths = [width for width in self._widths if width == 1 or width < 2 * longest]
-        seconds = {width: self.table.seconds(len(rows), width, guided=guided) for width in widths}
+        seconds = self._seconds(len(rows), widths, guided)
         rates = self._rates(rows, seconds)
         best = max(widths, key=lambda width: rates[width])
         if rates.get(self._width, 0.0) * _GAIN >= rates[best]:
@@ -158,6 +159,15 @@ class BlockPolicy:
         self._known.discard(row)
         self._acceptance.forget(row)
 
+    def _seconds(self, rows: int, widths: Sequence[int], guided: bool) -> dict[int, float]:
+        """What rounds take by width: a narrower one never more than a wider one."""
+        seconds: dict[int, float] = {}
+        least = inf
+        for width in reversed(widths):
+            least = min(least, self.table.seconds(rows, width, guided=guided))
+            seconds[width] = least
+        return seconds
+
     def _rates(self, rows: Sequence[RowLimit], seconds: Mapping[int, float]) -> dict[int, float]:
         """Tokens per second that rounds of ``rows`` promise, by width."""
         tokens = dict.fromkeys(seconds, 0.0)
@@ -180,7 +190,8 @@ class _Probes:
         self._width = 0  # of the last probe
         self._left = 0  # rounds that it may still take
         self._seconds = 0.0  # of all rounds, decayed
-        self._lost = 0.0  # of these, by probes
+        self._lost = {True: 0.0, False: 0.0}  # of these, by wider probes and by narrower ones
+        self._wider = True  # the last probe
 
     def hasten(self) -> None:
         """Probe soon."""
@@ -202,10 +213,12 @@ class _Probes:
         if not beside:
             return 0
         width = beside[self._turn % len(beside)]
-        rounds = 1 if width > best else _UNTIMED
-        if self._lost + rounds * losses[width] > _SHARE * self._seconds:
-            return 0
+        wider = width > best
+        rounds = 1 if wider else _UNTIMED
         self._turn += 1
+        if self._lost[wider] + rounds * losses[width] > _SHARE * self._seconds:
+            return 0
+        self._wider = wider
         self._rounds = 0
         self._interval = min(2 * self._interval, _LAST)
         self._width, self._left = width, rounds
@@ -215,10 +228,11 @@ class _Probes:
         """A round ran and lost so many seconds against the best one known."""
         self._rounds += 1
         self._seconds = self._seconds * _KEEPS + seconds
-        self._lost *= _KEEPS
+        for wider in self._lost:
+            self._lost[wider] *= _KEEPS
         if width != self._width or self._left == 0:
             return
-        self._lost += max(lost, 0.0)
+        self._lost[self._wider] += max(lost, 0.0)
         self._left = 0 if timed else self._left - 1
         if lost <= 0:
             self._interval = 1  # better than was thought: go on
