@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from dflash_serve.engine.cache.attention import SPARE, Arrays, AttentionStore, AttentionView
-from dflash_serve.engine.cache.span import Span
+from dflash_serve.engine.cache.span import Span, each
 
 
 class NativeView(AttentionView):
@@ -53,24 +53,30 @@ class NativeView(AttentionView):
             sinks,
             self._layout(),
         )
-        self._take(caches)
+        if not self._held:
+            self._take(caches)
+        self._unwritten = False
         return out
 
     def commit(self, counts: mx.array, path: mx.array | None = None) -> list[Arrays]:
-        if path is not None or (self._unwritten and not self._held):
+        """As `AttentionView`. What is known behind attention waits for the next evaluation here
+        too: until a task has run, MLX holds the arrays that it made, and writing copies them.
+        """
+        if path is None and self._unwritten and self._span.width > SPARE:
             span = self._span
             caches = self._native.write(
-                *self._fresh, span.offsets, span.lengths, self._flat(), self._store.ring or 0, path
+                *self._fresh, span.offsets, span.lengths, self._flat(), self._store.ring or 0
             )
             self._take(caches)
-        return self._rows
+        elif path is not None or self._unwritten:
+            self._new = each(self._fresh[0]), each(self._fresh[1])
+        return super().commit(counts, path)
 
     def _flat(self) -> list[mx.array]:
         return [array for row in self._rows for array in row]
 
     def _take(self, caches: list[mx.array]) -> None:
         self._rows = [list(pair) for pair in zip(caches[::2], caches[1::2], strict=True)]
-        self._unwritten = False
 
     def _layout(self) -> Any:
         """As the extension takes it; one for all layers of a forward."""

@@ -33,8 +33,8 @@ static void copy(float *to, const float *from, int count, ptrdiff_t stride) {
     for (int l = 0; l < count; l++) to[l] = from[l * stride];
 }
 
-static void write_column(const dflash_attention *t, const attend_row *row, int column, int at) {
-    int position = row->start + at, place = row->ring ? position % row->capacity : position;
+static void write_column(const dflash_attention *t, const attend_row *row, int column) {
+    int position = row->start + column, place = row->ring ? position % row->capacity : position;
     for (int head = 0; head < t->kv_heads; head++) {
         ptrdiff_t to = ((ptrdiff_t)head * row->capacity + place) * t->dim;
         copy(row->keys + to, row->new_keys + head * t->k_head + column * t->k_column, t->dim,
@@ -57,7 +57,7 @@ static int next_pieces(const dflash_attention *t) {
         int most = row->ring && t->writes ? t->spare : row->length;
         row->first = row->last;
         row->last = row->length - row->first > most ? row->first + most : row->length;
-        for (int c = row->first; t->writes && c < row->last; c++) write_column(t, row, c, c);
+        for (int c = row->first; t->writes && c < row->last; c++) write_column(t, row, c);
         tiles += tiles_of(t, row) * t->kv_heads;
     }
     return tiles;
@@ -85,11 +85,7 @@ EXPORT void dflash_attend(const dflash_attention *t) {
     }
 }
 
-EXPORT void dflash_write(const dflash_attention *t, const int *path) {
-    for (int r = 0; r < t->rows; r++) {
-        const attend_row *row = t->row + r;
-        int count = path ? t->levels : row->length;
-        for (int i = 0; i < count; i++)
-            write_column(t, row, path ? path[(ptrdiff_t)r * t->levels + i] : i, i);
-    }
+EXPORT void dflash_write(const dflash_attention *t) {
+    for (int r = 0; r < t->rows; r++)
+        for (int c = 0; c < t->row[r].length; c++) write_column(t, t->row + r, c);
 }

@@ -81,9 +81,8 @@ typedef struct {
 
 void dflash_attend(const dflash_attention *job);
 
-/* Writes alone. `path` [rows, levels] or NULL: the columns that are written, one behind the other;
- * without it the first `length` ones. */
-void dflash_write(const dflash_attention *job, const int *path);
+/* Writes the first `length` columns of each row alone. */
+void dflash_write(const dflash_attention *job);
 
 /* Tokens [rows, width] of logits [rows, width, size]. `settings` [rows, 4]: temperature, top_p,
  * top_k and min_p; `keys` [rows, width, 2]; both NULL where all rows choose the greatest. `drafts` [rows,

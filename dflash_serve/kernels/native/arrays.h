@@ -28,6 +28,16 @@ inline void check_float32(const char* op, const mx::array& array) {
   }
 }
 
+// MLX gives each output of a primitive a list of all inputs, and each list counts as a user of them.
+// Lets go of all but one, so that inputs can be taken over.
+inline void share_inputs(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  for (auto& out : outputs) {
+    if (&out.inputs() != &inputs && !out.is_tracer()) {
+      out.inputs().clear();
+    }
+  }
+}
+
 // Gives `out` the buffer of `in` where nobody else reads it, and a new one otherwise.
 inline void allocate_or_take(const mx::array& in, mx::array& out) {
   if (in.is_donatable() && in.itemsize() == out.itemsize() && in.flags().row_contiguous) {

@@ -18,11 +18,22 @@ struct Cached {
 // Output caches in place of the inputs, or new ones that a task has to fill first.
 std::vector<Cached> cached(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs,
                            size_t first_input, size_t first_output) {
+  share_inputs(inputs, outputs);
   std::vector<Cached> all;
   for (size_t i = first_input; i < inputs.size(); ++i) {
     auto& out = outputs[first_output + i - first_input];
     allocate_or_take(inputs[i], out);
     all.push_back({inputs[i].data<float>(), out.data<float>(), out.nbytes()});
+  }
+  return all;
+}
+
+// Caches that are only read.
+std::vector<Cached> as_they_are(const std::vector<mx::array>& inputs, size_t first) {
+  std::vector<Cached> all;
+  for (size_t i = first; i < inputs.size(); ++i) {
+    auto* data = const_cast<float*>(inputs[i].data<float>());
+    all.push_back({data, data, inputs[i].nbytes()});
   }
   return all;
 }
@@ -130,7 +141,7 @@ class RowAttention : public CpuPrimitive {
     const auto* lines = levels_ ? inputs[at++].data<int>() : nullptr;
     auto& out = outputs[0];
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    auto caches = cached(inputs, outputs, at, 1);
+    auto caches = rule_.writes ? cached(inputs, outputs, at, 1) : as_they_are(inputs, at);
     auto rows = rows_of(keys, values, caches, places_of(inputs, at), rule_.ring);
     ptrdiff_t q = job.columns, each = q * job.heads * job.dim;
     for (size_t r = 0; r < rows.size(); ++r) {
@@ -153,7 +164,8 @@ class RowAttention : public CpuPrimitive {
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
     const auto& queries = inputs[0];
     mx::Shape out = {queries.shape(0), queries.shape(2), queries.shape(1), queries.shape(3)};
-    return with_caches({out}, inputs, 5 + sinks_ + 2 * layout_ + (levels_ > 0));
+    size_t first = rule_.writes ? 5 + sinks_ + 2 * layout_ + (levels_ > 0) : inputs.size();
+    return with_caches({out}, inputs, first);
   }
 
   const char* name() const override { return "RowAttention"; }
@@ -167,37 +179,32 @@ class RowAttention : public CpuPrimitive {
 
 class RowWrite : public CpuPrimitive {
  public:
-  RowWrite(mx::Stream stream, int ring, int levels)
-      : CpuPrimitive(stream), ring_(ring), levels_(levels) {}
+  RowWrite(mx::Stream stream, int ring) : CpuPrimitive(stream), ring_(ring) {}
 
-  // keys, values, starts, lengths, [path], caches
+  // keys, values, starts, lengths, caches
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     const auto &keys = inputs[0], &values = inputs[1];
-    size_t at = levels_ ? 5 : 4;
     auto job = job_of(keys, values);
-    job.levels = levels_;
-    auto caches = cached(inputs, outputs, at, 0);
-    auto rows = rows_of(keys, values, caches, places_of(inputs, at), ring_);
+    auto caches = cached(inputs, outputs, 4, 0);
+    auto rows = rows_of(keys, values, caches, places_of(inputs, 4), ring_);
     Spans spans(inputs[2], inputs[3]);
     mx::cpu::get_command_encoder(stream()).dispatch(
-        [job, spans, path = levels_ ? inputs[4].data<int>() : nullptr, rows = std::move(rows),
-         caches = std::move(caches)]() mutable {
+        [job, spans, rows = std::move(rows), caches = std::move(caches)]() mutable {
           fill(caches);
           spans.put(rows);
           job.row = rows.data();
-          dflash_write(&job, path);
+          dflash_write(&job);
         });
   }
 
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
-    return with_caches({}, inputs, levels_ ? 5 : 4);
+    return with_caches({}, inputs, 4);
   }
 
   const char* name() const override { return "RowWrite"; }
 
  private:
   int ring_;
-  int levels_;
 };
 
 void check(bool holds, const char* message) {
@@ -253,7 +260,7 @@ std::vector<mx::array> attend(const mx::array& queries, const mx::array& keys,
         "[attend] queries are [R, heads, q, d], as keys and with a multiple of their heads");
   std::vector<mx::array> inputs = {queries, keys, values, starts, lengths};
   if (sinks) {
-    check(sinks->size() == heads, "[attend] there is one sink per head");
+    check(static_cast<int>(sinks->size()) == heads, "[attend] there is one sink per head");
     inputs.push_back(mx::contiguous(mx::astype(*sinks, mx::float32)));
   }
   int levels = 0;
@@ -273,29 +280,21 @@ std::vector<mx::array> attend(const mx::array& queries, const mx::array& keys,
   inputs.insert(inputs.end(), caches.begin(), caches.end());
   auto primitive = std::make_shared<RowAttention>(cpu_stream(), rule, sinks.has_value(), levels,
                                                   layout.has_value());
-  auto outputs = made({{rows, q, heads, dim}}, caches, primitive, std::move(inputs));
+  auto written = rule.writes ? caches : std::vector<mx::array>();
+  auto outputs = made({{rows, q, heads, dim}}, written, primitive, std::move(inputs));
   outputs[0] = mx::transpose(outputs[0], {0, 2, 1, 3});
   return outputs;
 }
 
 std::vector<mx::array> write(const mx::array& keys, const mx::array& values,
                              const mx::array& starts, const mx::array& lengths,
-                             const std::vector<mx::array>& caches, int ring,
-                             const std::optional<mx::array>& path) {
+                             const std::vector<mx::array>& caches, int ring) {
   check_float32("write", keys);
   check_float32("write", values);
   check_caches(keys, values, starts, lengths, caches);
   std::vector<mx::array> inputs = {keys, values, starts, lengths};
-  int levels = 0;
-  if (path) {
-    check(path->ndim() == 2 && path->shape(0) == keys.shape(0) && path->dtype() == mx::int32,
-          "[write] a path is [R, L] int32");
-    levels = path->shape(1);
-    inputs.push_back(mx::contiguous(*path));
-  }
   inputs.insert(inputs.end(), caches.begin(), caches.end());
-  return made({}, caches, std::make_shared<RowWrite>(cpu_stream(), ring, levels),
-              std::move(inputs));
+  return made({}, caches, std::make_shared<RowWrite>(cpu_stream(), ring), std::move(inputs));
 }
 
 }  // namespace dflash

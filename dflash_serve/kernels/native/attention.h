@@ -26,18 +26,17 @@ struct RowRule {
 
 // Queries [R, heads, q, d], new keys and values [R, kv_heads, q, d], starts and lengths [R] int32
 // and the rows' caches (keys, values, keys, ...), each [1, kv_heads, capacity, d], which are
-// written in place where nobody else reads them. -> output [R, heads, q, d], then the caches.
+// written in place where nobody else reads them. -> output [R, heads, q, d], then the
+// caches, but for a rule that writes nothing.
 std::vector<mx::array> attend(const mx::array& queries, const mx::array& keys,
                               const mx::array& values, const mx::array& starts,
                               const mx::array& lengths, const std::vector<mx::array>& caches,
                               const RowRule& rule, const std::optional<mx::array>& sinks,
                               const std::optional<ColumnLayout>& layout);
 
-// Writes keys and values alone -> the caches. `path` [R, L] int32: the columns to write, one behind
-// the other; without it the first `lengths` ones.
+// Writes the first `lengths` keys and values of each row alone -> the caches.
 std::vector<mx::array> write(const mx::array& keys, const mx::array& values,
                              const mx::array& starts, const mx::array& lengths,
-                             const std::vector<mx::array>& caches, int ring,
-                             const std::optional<mx::array>& path);
+                             const std::vector<mx::array>& caches, int ring);
 
 }  // namespace dflash

@@ -45,7 +45,7 @@ NB_MODULE(_native, m) {
         nb::arg("starts"), nb::arg("lengths"), nb::arg("caches"), nb::arg("rule"),
         nb::arg("sinks").none(), nb::arg("layout").none());
   m.def("write", &dflash::write, nb::arg("keys"), nb::arg("values"), nb::arg("starts"),
-        nb::arg("lengths"), nb::arg("caches"), nb::arg("ring"), nb::arg("path").none());
+        nb::arg("lengths"), nb::arg("caches"), nb::arg("ring"));
   nb::class_<dflash::Draw>(m, "Draw")
       .def(nb::init<mx::array, mx::array>(), nb::arg("settings"), nb::arg("keys"));
   nb::class_<dflash::Drafted>(m, "Drafted")

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from dflash_serve.adapters.cache_spec import AttentionSpec
-from dflash_serve.engine.cache.attention import SPARE, Arrays, AttentionStore, HeldView, bucket
+from dflash_serve.engine.cache.attention import (
+    SPARE,
+    Arrays,
+    AttentionStore,
+    AttentionView,
+    bucket,
+)
 from dflash_serve.engine.cache.layout import tree
+from dflash_serve.engine.cache.native import NativeView
 from dflash_serve.engine.cache.span import Span
+from dflash_serve.kernels.native import native
 
 KV, HEADS, DIM = 2, 4, 8
 WIDE = 128
@@ -47,10 +55,31 @@ class Text:
         return result
 
 
+ViewOf = Callable[..., AttentionView]
+
+
+@pytest.fixture(params=["operations", "extension"])
+def view_of(request: pytest.FixtureRequest) -> ViewOf:
+    """(a store, rows, span, held=False) -> their view, by MLX's operations or the extension's."""
+    if request.param == "operations":
+        return AttentionStore.view
+    module = native()
+    if module is None:
+        pytest.skip("the extension was not built here")
+
+    def view(
+        layer: AttentionStore, rows: Sequence[Arrays], span: Span, held: bool = False
+    ) -> AttentionView:
+        return NativeView(module, layer, rows, span, held)
+
+    return view
+
+
 class Cut:
     """Rows of one layer that are read in forwards of given lengths."""
 
-    def __init__(self, window: int | None, texts: Sequence[Text]) -> None:
+    def __init__(self, view_of: ViewOf, window: int | None, texts: Sequence[Text]) -> None:
+        self.view_of = view_of
         self.store = store(window)
         self.texts = texts
         self.rows: list[Arrays] = [[] for _ in texts]
@@ -73,7 +102,7 @@ class Cut:
             for name in ("queries", "keys", "values")
         )
         offsets, sizes = (mx.array(list(x), dtype=mx.int32) for x in (self.held, lengths))
-        view = self.store.view(self.rows, Span(offsets, sizes, width, columns))
+        view = self.view_of(self.store, self.rows, Span(offsets, sizes, width, columns))
         view.update_and_fetch(keys, values)
         out = np.array(view.attend(queries, SCALE))
         self.rows = view.commit(mx.array(list(kept), dtype=mx.int32))
@@ -92,11 +121,13 @@ class Cut:
 
 
 @pytest.mark.parametrize("window", [None, WINDOW, 64])
-def test_attention_is_dense_attention_for_every_cutting(window: int | None) -> None:
+def test_attention_is_dense_attention_for_every_cutting(
+    view_of: ViewOf, window: int | None
+) -> None:
     """Prompts in chunks wider than the ring's spare, then blocks of which some tokens stay."""
     draws = random.Random(3)
     texts = [Text(seed, 420) for seed in range(3)]
-    cut = Cut(window, texts)
+    cut = Cut(view_of, window, texts)
     cut.read([150, 7, 80], [150, 7, 80], ragged=True)
     cut.read([9, 130, 1], [9, 130, 1], ragged=True)
     while min(cut.held) < 330:
@@ -111,14 +142,16 @@ def test_attention_is_dense_attention_for_every_cutting(window: int | None) -> N
 
 
 @pytest.mark.parametrize("window", [None, WINDOW])
-def test_a_token_has_the_same_bits_however_the_text_is_cut(window: int | None) -> None:
+def test_a_token_has_the_same_bits_however_the_text_is_cut(
+    view_of: ViewOf, window: int | None
+) -> None:
     """Token by token and alone, against blocks with wrong drafts beside a longer row."""
     text, other = Text(1, 260), Text(2, 300)
-    alone = Cut(window, [text])
+    alone = Cut(view_of, window, [text])
     for _ in range(200):
         alone.read([1], [1], ragged=True)
     draws = random.Random(5)
-    beside = Cut(window, [other, text])
+    beside = Cut(view_of, window, [other, text])
     beside.read([90, 3], [90, 3], ragged=True)
     while beside.held[1] < 200:
         room = 200 - beside.held[1]
@@ -151,7 +184,7 @@ def test_a_row_grows_and_shrinks_around_what_it_holds() -> None:
     assert layer.fit(row, 64) is row
 
 
-def test_a_forward_writes_in_place() -> None:
+def test_a_forward_writes_in_place(view_of: ViewOf) -> None:
     """What a token costs is its own bytes, not the row's."""
     layer = store(None)
     rows = [layer.fit([], 60_000)]
@@ -161,7 +194,7 @@ def test_a_forward_writes_in_place() -> None:
     mx.eval(new)
     for step in range(3):
         offset = mx.array([step], dtype=mx.int32)
-        view = layer.view(rows, Span(offset, mx.array([1]), 1, (1,)))
+        view = view_of(layer, rows, Span(offset, mx.array([1]), 1, (1,)))
         rows = []
         before = mx.get_active_memory()
         mx.reset_peak_memory()
@@ -172,23 +205,27 @@ def test_a_forward_writes_in_place() -> None:
         assert mx.get_peak_memory() - before < whole / 100
 
 
-def drafted(layer: AttentionStore, rows: list[Arrays], offset: mx.array) -> list[Arrays]:
+def drafted(
+    view_of: ViewOf, layer: AttentionStore, rows: list[Arrays], offset: mx.array
+) -> list[Arrays]:
     """A drafter's layer in a round: its block is attended, and then context takes its place."""
     block, one = mx.ones((1, 1, 4, WIDE)), mx.array([4])
     span = Span(offset, one, 4, (4,))
-    view = layer.view(rows, span)
+    view = view_of(layer, rows, span)
     view.update_and_fetch(block, block)
     out = view.attend(mx.ones((1, 1, 4, WIDE)), SCALE, causal=False)
-    context = layer.view(view.commit(one), span)
+    context = view_of(layer, view.commit(one), span)
     context.update_and_fetch(block + out.sum(), block)
     return context.commit(one)
 
 
-def branched(layer: AttentionStore, rows: list[Arrays], offset: mx.array) -> list[Arrays]:
+def branched(
+    view_of: ViewOf, layer: AttentionStore, rows: list[Arrays], offset: mx.array
+) -> list[Arrays]:
     """A target's layer in a round of trees: one path of the columns is kept, known afterwards."""
     parents = mx.array([[0, 0, 0, 1]], dtype=mx.int32)
     span = Span(offset, mx.array([4]), 4, (4,), tree(parents, 4))
-    view = layer.view(rows, span)
+    view = view_of(layer, rows, span)
     keys = mx.ones((1, 1, 4, WIDE))
     view.update_and_fetch(keys, keys)
     out = view.attend(mx.ones((1, 1, 4, WIDE)), SCALE)
@@ -199,7 +236,7 @@ def branched(layer: AttentionStore, rows: list[Arrays], offset: mx.array) -> lis
 @pytest.mark.parametrize("round_", [drafted, branched])
 @pytest.mark.parametrize("window", [None, 50_000])
 def test_what_is_known_after_attention_copies_nothing_either(
-    window: int | None, round_: Callable[..., list[Arrays]]
+    view_of: ViewOf, window: int | None, round_: Callable[..., list[Arrays]]
 ) -> None:
     """Attention's own arrays are a share of the row's; its keys are not there twice."""
     layer = AttentionStore(AttentionSpec(1, WIDE, mx.float32, window))
@@ -212,7 +249,7 @@ def test_what_is_known_after_attention_copies_nothing_either(
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         given, rows = rows, []
-        after = round_(layer, given, offset)
+        after = round_(view_of, layer, given, offset)
         del given
         mx.eval(after)
         while after:
@@ -221,13 +258,12 @@ def test_what_is_known_after_attention_copies_nothing_either(
         assert mx.get_peak_memory() - before < whole / 4
 
 
-def test_a_view_of_what_is_held_writes_nothing() -> None:
+def test_a_view_of_what_is_held_writes_nothing(view_of: ViewOf) -> None:
     layer = store(None)
     rows = [[mx.random.normal((1, KV, 64, DIM)) for _ in range(2)] for _ in range(2)]
     before = [[np.array(array) for array in row] for row in rows]
     span = Span(mx.array([2, 0]), mx.array([3, 3]), 3, (3, 3))
-    view = layer.view(rows, span, held=True)
-    assert isinstance(view, HeldView)
+    view = view_of(layer, rows, span, held=True)
     zeros = mx.zeros((2, KV, 3, DIM))
     view.update_and_fetch(zeros, zeros)
     out = view.attend(mx.ones((2, HEADS, 3, DIM)), SCALE)
