@@ -8,7 +8,7 @@
 #define SEQ_ROWS 96 /* per block: their running sums stay in the second-level cache */
 #define SEQ_PACKED_TILES 4 /* fewer tiles of rows do not repay packing B */
 #define SEQ_ROWS_OF_B 4 /* read at a time by a single row of A, as they lie */
-#define SEQ_LONG_ROW 256 /* shorter ones stay in registers for all of k */
+#define SEQ_LONG_ROW 256 /* between rows of B: below, registers keep the sums for all of k */
 #define SEQ_MAX_NV 4
 
 typedef struct {
@@ -167,7 +167,7 @@ ISA_FN static void seq_one_row(const gemm_job *job) {
 }
 
 ISA_FN static void seq_gemm(const gemm_job *job) {
-    if (job->M == 1 && job->N >= SEQ_LONG_ROW) {
+    if (job->M == 1 && job->ldb >= SEQ_LONG_ROW) {
         seq_one_row(job);
         return;
     }
