@@ -94,6 +94,8 @@ def _show_pair(pair: Mapping[str, Any]) -> None:
         columns = list(pair["round_costs"][0])
         costs = [[cost[column] for column in columns] for cost in pair["round_costs"]]
         tables.append(table("Round costs", [name.replace("_", " ") for name in columns], costs))
+        points = [list(point.values()) for point in pair["cost_table"]]
+        tables.append(table("Cost table of the block policy", ("rows", "width", "ms"), points))
         check = pair["divergence"]
         tables.append(
             table(

@@ -4,12 +4,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from dflash_serve import provenance
+from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.bench import figures, report
@@ -20,6 +22,7 @@ from dflash_serve.bench.pair import Pair, PairChoice
 from dflash_serve.bench.work import DecodeOptions, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.kernels import verify_qmm
 from dflash_serve.kernels.dispatch import SWITCH, hand_written, kernel_backend
 
@@ -91,6 +94,7 @@ def examine_pair(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]
     return found | {
         "target_layer_ids": list(drafter.target_layer_ids),
         "round_costs": costs,
+        "cost_table": _cost_table(pair.target, drafter, block),
         "divergence": divergence(pair, choice, prompts),
     }
 
@@ -115,6 +119,19 @@ def weights(pair: Pair) -> dict[str, Any]:
 
 def _scales(name: str) -> bool:
     return name.endswith((".scales", ".biases"))
+
+
+def _cost_table(target: TargetAdapter, drafter: DraftAdapter, block: int) -> list[dict[str, float]]:
+    """What the engine's own warm-up measures: milliseconds by rows and width."""
+    runner = DeviceRunner(target, drafter, block)
+    config = EngineConfig(
+        max_context=min(4096, target.max_context), block_size=block, adaptive=True
+    )
+    points = sorted(
+        measured_costs(runner, config, runner.bytes_for), key=attrgetter("rows", "width")
+    )
+    runner.close()
+    return [{"rows": p.rows, "width": p.width, "ms": 1e3 * p.seconds} for p in points]
 
 
 def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:

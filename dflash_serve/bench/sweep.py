@@ -183,6 +183,10 @@ class _Case:
                 for arm in arms
             ],
             "different_answers": sum(arm.different for arm in arms),
+            "round_costs": [
+                {"rows": cost.rows, "width": cost.width, "milliseconds": 1e3 * cost.seconds}
+                for cost in self._auto.costs
+            ],
             "best": best,
             "of_best": rates["auto"] / fixed[best],
             "of_plain": rates["auto"] / rates["plain"],

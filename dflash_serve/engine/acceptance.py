@@ -29,8 +29,9 @@ class _Counts:
     def add(self, tried: int, accepted: int) -> None:
         """A round that drafted ``tried`` tokens, of which the first ``accepted`` stayed."""
         trials, hits, keeps = self.trials, self.hits, self._keeps
-        for depth in range(min(accepted + 1, tried)):
-            trials[depth] = trials[depth] * keeps + 1.0
+        for depth in range(tried):
+            reached = depth <= accepted
+            trials[depth] = trials[depth] * keeps + reached
             hits[depth] = hits[depth] * keeps + (depth < accepted)
 
 

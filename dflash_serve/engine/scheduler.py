@@ -70,7 +70,7 @@ class Scheduler:
         self._numbers = count()
         self._planned_at = 0.0
         self._finished = 0
-        self._totals = [0, 0, 0, 0]  # generated tokens, rounds, drafted, accepted
+        self._totals = [0, 0, 0, 0, 0]  # generated tokens, rounds, drafted, accepted, plain rounds
 
     @property
     def idle(self) -> bool:
@@ -84,7 +84,7 @@ class Scheduler:
         return rows + sum(self._closed.values())
 
     def stats(self) -> EngineStats:
-        generated, rounds, drafted, accepted = self._totals
+        generated, rounds, drafted, accepted, plain = self._totals
         return EngineStats(
             running=len(self._rows),
             waiting=len(self._waiting),
@@ -95,6 +95,7 @@ class Scheduler:
             rounds=rounds,
             drafted=drafted,
             accepted=accepted,
+            plain_rounds=plain,
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -252,6 +253,7 @@ class Scheduler:
         sequence.drafted += drafted
         self._totals[1] += 1
         self._totals[2] += drafted
+        self._totals[4] += row.block == 1
 
     def _emit(self, sequence: Sequence, chosen: Chosen, now: float, drafts: int = 0) -> TokenChunk:
         """Commit what was chosen, the first ``drafts`` of it accepted drafts, and count it."""

@@ -186,7 +186,10 @@ class TokenChunk:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot of the engine: rows now, totals since the start."""
+    """A snapshot of the engine: rows now, totals since the start.
+
+    ``rounds`` counts each row's; in ``plain_rounds`` of them nothing was drafted.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -197,3 +200,4 @@ class EngineStats:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    plain_rounds: int = 0

@@ -6,7 +6,7 @@ of tokens, the second a token in it, both by inverse transform in the order of t
 position's token depends on its own logits, settings and key alone.
 
 The Metal source has been executed only in the simulator of tests/kernels and never compiled by
-Metal; the CUDA source has been executed there too, and never been compiled by NVRTC.
+Metal; the CUDA source has been compiled by NVRTC 13.2 (sm_75, sm_90) and never run on a GPU.
 """
 
 from typing import Any, NamedTuple

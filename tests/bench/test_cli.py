@@ -100,6 +100,7 @@ def test_doctor_examines_a_pair(
     assert found["pair"]["cache_bytes_at_4096"] > 0
     assert found["pair"]["divergence"]["different_tokens"] == 0
     assert {cost["rows"] for cost in found["pair"]["round_costs"]} == {1, 4, 8}
+    assert {1} < {point["width"] for point in found["pair"]["cost_table"]}
 
 
 def test_doctor_shows_tables(

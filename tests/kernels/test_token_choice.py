@@ -1,13 +1,15 @@
 """Token choice against plain Python: the reference, the CPU's primitive, both kernels simulated."""
 
+import ctypes
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from dflash_serve.kernels import cpu_blas
 from dflash_serve.kernels import token_choice as choice
 from dflash_serve.kernels.dispatch import Backend
 from dflash_serve.kernels.native import native
@@ -16,7 +18,9 @@ from tests.kernels.gpu_sim import simulator
 
 Form = Callable[[mx.array, Draw], mx.array]
 Settings = tuple[float, float, int, float]  # temperature, top_p, top_k, min_p
-needs_native = pytest.mark.skipif(native() is None, reason="the CPU library was not built")
+needs_native = pytest.mark.skipif(
+    native() is None, reason="the CPU library is off or was not built"
+)
 needs_gxx = pytest.mark.skipif(
     simulator.compiler() is None, reason="the GPU simulator needs g++ on Linux"
 )
@@ -235,6 +239,47 @@ def test_positions_that_no_round_can_use_are_not_chosen(sampled: bool) -> None:
         assert set(tokens[row, used:].tolist()) <= {-1}  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def library() -> Iterator[ctypes.CDLL]:
+    """The loaded CPU library, put back as it was."""
+    loaded = ctypes.CDLL(str(cpu_blas.LIBRARY))
+    loaded.dflash_blas_isa.restype = ctypes.c_char_p
+    before = cpu_blas.status()
+    yield loaded
+    loaded.dflash_blas_select((before.isa or "").encode())
+    loaded.dflash_blas_set_threads(before.threads or 1)
+
+
+@needs_native
+def test_instruction_sets_draw_the_same_tokens(library: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(10)
+    rows = list(SETTINGS.values())
+    logits = mx.array(rng.normal(0, 3, (len(rows), 4, 1000)).astype(np.float32))
+    keys = rng.integers(0, 2**32, (len(rows), 4, 2), dtype=np.uint64).astype(np.uint32)
+    draw = Draw(mx.array(rows, dtype=mx.float32), mx.array(keys))
+    wanted = token_choice(logits, draw).tolist()
+    for isa in cpu_blas.ISAS:
+        if library.dflash_blas_select(isa.encode()):
+            assert token_choice(logits, draw).tolist() == wanted, isa
+
+
+@needs_native
+def test_threads_draw_the_same_tokens(library: ctypes.CDLL) -> None:
+    logits = mx.random.normal((3, 8, 90_000), key=mx.random.key(11))  # enough to be shared out
+    rng = np.random.default_rng(11)
+    keys = mx.array(rng.integers(0, 2**32, (3, 8, 2), dtype=np.uint64).astype(np.uint32))
+    draw = Draw(mx.array([(0.7, 0.8, 20, 0)] * 3, dtype=mx.float32), keys)
+    found = []
+    for threads in (1, 3):
+        library.dflash_blas_set_threads(threads)
+        tokens = token_choice(logits, draw)
+        drafts = tokens[:, :7] + (mx.arange(7) == mx.array([[2], [9], [0]]))
+        lengths = mx.array([8, 8, 8], dtype=mx.int32)
+        cut = token_choice(logits, draw, Drafted(drafts.astype(mx.int32), lengths))
+        found.append((tokens.tolist(), cut.tolist()))
+    assert found[0] == found[1]
+
+
 @needs_native
 def test_half_precision_logits_are_chosen_from_as_they_are() -> None:
     logits = mx.random.normal((2, 3, 700), key=mx.random.key(8)).astype(mx.bfloat16)
@@ -264,3 +309,23 @@ def test_a_wrong_metal_source_is_seen(right: str, wrong: str) -> None:
     settings = (1.0, 1.0, 8, 0.0)
     tokens = choice.launch(kernel, rows, arrays(settings, keys))[0].tolist()
     assert tokens != [drawn_by_hand(logits, settings, key) for key in keys]
+
+
+def device_draws_by_the_distribution_function(backend: Backend) -> None:
+    def form(logits: mx.array, draw: Draw) -> mx.array:
+        return token_choice(logits, draw, backend=backend)
+
+    for settings in SETTINGS.values():
+        check(form, settings, 700, 8)
+
+
+@pytest.mark.metal
+@pytest.mark.skipif(not mx.metal.is_available(), reason="needs an Apple GPU")
+def test_metal_draws_by_the_distribution_function() -> None:
+    device_draws_by_the_distribution_function(Backend.METAL)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not mx.cuda.is_available(), reason="needs MLX's CUDA build and an NVIDIA GPU")
+def test_cuda_draws_by_the_distribution_function() -> None:
+    device_draws_by_the_distribution_function(Backend.CUDA)

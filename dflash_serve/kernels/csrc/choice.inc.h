@@ -76,7 +76,8 @@ ISA_FN static float greatest_of_spans(const choice_job *job, float *greatest, in
 }
 
 /* The first NaN, or else the first among the greatest. */
-ISA_FN static int first_greatest(const choice_job *job, const float *greatest, float most, int nan) {
+ISA_FN static int first_greatest(const choice_job *job, const float *greatest, float most,
+                                 int nan) {
     const float *x = job->logits;
     if (nan)
         for (int i = 0; i < job->size; i++)

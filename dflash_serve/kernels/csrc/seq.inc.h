@@ -2,12 +2,13 @@
  * are columns. So zeros behind the end of a row of A (masked keys) change nothing.
  * Included once per instruction set, which defines SEQ_MR and SEQ_NV(mr). */
 
+#include <string.h>
+
 #define SEQ_KC 256 /* k per block: a packed panel of B stays in the second-level cache */
 #define SEQ_ROWS 96 /* per block: their running sums stay in the second-level cache */
 #define SEQ_PACKED_TILES 4 /* fewer tiles of rows do not repay packing B */
-#define SEQ_ACROSS_ROWS 2 /* so few rows read long rows of B as they lie, some at a time */
-#define SEQ_ACROSS_COLUMNS 256
-#define SEQ_ACROSS_DEPTH 16
+#define SEQ_ROWS_OF_B 4 /* read at a time by a single row of A, as they lie */
+#define SEQ_LONG_ROW 256 /* between rows of B: below, registers keep the sums for all of k */
 #define SEQ_MAX_NV 4
 
 typedef struct {
@@ -118,7 +119,7 @@ ISA_FN static void seq_piece(const seq_block *block, int n, int columns, int k, 
         int top = tile_start(block->rows, block->tiles, i);
         int mr = tile_start(block->rows, block->tiles, i + 1) - top;
         t.a = job->a + (block->row + top) * job->a_row + k * job->a_col;
-        t.part = block->parts + SEQ_MR * (block->tiles == 1 ? n : 16 * SEQ_MAX_NV * i);
+        t.part = block->parts + SEQ_MR * 16 * SEQ_MAX_NV * i;
         t.c = job->c + (block->row + top) * job->ldc + n;
         seq_kernels[mr - 1][nv - 1](&t);
     }
@@ -127,22 +128,53 @@ ISA_FN static void seq_piece(const seq_block *block, int n, int columns, int k, 
 ISA_FN static void seq_rows(const seq_block *block) {
     int N = block->job->N, K = block->job->K;
     int width = 16 * SEQ_NV(tile_start(block->rows, block->tiles, 1));
-    if (block->rows <= SEQ_ACROSS_ROWS && N >= SEQ_ACROSS_COLUMNS) {
-        for (int k = 0; k < K; k += SEQ_ACROSS_DEPTH)
-            for (int n = 0; n < N; n += width)
-                seq_piece(block, n, least(N - n, width), k, least(K - k, SEQ_ACROSS_DEPTH));
-        return;
-    }
     for (int n = 0; n < N; n += width)
         for (int k = 0; k < K; k += SEQ_KC)
             seq_piece(block, n, least(N - n, width), k, least(K - k, SEQ_KC));
 }
 
+/* sums += the products of `depth` rows of B from k on, for columns [n, n + 16) or fewer. */
+ISA_FN INLINE void seq_add_rows(int depth, const v16 *a, const float *b, ptrdiff_t ldb, int count,
+                                float *sums) {
+    v16 sum = v_load(sums);
+    UNROLL for (int j = 0; j < depth; j++) {
+        v16 row = count < 16 ? v_load_some(b + j * ldb, count) : v_load(b + j * ldb);
+        sum = v_fma(a[j], row, sum);
+    }
+    v_store(sums, sum);
+}
+
+ISA_FN static void seq_one_row(const gemm_job *job) {
+    int padded = (int)round_up(job->N, 16), whole = job->N / 16 * 16;
+    float *sums = scratch_floats((size_t)padded);
+    memset(sums, 0, (size_t)padded * sizeof(float));
+    for (int k = 0; k < job->K; k += SEQ_ROWS_OF_B) {
+        int depth = least(job->K - k, SEQ_ROWS_OF_B), full = depth == SEQ_ROWS_OF_B;
+        const float *b = job->b + k * job->ldb;
+        v16 a[SEQ_ROWS_OF_B];
+        for (int j = 0; j < depth; j++) a[j] = v_set1(job->a[(k + j) * job->a_col]);
+        for (int n = 0; n < whole && full; n += 16)
+            seq_add_rows(SEQ_ROWS_OF_B, a, b + n, job->ldb, 16, sums + n);
+        for (int n = full ? whole : 0; n < job->N; n += 16)
+            seq_add_rows(depth, a, b + n, job->ldb, least(job->N - n, 16), sums + n);
+    }
+    seq_call t = {.c = job->c, .alpha = job->alpha, .beta = job->beta};
+    for (int n = 0; n < job->N; n += 16, t.c += 16) {
+        v16 sum = v_load(sums + n);
+        t.columns = job->N - n;
+        seq_finish(1, 1, &sum, &t);
+    }
+}
+
 ISA_FN static void seq_gemm(const gemm_job *job) {
+    if (job->M == 1 && job->ldb >= SEQ_LONG_ROW) {
+        seq_one_row(job);
+        return;
+    }
     int step = least(job->M, SEQ_ROWS), tiles = tile_count(step, SEQ_MR);
     size_t panel_floats = 16u * SEQ_MAX_NV * SEQ_KC;
-    ptrdiff_t part_floats = SEQ_MR * round_up(tiles == 1 ? job->N : 16 * SEQ_MAX_NV * tiles, 64);
-    float *panel = scratch_floats(panel_floats + (size_t)part_floats);
+    size_t part_floats = 16u * SEQ_MR * SEQ_MAX_NV * (size_t)tiles;
+    float *panel = scratch_floats(panel_floats + part_floats);
     for (int row = 0; row < job->M; row += step) {
         int rows = least(job->M - row, step);
         seq_block block = {.job = job, .row = row, .rows = rows, .panel = panel,

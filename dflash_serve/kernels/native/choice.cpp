@@ -63,12 +63,14 @@ mx::array choose(const mx::array& logits, const std::optional<Draw>& draw,
   if (draw) {
     check(draw->settings, {rows, 4}, mx::float32, "settings");
     check(draw->keys, {rows, width, 2}, mx::uint32, "keys");
-    inputs.insert(inputs.end(), {mx::contiguous(draw->settings), mx::contiguous(draw->keys)});
+    inputs.push_back(mx::contiguous(draw->settings));
+    inputs.push_back(mx::contiguous(draw->keys));
   }
   if (drafted) {
     check(drafted->drafts, {rows, width - 1}, mx::int32, "drafts");
     check(drafted->lengths, {rows}, mx::int32, "lengths");
-    inputs.insert(inputs.end(), {mx::contiguous(drafted->drafts), mx::contiguous(drafted->lengths)});
+    inputs.push_back(mx::contiguous(drafted->drafts));
+    inputs.push_back(mx::contiguous(drafted->lengths));
   }
   auto primitive = std::make_shared<Choice>(cpu_stream(), draw.has_value(), drafted.has_value());
   return mx::array({rows, width}, mx::int32, primitive, inputs);
