@@ -120,7 +120,7 @@ def measured_costs(
 
 def _to_measure(rows: int, block: int) -> list[tuple[int, int]]:
     """(rows, width) of rounds, what says most first."""
-    counts = [count for count in dict.fromkeys((1, rows, 2, 8)) if count <= rows]
+    counts = [count for count in dict.fromkeys((1, rows, 4, 2, 8)) if count <= rows]
     ends = [(count, width) for count in counts[:2] for width in (1, block)]
     return list(dict.fromkeys([*ends, *product(counts, widths_to(block))]))
 
