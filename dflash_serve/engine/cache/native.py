@@ -53,9 +53,10 @@ class NativeView(AttentionView):
             sinks,
             self._layout(),
         )
-        if not self._held:
+        if self._held:
+            self._unwritten = False
+        else:
             self._take(caches)
-        self._unwritten = False
         return out
 
     def commit(self, counts: mx.array, path: mx.array | None = None) -> list[Arrays]:
@@ -63,11 +64,10 @@ class NativeView(AttentionView):
         too: until a task has run, MLX holds the arrays that it made, and writing copies them.
         """
         if path is None and self._unwritten and self._span.width > SPARE:
-            span = self._span
-            caches = self._native.write(
-                *self._fresh, span.offsets, span.lengths, self._flat(), self._store.ring or 0
+            span, ring = self._span, self._store.ring or 0
+            self._take(
+                self._native.write(*self._fresh, span.offsets, span.lengths, self._flat(), ring)
             )
-            self._take(caches)
         elif path is not None or self._unwritten:
             self._new = each(self._fresh[0]), each(self._fresh[1])
         return super().commit(counts, path)
@@ -77,6 +77,7 @@ class NativeView(AttentionView):
 
     def _take(self, caches: list[mx.array]) -> None:
         self._rows = [list(pair) for pair in zip(caches[::2], caches[1::2], strict=True)]
+        self._unwritten = False
 
     def _layout(self) -> Any:
         """As the extension takes it; one for all layers of a forward."""
