@@ -56,9 +56,11 @@ class Verdict(NamedTuple):
     taps: mx.array | None = None
 
     @classmethod
-    def of_first(cls, chosen: mx.array, logits: mx.array | None = None) -> "Verdict":
+    def of_first(
+        cls, chosen: mx.array, logits: mx.array | None = None, taps: mx.array | None = None
+    ) -> "Verdict":
         """One token per row, [R, 1] int32, without drafts before it."""
-        return cls(mx.concatenate([mx.ones_like(chosen), chosen], axis=1), logits)
+        return cls(mx.concatenate([mx.ones_like(chosen), chosen], axis=1), logits, taps)
 
     @property
     def counts(self) -> mx.array:
@@ -295,16 +297,19 @@ class Rounds:
         arrays: Sequence[Arrays],
         caches: Caches,
     ) -> tuple[Verdict, Forward]:
-        drafts = proposal.tokens
-        tokens = mx.concatenate([rows.anchors[:, None], drafts], axis=1)
+        drafts, anchors = proposal.tokens, rows.anchors[:, None]
+        tokens = anchors if shape.width == 1 else mx.concatenate([anchors, drafts], axis=1)
         groups = [RowGroup(kind, part) for kind, part in zip(shape.kinds, arrays, strict=True)]
         if proposal.parents is not None:
             return self._judge_tree(shape, rows, tokens, proposal.parents, groups, caches)
         forward = self.forward(tokens, _span(shape, rows), caches, defer=shape.defer)
         logits = self._target.logits(forward.hidden)
+        kept = logits if shape.logits else None
         choices = choose(logits, drafts, groups, lengths=rows.blocks)
+        if shape.width == 1:
+            return Verdict.of_first(choices, kept, forward.taps), forward
         packed = acceptance_scan(drafts, choices, rows.blocks)
-        return Verdict(packed, logits if shape.logits else None, forward.taps), forward
+        return Verdict(packed, kept, forward.taps), forward
 
     def _judge_tree(
         self,

@@ -79,12 +79,11 @@ class AttentionStore:
         assert all(len(arrays) == 2 for arrays in rows), "a forward comes before `settled`"
         return (HeldView if held else AttentionView)(self, rows, span)
 
-    def settled(self, arrays: Arrays, start: mx.array) -> Arrays:
-        """Keys and values, with what a forward from position ``start`` [1] left to be written."""
+    def settled(self, arrays: Arrays, positions: mx.array) -> Arrays:
+        """Keys and values, with what a forward left to be written at ``positions`` [n]."""
         olds, news = arrays[:2], arrays[2:]
         if not news:
             return arrays
-        positions = start + mx.arange(news[0].shape[2], dtype=mx.int32)
         return [self.written(old, new, positions) for old, new in zip(olds, news, strict=True)]
 
     def written(self, old: mx.array, new: mx.array, positions: mx.array) -> mx.array:

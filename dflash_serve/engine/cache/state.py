@@ -33,7 +33,7 @@ class StateStore:
         """A row's state; it begins as zeros."""
         return arrays or [mx.zeros((1, *one.shape), dtype=one.dtype) for one in self.spec.arrays]
 
-    def settled(self, arrays: Arrays, start: mx.array) -> Arrays:
+    def settled(self, arrays: Arrays, positions: mx.array) -> Arrays:
         """Nothing is ever left to be written."""
         return arrays
 

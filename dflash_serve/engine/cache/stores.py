@@ -1,6 +1,6 @@
 """Which store keeps what a layer's spec describes, and the layers of one model together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
@@ -83,16 +83,20 @@ class ModelStore:
             mx.eval(layers[index])
         return layers
 
-    def unsettled(self, row: Row) -> bool:
-        """Whether a forward left something to be written in a row."""
-        pairs = zip(self._stores, row, strict=True)
-        return any(isinstance(store, AttentionStore) and len(kept) > 2 for store, kept in pairs)
+    def unsettled(self, row: Row) -> int:
+        """How many tokens a forward left to be written in a row, at every layer alike."""
+        left = (kept[2].shape[2] for kept in self._attending(row) if len(kept) > 2)
+        return next(left, 0)
 
     def settled(self, row: Row, start: int) -> Row:
         """A row with what a forward from position ``start`` on left to be written."""
-        at = mx.array([start], dtype=mx.int32)
+        positions = mx.arange(start, start + self.unsettled(row), dtype=mx.int32)
         pairs = zip(self._stores, row, strict=True)
-        return [store.settled(arrays, at) for store, arrays in pairs]
+        return [store.settled(arrays, positions) for store, arrays in pairs]
+
+    def _attending(self, row: Row) -> Iterator[Arrays]:
+        pairs = zip(self._stores, row, strict=True)
+        return (arrays for store, arrays in pairs if isinstance(store, AttentionStore))
 
     def views(self, rows: Sequence[Row], span: Span, held: bool = False) -> list[View]:
         """One view per layer of these rows in one forward."""
