@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, product
-from statistics import median
 from typing import Protocol
 
 from dflash_serve.engine.block_policy import widths_to
@@ -33,7 +32,8 @@ _LENGTH = 512
 _SECONDS = 2.0
 """What measuring may take; two points are measured even so."""
 _REPEATS = 5
-"""Rounds of one point whose median is taken; one where they are slow."""
+"""Rounds of one point, of which the fastest counts: whatever disturbs one slows it. One where they
+are slow."""
 _ATTEMPTS = 10
 """Rounds of one point at most: those that are traced are slow, and are not counted."""
 _GREEDY = SamplingParams()
@@ -161,7 +161,7 @@ class _Scratch:
                 if len(times) == (1 if hurry else _REPEATS):
                     break
             if times:
-                points.append(CostPoint(some, width, median(times)))
+                points.append(CostPoint(some, width, min(times)))
         yield StepPlan(closed=tuple(self._rows))
         return tuple(points)
 
