@@ -45,9 +45,15 @@ class Acceptance:
         self._depths = depths
         self._pool = _Counts(depths, _POOL_KEEPS)
         self._rows: dict[int, _Counts] = {}
+        self._curves: dict[int, Sequence[float]] = {}  # since the counts changed last
 
     def curve(self, row: int) -> Sequence[float]:
         """Tokens that rounds of ``row`` with blocks of 1, 2, ... are expected to commit."""
+        if row not in self._curves:
+            self._curves[row] = self._curve(row)
+        return self._curves[row]
+
+    def _curve(self, row: int) -> Sequence[float]:
         chances = self._pooled()
         own = self._rows.get(row)
         if own is not None:
@@ -62,6 +68,7 @@ class Acceptance:
 
     def observe(self, row: int, block: int, committed: int) -> None:
         """A round of ``row`` with drafts ended: ``committed`` of ``block`` tokens, 1 at least."""
+        self._curves.clear()
         tried, accepted = min(block - 1, self._depths), committed - 1
         own = self._rows.setdefault(row, _Counts(self._depths, _ROW_KEEPS))
         own.add(tried, accepted)
@@ -69,6 +76,7 @@ class Acceptance:
 
     def forget(self, row: int) -> None:
         """``row`` has ended. Its rounds stay in the pooled estimate."""
+        self._curves.pop(row, None)
         self._rows.pop(row, None)
 
     def _pooled(self) -> list[float]:

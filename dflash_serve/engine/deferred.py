@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from dflash_serve.engine.cache.span import Span
 
-_MOST = 32
+_MOST = 128
 """Tokens of a row that are kept."""
 
 

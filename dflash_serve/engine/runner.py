@@ -168,11 +168,11 @@ class DeviceRunner:
         prefill = self._prefill(plan.prefill) if plan.prefill else None
         decode = self._round(plan.decode, plan.nodes) if plan.decode else None
         begun = [pending for pending in (prefill, decode) if pending is not None]
-        awaited = [pending.lazy for pending in begun], self._pool.arrays()
+        lazy, caches = [pending.lazy for pending in begun], self._pool.arrays()
         with self._device:
-            mx.async_eval(*awaited)  # type: ignore[no-untyped-call]
+            mx.async_eval(lazy, caches)  # type: ignore[no-untyped-call]
             meanwhile()
-            mx.eval(*awaited)
+            mx.eval(lazy, caches if plan.prefill else [])
         chosen = (
             () if prefill is None else self._choices(prefill),
             () if decode is None else self._in_order(plan.decode, decode),

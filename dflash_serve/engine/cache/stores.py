@@ -85,8 +85,8 @@ class ModelStore:
 
     def unsettled(self, row: Row) -> int:
         """How many tokens a forward left to be written in a row, at every layer alike."""
-        left = (kept[2].shape[2] for kept in self._attending(row) if len(kept) > 2)
-        return next(left, 0)
+        kept = next(self._attending(row), [])
+        return kept[2].shape[2] if len(kept) > 2 else 0
 
     def settled(self, row: Row, start: int) -> Row:
         """A row with what a forward from position ``start`` on left to be written."""
