@@ -40,6 +40,8 @@ class ChoiceRow:
     @property
     def kind(self) -> "GroupKind":
         sampling = self.sampling
+        if sampling.greedy and self.table is None and self.masks is None and self.rules is None:
+            return _GREEDY
         filtered = sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0
         return GroupKind(
             sampled=not sampling.greedy,
@@ -65,6 +67,9 @@ class GroupKind:
     whole: bool = False
 
 
+_GREEDY = GroupKind()
+
+
 @dataclass(frozen=True, slots=True)
 class RowGroup:
     """Rows of one kind, as arrays for a traced function.
@@ -85,6 +90,8 @@ def group_rows(rows: Sequence[ChoiceRow], width: int) -> tuple[RowGroup, ...]:
 
     Rows whose logits stay as they are belong to a whole group, where other rows count as greedy.
     """
+    if all(row.kind is _GREEDY for row in rows):
+        return ()
     groups: dict[GroupKind, list[int]] = {}
     for index, row in enumerate(rows):
         steps = replace(row.kind, sampled=False, filtered=False)
