@@ -26,6 +26,9 @@ _TYPES = ("default", "linear", "llama3", "mrope", "proportional", "yarn")
 _TABLED = (nn.RoPE, Llama3RoPE, ProportionalRoPE, YarnRoPE)
 """Rotations by fixed frequencies."""
 
+_MOST_PAIRS = 4096
+"""Of a head's numbers in a table: no head has more, but a damaged config may say so."""
+
 
 class AnyRotary(nn.Module):
     """A rotation of mlx-lm's that takes an offset per row, over `AttentionCache.offset`.
@@ -113,8 +116,10 @@ def _angles(rope: Any) -> Angles | None:
     if type(rope) not in _TABLED or rope.traditional:
         return None
     scale, gain = getattr(rope, "scale", 1.0), getattr(rope, "mscale", 1.0)
+    half = rope.dims // 2 if type(rope) is nn.RoPE else rope._freqs.size
+    if half > _MOST_PAIRS:
+        return None
     if type(rope) is nn.RoPE:
-        half = rope.dims // 2
         steps = mx.arange(0, -half, -1, dtype=mx.float32) * (math.log(rope.base) / half)
         frequencies: Any = mx.exp(steps).tolist()
     else:

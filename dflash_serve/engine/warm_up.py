@@ -29,7 +29,7 @@ _MEASURED_ROWS = 32
 """More rows than these are extrapolated."""
 _LENGTH = 512
 """Tokens that a row comes to hold where rounds are measured, at most."""
-_SECONDS = 2.0
+_SECONDS = 6.0
 """What measuring may take; two points are measured even so."""
 _REPEATS = 5
 """Rounds of one point, of which the fastest counts: whatever disturbs one slows it. One where they

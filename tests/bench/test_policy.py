@@ -137,10 +137,11 @@ def test_a_replay_is_the_same_every_time_and_complete(tmp_path: Path) -> None:
     assert len(policy_report.tables(result)) == 1
 
 
-@pytest.mark.xfail(strict=False, reason="the policy falls short of the bounds in a few cases")
 def test_the_policy_keeps_up_with_the_best_fixed_block() -> None:
-    result = run_policy(PolicyOptions(rows=(1,), turns=6))
+    """One row on estimated machines; `dflash-bench policy` holds all cases to the same bounds."""
+    result = run_policy(PolicyOptions(rows=(1,), turns=12))
     estimates = {machine.name for machine in machines()}  # a recorded one is as noisy as its run
     cases = [case for case in result.measured["cases"] if case["machine"] in estimates]
-    assert min(case["of_best"] for case in cases) >= OF_BEST
+    short = {case["workload"]: case["of_best"] for case in cases if case["of_best"] < OF_BEST}
+    assert not short
     assert min(case["of_plain"] for case in cases) >= OF_PLAIN
