@@ -24,7 +24,8 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.kernels import verify_qmm
-from dflash_serve.kernels.dispatch import SWITCH, hand_written, kernel_backend
+from dflash_serve.kernels.dispatch import SWITCH, Backend, hand_written, kernel_backend
+from dflash_serve.kernels.native import native
 
 _MATMUL = (8, 1024, 3584)
 """Rows, inner and columns: a block of eight tokens through a wide layer."""
@@ -54,10 +55,15 @@ def kernel_state() -> str:
         BenchError: the environment asks for something else than on or off.
     """
     try:
-        state = kernel_backend().value if hand_written() else f"off ({SWITCH}=plain)"
+        state = _runs_by() if hand_written() else f"off ({SWITCH}=plain)"
         return f"{state}, {verify_qmm.SWITCH}=1" if verify_qmm.enabled() else state
     except ValueError as error:
         raise BenchError(str(error)) from error
+
+
+def _runs_by() -> str:
+    backend = kernel_backend()
+    return backend.value if backend is not Backend.PLAIN or native() is None else "CPU extension"
 
 
 def matmul_gflops() -> float:
