@@ -28,10 +28,10 @@ def test_trees_give_the_text_of_plain_decoding(second: str) -> None:
     with LLM(drafter="none") as plain:
         want, _ = texts(plain)
     drafter = str(DEMO / "drafter-v1")  # it is wrong more often than the shipped one
-    with LLM(drafter=drafter) as chains:
+    with LLM(drafter=drafter, speculation="always") as chains:
         got, most = texts(chains)
         assert got == want
-    with LLM(drafter=drafter, second_drafter=second, tree="16") as trees:
+    with LLM(drafter=drafter, second_drafter=second, tree="16", speculation="always") as trees:
         got, rounds = texts(trees)
         assert got == want
         assert rounds < most
