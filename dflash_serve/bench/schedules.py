@@ -39,11 +39,12 @@ from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams, TokenChunk
 
-ALLOWED = 1.35
+ALLOWED = 1.5
 """Times the rows' own needs that caches may take, beside a slack of `SLACK` tokens per row."""
 SLACK = 64
-BESIDE = 1 << 18
-"""Bytes that are no rows': rotary tables of the last forwards, constants of traced graphs."""
+BESIDE = 11 << 15
+"""Bytes that are no rows': rotary tables of the last forwards, constants of traced graphs, taps of
+plain rounds."""
 _CONTEXTS = (256, 1024)
 _DRAFTERS = ((1, 4), (2, 8))
 """Layers and block of the random drafters that are swapped in and out."""

@@ -172,7 +172,7 @@ class DeviceRunner:
         with self._device:
             mx.async_eval(lazy, caches)  # type: ignore[no-untyped-call]
             meanwhile()
-            mx.eval(lazy, caches if plan.prefill else [])
+            mx.eval(lazy, caches)
         chosen = (
             () if prefill is None else self._choices(prefill),
             () if decode is None else self._in_order(plan.decode, decode),

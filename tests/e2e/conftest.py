@@ -41,7 +41,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def server(pair: PairPaths, start_shared: Start) -> ServerProcess:
-    return start_shared(*pair.options(), "--port", "0")
+    """It drafts whatever that costs: the pair is so small that plain decoding may be faster."""
+    return start_shared(*pair.options(), "--port", "0", "--speculation", "always")
 
 
 @pytest.fixture(scope="session")

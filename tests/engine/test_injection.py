@@ -43,7 +43,7 @@ CHANCES = {
     "context": 0.12,
     "verify": 0.015,
     "logits": 0.025,
-    "scan": 0.025,
+    "scan": 0.1,
     "growth": 0.005,
     "sync": 0.02,
     "takeover": 0.7,

@@ -89,7 +89,7 @@ def test_the_new_name_shows_everywhere(client: httpx.Client) -> None:
         shown = [x["drafter"] for x in (model, meta, health, client.get("/admin/drafter").json())]
         assert shown == [name] * 4
         seen.append((model["block_size"], model["speculation"]))
-    assert seen == [(8, "always"), (4, "always"), (1, "off")]
+    assert seen == [(8, "auto"), (4, "auto"), (1, "off")]
 
 
 def test_a_streamed_answer_names_the_drafter_too(client: httpx.Client) -> None:

@@ -48,7 +48,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> PairPaths:
 
 @pytest.fixture(scope="module")
 def server(pair: PairPaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    process = ServerProcess(tmp_path_factory.mktemp("log") / "log", *pair.options(), "--port", "0")
+    process = ServerProcess(
+        tmp_path_factory.mktemp("log") / "log",
+        *pair.options(),
+        "--port",
+        "0",
+        "--speculation",
+        "always",
+    )
     yield process.ready()
     process.stop()
 
