@@ -39,10 +39,10 @@ from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams, TokenChunk
 
-ALLOWED = 1.5
+ALLOWED = 1.4
 """Times the rows' own needs that caches may take, beside a slack of `SLACK` tokens per row."""
 SLACK = 64
-BESIDE = 11 << 15
+BESIDE = 1 << 19
 """Bytes that are no rows': rotary tables of the last forwards, constants of traced graphs, taps of
 plain rounds."""
 _CONTEXTS = (256, 1024)
