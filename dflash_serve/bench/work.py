@@ -161,6 +161,7 @@ def _greedy(pair: Pair, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]
     runner = DeviceRunner(pair.target, None, 1)
     config = EngineConfig(max_batch=1, max_context=len(prompt) + tokens)
     run = run_all(runner, config, [EngineRequest("oracle", prompt, tokens)])
+    runner.close()  # its traces go on the thread that made them
     return prompt + tuple(run.answers["oracle"].tokens)
 
 
