@@ -18,6 +18,7 @@ from dflash_serve.bench.report import Result, middle, ratio
 from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
 from dflash_serve.engine.config import EngineConfig
+from dflash_serve.engine.plan import nothing
 from dflash_serve.engine.runner import DeviceRunner
 
 _CHAINS = (0,)
@@ -27,13 +28,15 @@ _CHAINS = (0,)
 class Arm:
     """One way to decode. ``block`` 1 is plain, 0 an outside baseline. Runs grow with repeats.
 
-    ``kinds``: of its rounds, as `EngineConfig.tree_nodes`.
+    ``kinds``: of its rounds, as `EngineConfig.tree_nodes`. ``close`` lets its traces go, on the
+    thread that made them.
     """
 
     name: str
     block: int
     measure: Callable[[], Run | None]
     kinds: tuple[int, ...] = _CHAINS
+    close: Callable[[], None] = nothing
     runs: list[Run] = field(default_factory=list)
     decode_rates: list[float] = field(default_factory=list)
     total_rates: list[float] = field(default_factory=list)
@@ -91,6 +94,8 @@ class _Bench:
         chains = [
             entry for entry in entries if entry["block"] > 1 and entry["kinds_of_round"] == [0]
         ]
+        for arm in (plain, *others):
+            arm.close()
         costs = [self._costs(batch, entry) for entry in chains]
         return {"batch": batch, "arms": entries, "step_costs": costs}
 
@@ -138,7 +143,7 @@ class _Bench:
             sink = TextSink.load(self._pair.directory)
             return run_all(runner, config, self._work.requests, sink)
 
-        return Arm(name, block, measure, kinds)
+        return Arm(name, block, measure, kinds, runner.close)
 
     def _baseline_arm(self, variant: str) -> Arm:
         directory = self._pair.directory
