@@ -276,11 +276,12 @@ class DeviceRunner:
         for row in decode:
             self._pool.reserve(row.row, row.length + columns)
         rows = sorted(decode, key=lambda row: self._pool.capacity(row.row))
-        plain = width == 1 and not (constrained and self._pool.models[TARGET].recurs)
-        if plain and self._drafters:
-            return self._plain_round(rows)
-        self._catch_up()
-        if constrained and self._pool.models[TARGET].recurs:
+        counted = constrained and self._pool.models[TARGET].recurs
+        # a round that drafts nothing leaves the drafters' caches alone, and their context for later
+        defer = width == 1 and bool(self._drafters) and not counted
+        if not defer or self._deferred.full:
+            self._catch_up()
+        if counted:
             return self._counted_round(rows, width)
         if width > 1 and self._states.needs_host(rows):
             return self._guided_round(rows, width)
@@ -289,30 +290,16 @@ class DeviceRunner:
             states.walk(row, ()) if width == 1 else states.foreseen(row, row.block) for row in rows
         ]
         shape, groups = self._shape(rows, width, walks)
-        shape = replace(shape, nodes=nodes)
+        shape = replace(shape, nodes=nodes, defer=defer)
         numbers = [row.row for row in rows]
         with self._device:
             caches = self._pool.take(numbers)
-            verdict, caches = self._rounds.run(shape, _round_rows(rows), groups, caches)
-        self._pool.put(numbers, caches)
-        return Pending(rows, verdict, walks, nodes=nodes)
-
-    def _plain_round(self, rows: Sequence[DecodeRow]) -> Pending:
-        """A round that drafts nothing, in which drafters have no part."""
-        if self._deferred.full:
-            self._catch_up()
-        walks = [self._states.walk(row, ()) for row in rows]
-        shape, groups = self._shape(rows, 1, walks)
-        numbers = [row.row for row in rows]
-        with self._device:
-            caches = self._pool.take(numbers)
-            verdict, after = self._rounds.run(
-                replace(shape, defer=True), _round_rows(rows), groups, {TARGET: caches[TARGET]}
-            )
+            given = {TARGET: caches[TARGET]} if defer else caches
+            verdict, after = self._rounds.run(shape, _round_rows(rows), groups, given)
         self._pool.put(numbers, caches | after)
         if verdict.taps is not None:
             self._deferred.add(numbers, [row.length for row in rows], verdict.taps)
-        return Pending(rows, verdict, walks)
+        return Pending(rows, verdict, walks, nodes=nodes)
 
     def _turns(self, decode: Sequence[DecodeRow], nodes: int) -> bool:
         """Whether trees would meet the end of a ring where sums are exact to the bit."""
