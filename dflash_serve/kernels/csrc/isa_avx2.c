@@ -70,33 +70,12 @@ ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(half));
 }
 
-#include "dot.inc.h"
-#include "seq.inc.h"
-#include "qmm.inc.h"
-#include "tall.inc.h"
-#include "exp.inc.h"
-#include "elementwise.inc.h"
-#include "rows.inc.h"
-#include "attention.inc.h"
-#include "choice.inc.h"
+#include "functions.inc.h"
 
 static int runs_here(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-const blas_isa isa_avx2 = {
-    .name = "avx2",
-    .runs_here = runs_here,
-    .dot = dot_gemm,
-    .seq = seq_gemm,
-    .tall = &tall,
-    .attend = attend_tile,
-    .choose = choose,
-    .gated = gated,
-    .norm_rows = norm_rows,
-    .rotate_rows = rotate_rows,
-    .argmax_rows = argmax_rows,
-    .unpack_rows = unpack_rows,
-};
+const blas_isa isa_avx2 = {.name = "avx2", .runs_here = runs_here, ISA_FUNCTIONS};
 #endif

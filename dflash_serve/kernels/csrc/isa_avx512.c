@@ -90,15 +90,7 @@ ISA_FN INLINE vec vec_from_nibbles(const uint8_t *from, vec values) {
     return _mm512_permutexvar_ps(numbers, values); /* reads the lowest four bits */
 }
 
-#include "dot.inc.h"
-#include "seq.inc.h"
-#include "qmm.inc.h"
-#include "tall.inc.h"
-#include "exp.inc.h"
-#include "elementwise.inc.h"
-#include "rows.inc.h"
-#include "attention.inc.h"
-#include "choice.inc.h"
+#include "functions.inc.h"
 
 static int runs_here(void) {
     __builtin_cpu_init();
@@ -106,18 +98,5 @@ static int runs_here(void) {
            __builtin_cpu_supports("fma");
 }
 
-const blas_isa isa_avx512 = {
-    .name = "avx512",
-    .runs_here = runs_here,
-    .dot = dot_gemm,
-    .seq = seq_gemm,
-    .tall = &tall,
-    .attend = attend_tile,
-    .choose = choose,
-    .gated = gated,
-    .norm_rows = norm_rows,
-    .rotate_rows = rotate_rows,
-    .argmax_rows = argmax_rows,
-    .unpack_rows = unpack_rows,
-};
+const blas_isa isa_avx512 = {.name = "avx512", .runs_here = runs_here, ISA_FUNCTIONS};
 #endif

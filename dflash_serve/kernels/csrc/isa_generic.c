@@ -49,29 +49,8 @@ ISA_FN INLINE void vec_transpose(vec *x) {
         }
 }
 
-#include "dot.inc.h"
-#include "seq.inc.h"
-#include "qmm.inc.h"
-#include "tall.inc.h"
-#include "exp.inc.h"
-#include "elementwise.inc.h"
-#include "rows.inc.h"
-#include "attention.inc.h"
-#include "choice.inc.h"
+#include "functions.inc.h"
 
 static int runs_here(void) { return 1; }
 
-const blas_isa isa_generic = {
-    .name = "generic",
-    .runs_here = runs_here,
-    .dot = dot_gemm,
-    .seq = seq_gemm,
-    .tall = &tall,
-    .attend = attend_tile,
-    .choose = choose,
-    .gated = gated,
-    .norm_rows = norm_rows,
-    .rotate_rows = rotate_rows,
-    .argmax_rows = argmax_rows,
-    .unpack_rows = unpack_rows,
-};
+const blas_isa isa_generic = {.name = "generic", .runs_here = runs_here, ISA_FUNCTIONS};

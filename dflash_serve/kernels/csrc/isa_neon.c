@@ -58,30 +58,9 @@ ISA_FN INLINE vec vec_from_bytes(uint8_t __attribute__((vector_size(16))) x, int
     return vcvtq_f32_u32(vmovl_u16(part % 2 ? vget_high_u16(wide) : vget_low_u16(wide)));
 }
 
-#include "dot.inc.h"
-#include "seq.inc.h"
-#include "qmm.inc.h"
-#include "tall.inc.h"
-#include "exp.inc.h"
-#include "elementwise.inc.h"
-#include "rows.inc.h"
-#include "attention.inc.h"
-#include "choice.inc.h"
+#include "functions.inc.h"
 
 static int runs_here(void) { return 1; }
 
-const blas_isa isa_neon = {
-    .name = "neon",
-    .runs_here = runs_here,
-    .dot = dot_gemm,
-    .seq = seq_gemm,
-    .tall = &tall,
-    .attend = attend_tile,
-    .choose = choose,
-    .gated = gated,
-    .norm_rows = norm_rows,
-    .rotate_rows = rotate_rows,
-    .argmax_rows = argmax_rows,
-    .unpack_rows = unpack_rows,
-};
+const blas_isa isa_neon = {.name = "neon", .runs_here = runs_here, ISA_FUNCTIONS};
 #endif

@@ -1,8 +1,10 @@
-/* Functions of rows for the extension: ranges of rows go to threads. */
+/* Functions of rows and of single numbers for the extension: their ranges go to threads. */
 #include "blas.h"
 #include "dflash_cpu.h"
 
-#define LEAST_PER_PART 16384 /* numbers below which waking a thread costs more */
+/* Numbers below which waking a thread costs more; a gated unit computes an exponential for each. */
+#define LEAST_PER_PART 16384
+#define LEAST_GATED_PER_PART 8192
 
 typedef void (*rows_fn)(const void *job, ptrdiff_t from, ptrdiff_t to);
 
@@ -18,13 +20,17 @@ static void row_part(void *context, int index) {
     p->run(p->job, p->rows * index / p->parts, p->rows * (index + 1) / p->parts);
 }
 
-static void run_rows(rows_fn run, const void *job, ptrdiff_t rows, int width) {
-    ptrdiff_t most = 4 * (ptrdiff_t)threads_in_use(), parts = rows * width / LEAST_PER_PART;
+static void run_parts(rows_fn run, const void *job, ptrdiff_t rows, ptrdiff_t parts) {
+    ptrdiff_t most = 4 * (ptrdiff_t)threads_in_use();
     if (parts > rows) parts = rows;
     if (parts > most) parts = most;
     row_parts p = {run, job, rows, most == 4 || parts < 1 ? 1 : (int)parts};
     if (p.parts == 1) row_part(&p, 0);
     else pool_run(p.parts, row_part, &p);
+}
+
+static void run_rows(rows_fn run, const void *job, ptrdiff_t rows, int width) {
+    run_parts(run, job, rows, rows * width / LEAST_PER_PART);
 }
 
 static void norm_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
@@ -35,6 +41,9 @@ static void rotary_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
 }
 static void argmax_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
     isa_in_use()->argmax_rows(job, from, to);
+}
+static void gated_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
+    isa_in_use()->gated(job, from, to);
 }
 
 EXPORT void dflash_rms_norm(const dflash_norm *norm, const float *x, float *out, ptrdiff_t rows,
@@ -53,4 +62,21 @@ EXPORT void dflash_rotary(const dflash_heads *heads, const dflash_norm *norm, co
 EXPORT void dflash_argmax(const float *x, int *out, ptrdiff_t rows, int width) {
     argmax_job job = {x, out, width};
     run_rows(argmax_range, &job, rows, width);
+}
+
+static void run_gated(gated_job job, ptrdiff_t count) {
+    run_parts(gated_range, &job, count, count / LEAST_GATED_PER_PART);
+}
+
+EXPORT void dflash_swiglu(const float *gate, const float *up, float *out, ptrdiff_t count) {
+    run_gated((gated_job){SWIGLU, gate, up, out, 0, 0}, count);
+}
+
+EXPORT void dflash_geglu(const float *gate, const float *up, float *out, ptrdiff_t count) {
+    run_gated((gated_job){GEGLU, gate, up, out, 0, 0}, count);
+}
+
+EXPORT void dflash_clipped_swiglu(const float *gate, const float *up, float *out, ptrdiff_t count,
+                                  float alpha, float limit) {
+    run_gated((gated_job){CLIPPED_SWIGLU, gate, up, out, alpha, limit}, count);
 }

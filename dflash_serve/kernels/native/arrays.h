@@ -22,6 +22,12 @@ class CpuPrimitive : public mx::Primitive {
 // The stream that a primitive of this extension runs in.
 inline mx::Stream cpu_stream() { return mx::default_stream(mx::Device::cpu); }
 
+inline void check(bool holds, const char* message) {
+  if (!holds) {
+    throw std::invalid_argument(message);
+  }
+}
+
 inline void check_float32(const char* op, const mx::array& array) {
   if (array.dtype() != mx::float32) {
     throw std::invalid_argument(std::string("[") + op + "] needs float32 arrays");

@@ -207,12 +207,6 @@ class RowWrite : public CpuPrimitive {
   int ring_;
 };
 
-void check(bool holds, const char* message) {
-  if (!holds) {
-    throw std::invalid_argument(message);
-  }
-}
-
 void check_caches(const mx::array& keys, const mx::array& values, const mx::array& starts,
                   const mx::array& lengths, const std::vector<mx::array>& caches) {
   check(keys.ndim() == 4 && keys.shape() == values.shape(),

@@ -7,12 +7,6 @@ namespace dflash {
 
 namespace {
 
-void check(bool holds, const char* message) {
-  if (!holds) {
-    throw std::invalid_argument(message);
-  }
-}
-
 // A norm's constants, and its weights as the last of a primitive's inputs.
 struct Constants {
   bool weighted;

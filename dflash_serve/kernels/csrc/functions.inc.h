@@ -1,0 +1,17 @@
+/* All functions of an instruction set, in the order in which they build on each other, and their
+ * places in its table. Included once per instruction set, after its vectors. */
+
+#include "dot.inc.h"
+#include "seq.inc.h"
+#include "qmm.inc.h"
+#include "tall.inc.h"
+#include "exp.inc.h"
+#include "elementwise.inc.h"
+#include "rows.inc.h"
+#include "attention.inc.h"
+#include "choice.inc.h"
+
+#define ISA_FUNCTIONS                                                                         \
+    .dot = dot_gemm, .seq = seq_gemm, .tall = &tall, .attend = attend_tile, .choose = choose, \
+    .gated = gated, .norm_rows = norm_rows, .rotate_rows = rotate_rows,                       \
+    .argmax_rows = argmax_rows, .unpack_rows = unpack_rows
