@@ -7,7 +7,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.dflash import DFlashModel
-from dflash_serve.training.layout import full_config, write_drafter
+from dflash_serve.training.drafter.layout import full_config, write_drafter
 
 
 def export_drafter(directory: Path, config: dict[str, Any], model: DFlashModel) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import fingerprint
-from dflash_serve.training.report import read_log
+from dflash_serve.training.run.report import read_log
 from tests.tiny import TARGET, write_target
 
 COMMAND = [sys.executable, "-c", "from dflash_serve.training.cli import main; main()"]

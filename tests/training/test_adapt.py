@@ -15,8 +15,8 @@ from dflash_serve.engine.types import EngineRequest, Usage
 from dflash_serve.server.recording import Finished, Recorder, Segments
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import Answer, DataError
-from dflash_serve.training.layout import CARD_MARK
-from dflash_serve.training.records import read_records, split
+from dflash_serve.training.data.records import read_records, split
+from dflash_serve.training.drafter.layout import CARD_MARK
 from tests.tiny import write_drafter, write_target
 
 Pair = tuple[Path, Path]

@@ -9,11 +9,12 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import block_rows, context_keys_values
-from dflash_serve.training.blocks import BlockRecipe, Blocks, Example, make_blocks
-from dflash_serve.training.features import pad_tokens, target_taps
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.step import StepBatch, TrainStep
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import pad_tokens, target_taps
+from dflash_serve.training.step.attention import block_rows, context_keys_values
+from dflash_serve.training.step.blocks import BlockRecipe, Blocks, make_blocks
+from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.train_step import StepBatch, TrainStep
 
 MakeDrafter = Callable[..., DFlashDrafter]
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -19,12 +19,12 @@ from dflash_serve.adapters.loading import load_target
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import Answer, DataError, read_answers, read_origin, usable
 from dflash_serve.training.data.answers import AnswerFile
-from dflash_serve.training.features import target_features
-from dflash_serve.training.initialise import (
+from dflash_serve.training.drafter.initialise import (
     DrafterShape,
     drafter_config,
     new_drafter,
 )
+from dflash_serve.training.features.store import target_features
 from tests.training.chat_target import (
     CONFIG,
     PLAIN,

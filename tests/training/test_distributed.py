@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dflash_serve.training.distributed import Processes
+from dflash_serve.training.run.distributed import Processes
 from tests.training.runs import COMMAND, World
 
 SUMS = """
 import json, sys
 import dflash_serve
 import mlx.core as mx
-from dflash_serve.training.distributed import Processes
+from dflash_serve.training.run.distributed import Processes
 here = Processes.joined()
 tree = {"b": mx.full((2, 2), 1.5 + here.rank), "a": [mx.array(here.rank + 1), mx.ones(3)]}
 total = here.sum(tree)

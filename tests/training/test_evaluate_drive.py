@@ -9,7 +9,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, Usage
-from dflash_serve.training.drive import Round, drive
+from dflash_serve.measure.driver import Round, drive
 from tests.engine.results import step_result
 
 STOP = 99

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dflash_serve.training.drive import Round
+from dflash_serve.measure.driver import Round
 from dflash_serve.training.evaluate.figures import busy_seconds, figures, histogram, slots
 from dflash_serve.training.evaluate.records import Decoded, Response
 

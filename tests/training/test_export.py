@@ -15,9 +15,9 @@ from dflash_serve.adapters.checkpoint import read_config, read_weights
 from dflash_serve.adapters.dflash import DFlashModel
 from dflash_serve.adapters.dflash_config import parse_dflash_config
 from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config
-from dflash_serve.training.checkpoint import Checkpoint, CheckpointStore
 from dflash_serve.training.cli import app
-from dflash_serve.training.layout import CARD, CONFIG, WEIGHTS, full_config, write_drafter
+from dflash_serve.training.drafter.layout import CARD, CONFIG, WEIGHTS, full_config, write_drafter
+from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointStore
 from tests.tiny import DRAFTER, write_target
 from tests.tiny import write_drafter as write_tiny
 

@@ -12,10 +12,10 @@ import pytest
 
 from dflash_serve.adapters.base import Captured
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.blocks import Example
 from dflash_serve.training.data import DataError
-from dflash_serve.training.feature_files import FeatureFiles, Row, StoreIdentity, examples_digest
-from dflash_serve.training.features import (
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
+from dflash_serve.training.features.store import (
     FeatureSettings,
     FeatureStore,
     open_features,

@@ -11,16 +11,16 @@ import pytest
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import block_rows, context_keys_values
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.features import FeatureStore, pad_tokens, target_taps
-from dflash_serve.training.initialise import (
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.drafter.initialise import (
     DrafterShape,
     drafter_config,
     new_drafter,
     start_from_target,
 )
-from dflash_serve.training.measure import pooled, walk_answers
+from dflash_serve.training.features.store import FeatureStore, pad_tokens, target_taps
+from dflash_serve.training.run.measure import pooled, walk_answers
+from dflash_serve.training.step.attention import block_rows, context_keys_values
 from tests.adapters.dense import DenseRows
 from tests.training.files import export_drafter
 

@@ -8,11 +8,11 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from dflash_serve.training.checkpoint import CheckpointStore
-from dflash_serve.training.distributed import Processes
-from dflash_serve.training.loop import Ending, MeasureReport, Run
-from dflash_serve.training.schedule import Horizon
-from dflash_serve.training.trainer import StepReport, TrainOptions
+from dflash_serve.training.run.checkpoint import CheckpointStore
+from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.loop import Ending, MeasureReport, Run
+from dflash_serve.training.run.schedule import Horizon
+from dflash_serve.training.run.trainer import StepReport, TrainOptions
 
 
 class Scripted:

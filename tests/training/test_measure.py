@@ -9,17 +9,18 @@ import pytest
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash2 import DFlash2Drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import (
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.measure import Walk, walk_answers
+from dflash_serve.training.run.measure_prefix import PrefixTable, measure_prefixes
+from dflash_serve.training.step.attention import (
     block_rows,
     block_tokens,
     context_keys_values,
     proposals,
 )
-from dflash_serve.training.blocks import BlockRecipe, Example, blocks_at
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loss import Objective, SlotRows, block_objective
-from dflash_serve.training.measure import Walk, walk_answers
-from dflash_serve.training.measure_prefix import PrefixTable, measure_prefixes
+from dflash_serve.training.step.blocks import BlockRecipe, blocks_at
+from dflash_serve.training.step.loss import Objective, SlotRows, block_objective
 
 MakeDrafter = Callable[..., DFlashDrafter]
 

@@ -9,9 +9,10 @@ import pytest
 from mlx import optimizers
 from mlx.utils import tree_flatten
 
-from dflash_serve.training.blocks import BlockRecipe, Example, blocks_at
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.step import StepBatch, TrainStep, Tree
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.step.blocks import BlockRecipe, blocks_at
+from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.train_step import StepBatch, TrainStep, Tree
 from tests.training.dense_reference import F64, Clean, Drawn, Goal
 from tests.training.worlds import (
     BLOCK,

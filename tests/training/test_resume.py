@@ -10,13 +10,13 @@ import pytest
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.checkpoint import CheckpointStore
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loop import Ending, MeasureReport, Run
-from dflash_serve.training.measure import pooled, walk_answers
-from dflash_serve.training.schedule import Horizon, Schedule
-from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.checkpoint import CheckpointStore
+from dflash_serve.training.run.loop import Ending, MeasureReport, Run
+from dflash_serve.training.run.measure import pooled, walk_answers
+from dflash_serve.training.run.schedule import Horizon, Schedule
+from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
 
 MakeDrafter = Callable[..., DFlashDrafter]
 MakeRun = Callable[..., "Watched"]

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from dflash_serve.training.guard import LossGuard
-from dflash_serve.training.schedule import Horizon, Schedule
+from dflash_serve.training.run.guard import LossGuard
+from dflash_serve.training.run.schedule import Horizon, Schedule
 
 
 def rates(schedule: Schedule, steps: int = 100) -> list[float]:

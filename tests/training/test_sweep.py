@@ -6,7 +6,7 @@ from typer.testing import CliRunner, Result
 
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import DataError
-from dflash_serve.training.sweep import Prune, read_table
+from dflash_serve.training.run.table import Prune, read_table
 from tests.training.runs import World
 
 

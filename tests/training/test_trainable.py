@@ -10,7 +10,7 @@ from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_target
-from dflash_serve.training.initialise import load_trainable
+from dflash_serve.training.drafter.initialise import load_trainable
 from tests.adapters.test_heads import HEADS, write_head
 from tests.tiny import DRAFTER, tiny_pair, write_checkpoint, write_target
 

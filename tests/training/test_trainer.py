@@ -11,13 +11,13 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.batches import batches
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loop import MeasureReport, Run
-from dflash_serve.training.measure import pooled, walk_answers
-from dflash_serve.training.schedule import Horizon, Schedule
-from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.loop import MeasureReport, Run
+from dflash_serve.training.run.measure import pooled, walk_answers
+from dflash_serve.training.run.schedule import Horizon, Schedule
+from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.training.step.batches import batches
 
 MakeDrafter = Callable[..., DFlashDrafter]
 

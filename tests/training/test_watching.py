@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dflash_serve.training.curves import Curve
-from dflash_serve.training.interrupt import Interrupt
-from dflash_serve.training.loop import MeasureReport
-from dflash_serve.training.report import RunLog, read_log
-from dflash_serve.training.trainer import StepReport
-from dflash_serve.training.view import LiveView, PlainView, bars
-from dflash_serve.training.wandb_log import open_wandb
+from dflash_serve.training.run.curves import Curve
+from dflash_serve.training.run.interrupt import Interrupt
+from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.report import RunLog, read_log
+from dflash_serve.training.run.trainer import StepReport
+from dflash_serve.training.run.view import LiveView, PlainView, bars
+from dflash_serve.training.run.wandb_log import open_wandb
 
 
 def step(number: int, seconds: float = 0.0) -> StepReport:

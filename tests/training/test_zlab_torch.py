@@ -13,7 +13,7 @@ import pytest
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.foreign import Given
 from dflash_serve.training.commands.convert import ConvertJob, convert
-from dflash_serve.training.sources import read_source
+from dflash_serve.training.export.sources import read_source
 from tests.tiny import TARGET, write_checkpoint
 from tests.training.zlab import (
     BLOCK,

@@ -12,7 +12,6 @@ from dflash_serve.training.cli.convert import convert
 from dflash_serve.training.cli.data import data
 from dflash_serve.training.cli.evaluate import evaluate
 from dflash_serve.training.cli.export import export
-from dflash_serve.training.cli.profile import profile
 from dflash_serve.training.cli.run import run
 from dflash_serve.training.cli.sweep import sweep
 
@@ -22,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train DFlash drafters for the targets that dflash-serve serves.",
 )
-for command in (data, run, sweep, adapt, export, convert, profile):
+for command in (data, run, sweep, adapt, export, convert):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

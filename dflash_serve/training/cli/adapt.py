@@ -38,8 +38,8 @@ def adapt(
     Exit code 1 says that it was not better and that nothing was written.
     """
     from dflash_serve.training.commands import adapt as commands
-    from dflash_serve.training.schedule import Horizon, Schedule
-    from dflash_serve.training.trainer import TrainOptions
+    from dflash_serve.training.run.schedule import Horizon, Schedule
+    from dflash_serve.training.run.trainer import TrainOptions
 
     def job() -> int:
         length = Horizon(steps, 3.0 if minutes is None and steps is None else minutes)

@@ -17,18 +17,24 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.directories import target_directory
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.card import Measured, model_card
-from dflash_serve.training.commands.measures import RoundsMeasure
-from dflash_serve.training.commands.watch import Listeners, view_of
 from dflash_serve.training.data import Answer, DataError, read_answers, usable
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.initialise import load_trainable
-from dflash_serve.training.layout import DTYPES, full_config, write_drafter
-from dflash_serve.training.loop import MeasureReport, Run
-from dflash_serve.training.measure import pooled, walk_answers
-from dflash_serve.training.records import Records, Split, different_prompts, read_records, split
-from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.data.records import (
+    Records,
+    Split,
+    different_prompts,
+    read_records,
+    split,
+)
+from dflash_serve.training.drafter.initialise import load_trainable
+from dflash_serve.training.drafter.layout import DTYPES, full_config, write_drafter
+from dflash_serve.training.export.card import Measured, model_card
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.loop import MeasureReport, Run
+from dflash_serve.training.run.measure import pooled, walk_answers
+from dflash_serve.training.run.measures import RoundsMeasure
+from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.training.run.watch import Listeners, view_of
 
 REPORT = "adapt.json"
 NOT_BETTER = 1

@@ -22,9 +22,9 @@ from dflash_serve.adapters.foreign import (
 )
 from dflash_serve.adapters.loading import check_pair
 from dflash_serve.compose.directories import target_directory
-from dflash_serve.training.card import model_card
-from dflash_serve.training.layout import DTYPES, full_config, write_drafter
-from dflash_serve.training.sources import read_source
+from dflash_serve.training.drafter.layout import DTYPES, full_config, write_drafter
+from dflash_serve.training.export.card import model_card
+from dflash_serve.training.export.sources import read_source
 
 
 @dataclass(frozen=True, slots=True)

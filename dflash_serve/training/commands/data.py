@@ -27,10 +27,10 @@ from dflash_serve.training.data import (
 )
 from dflash_serve.training.data.dialogue import Dialogue, Rules, Turns
 from dflash_serve.training.data.errors import RowError
+from dflash_serve.training.data.generate import Finished, GenerateSettings, generate
 from dflash_serve.training.data.rows import Source, open_source
 from dflash_serve.training.data.shapes import parse_chat
 from dflash_serve.training.data.summary import Costs, Faults, Summary, Totals
-from dflash_serve.training.generate import Finished, GenerateSettings, generate
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, read_shard, read_weights
-from dflash_serve.training.card import Measured, model_card
-from dflash_serve.training.layout import full_config, write_drafter
-from dflash_serve.training.report import read_log
+from dflash_serve.training.drafter.layout import full_config, write_drafter
+from dflash_serve.training.export.card import Measured, model_card
+from dflash_serve.training.run.report import read_log
 
 _STATE, _MASTERS = "arrays.safetensors", "masters."
 """What `training.checkpoint` and `Trainer.state` call the file and the float32 weights in it."""

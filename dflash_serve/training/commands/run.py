@@ -16,16 +16,6 @@ from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.adapters.target_config import text_config
 from dflash_serve.compose.directories import target_directory
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
-from dflash_serve.training.commands.job import TrainJob, job_of
-from dflash_serve.training.commands.measures import (
-    Measure,
-    PrefixMeasure,
-    RoundsMeasure,
-    prefix_table,
-)
-from dflash_serve.training.commands.watch import Keeper, Listeners, view_of
 from dflash_serve.training.data import (
     Answer,
     DataError,
@@ -34,21 +24,31 @@ from dflash_serve.training.data import (
     read_origin,
     usable,
 )
-from dflash_serve.training.distributed import Processes
-from dflash_serve.training.features import FeatureSettings, FeatureStore, open_features
-from dflash_serve.training.identity import check_same_run, identity, option_facts
-from dflash_serve.training.initialise import (
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.drafter.initialise import (
     drafter_config,
     load_trainable,
     new_drafter,
     start_from_target,
 )
-from dflash_serve.training.interrupt import Interrupt
-from dflash_serve.training.layout import DTYPES, full_config
-from dflash_serve.training.loop import Ending, Listener, Outcome, Run, never
-from dflash_serve.training.report import RunLog
-from dflash_serve.training.trainer import Trainer
-from dflash_serve.training.wandb_log import open_wandb
+from dflash_serve.training.drafter.layout import DTYPES, full_config
+from dflash_serve.training.features.store import FeatureSettings, FeatureStore, open_features
+from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.identity import check_same_run, identity, option_facts
+from dflash_serve.training.run.interrupt import Interrupt
+from dflash_serve.training.run.job import TrainJob, job_of
+from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
+from dflash_serve.training.run.measures import (
+    Measure,
+    PrefixMeasure,
+    RoundsMeasure,
+    prefix_table,
+)
+from dflash_serve.training.run.report import RunLog
+from dflash_serve.training.run.trainer import Trainer
+from dflash_serve.training.run.wandb_log import open_wandb
+from dflash_serve.training.run.watch import Keeper, Listeners, view_of
 
 _MEASURED = 64  # answers held back for measuring where no --heldout is given
 _HELD_BYTES = 2 << 30

@@ -12,16 +12,16 @@ from rich import table as rich_table
 from rich.console import Console
 
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.training.commands.job import job_of
 from dflash_serve.training.commands.run import Watching, train
-from dflash_serve.training.curves import save_figure
 from dflash_serve.training.data import DataError, describe_changes
-from dflash_serve.training.distributed import Processes
-from dflash_serve.training.interrupt import Interrupt
-from dflash_serve.training.loop import MeasureReport
-from dflash_serve.training.report import read_log
-from dflash_serve.training.sweep import Entry, Point, Prune, Result, ranked, read_table
-from dflash_serve.training.trainer import StepReport
+from dflash_serve.training.run.curves import save_figure
+from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.interrupt import Interrupt
+from dflash_serve.training.run.job import job_of
+from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.report import read_log
+from dflash_serve.training.run.table import Entry, Point, Prune, Result, ranked, read_table
+from dflash_serve.training.run.trainer import StepReport
 
 _OUTCOME = "outcome.json"
 

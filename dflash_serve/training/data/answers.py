@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dflash_serve.training.blocks import Example, IntArray
 from dflash_serve.training.data.errors import DataError
+from dflash_serve.training.data.example import Example, IntArray
 from dflash_serve.training.data.origin import describe_changes
 
 Span = tuple[int, int]

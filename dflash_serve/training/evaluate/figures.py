@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dflash_serve.training.drive import Round
+from dflash_serve.measure.driver import Round
 from dflash_serve.training.evaluate.records import Decoded, Response
 
 

@@ -16,10 +16,10 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams, Usage
+from dflash_serve.measure.driver import Round, drive
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import DataError
-from dflash_serve.training.drive import Round, drive
 from dflash_serve.training.evaluate.prompts import Conversation
 from dflash_serve.training.evaluate.records import Decoded, Failure, Response
 

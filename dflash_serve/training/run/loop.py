@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from dflash_serve.training.checkpoint import Checkpoint, CheckpointStore
-from dflash_serve.training.guard import LossGuard
-from dflash_serve.training.trainer import StepReport, Trainer
+from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointStore
+from dflash_serve.training.run.guard import LossGuard
+from dflash_serve.training.run.trainer import StepReport, Trainer
 
 _KEPT = ("position", "losses")
 

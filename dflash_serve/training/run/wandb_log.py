@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.training.data import DataError
-from dflash_serve.training.loop import MeasureReport
-from dflash_serve.training.trainer import StepReport
+from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.trainer import StepReport
 
 
 class WandbLog:

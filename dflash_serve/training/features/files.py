@@ -16,8 +16,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from dflash_serve.training.blocks import Example
 from dflash_serve.training.data import DataError, describe_changes
+from dflash_serve.training.data.example import Example
 
 _SHARD_BYTES = 256 << 20
 _TENSOR_OVERHEAD = 160  # bytes of a shard's header for one tensor, at most

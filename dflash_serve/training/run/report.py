@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dflash_serve.training.curves import Curves, draw
-from dflash_serve.training.loop import MeasureReport
-from dflash_serve.training.trainer import StepReport
+from dflash_serve.training.run.curves import Curves, draw
+from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.trainer import StepReport
 
 _REDRAW_SECONDS = 60.0  # a picture takes about a second
 _REDRAW_MEASURED_SECONDS = 10.0

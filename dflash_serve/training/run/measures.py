@@ -5,11 +5,11 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.measure import walk_answers
-from dflash_serve.training.measure_prefix import PrefixTable, measure_prefixes
-from dflash_serve.training.trainer import Trainer
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.measure import walk_answers
+from dflash_serve.training.run.measure_prefix import PrefixTable, measure_prefixes
+from dflash_serve.training.run.trainer import Trainer
 
 
 class Measure(Protocol):

@@ -14,13 +14,14 @@ from mlx import optimizers
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.training.batches import Batch, batches
-from dflash_serve.training.blocks import BlockRecipe, Example, make_blocks
-from dflash_serve.training.distributed import Processes
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.schedule import Horizon, Schedule
-from dflash_serve.training.step import GROUP_ROWS, StepBatch, TrainStep
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.schedule import Horizon, Schedule
+from dflash_serve.training.step.batches import Batch, batches
+from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
+from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.train_step import GROUP_ROWS, StepBatch, TrainStep
 
 COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 

@@ -10,8 +10,8 @@ import mlx.nn as nn
 from mlx import optimizers
 
 from dflash_serve.adapters.dflash import Attend, DFlashDrafter, DraftAttention
-from dflash_serve.training.attention import block_tokens
-from dflash_serve.training.step import StepBatch
+from dflash_serve.training.step.attention import block_tokens
+from dflash_serve.training.step.train_step import StepBatch
 
 Tree = dict[str, Any]
 

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.training.commands.job import Kept
-from dflash_serve.training.commands.measures import Measure
-from dflash_serve.training.layout import write_drafter
-from dflash_serve.training.loop import Listener, MeasureReport
-from dflash_serve.training.report import RunLog
-from dflash_serve.training.trainer import StepReport, Trainer
-from dflash_serve.training.view import LiveView, PlainView
+from dflash_serve.training.drafter.layout import write_drafter
+from dflash_serve.training.run.job import Kept
+from dflash_serve.training.run.loop import Listener, MeasureReport
+from dflash_serve.training.run.measures import Measure
+from dflash_serve.training.run.report import RunLog
+from dflash_serve.training.run.trainer import StepReport, Trainer
+from dflash_serve.training.run.view import LiveView, PlainView
 
 
 @dataclass(frozen=True, slots=True)

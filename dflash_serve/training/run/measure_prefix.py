@@ -13,16 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.training.attention import KeysValues, block_rows
-from dflash_serve.training.blocks import (
-    BlockRecipe,
-    Blocks,
-    Example,
-    blocks_at,
-    eligible_anchors,
-)
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.measure import contexts
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.measure import contexts
+from dflash_serve.training.step.attention import KeysValues, block_rows
+from dflash_serve.training.step.blocks import BlockRecipe, Blocks, blocks_at, eligible_anchors
 
 Counts = npt.NDArray[np.float64]
 

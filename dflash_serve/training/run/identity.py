@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dflash_serve.training.checkpoint import CheckpointError
 from dflash_serve.training.data import (
     describe_changes,
     file_digest,
     fingerprint,
     tokenizer_fingerprint,
 )
-from dflash_serve.training.trainer import TrainOptions
+from dflash_serve.training.run.checkpoint import CheckpointError
+from dflash_serve.training.run.trainer import TrainOptions
 
 _FREE = ("measure_every", "checkpoint_every", "patience", "accumulate", "group_rows")
 """Options that do not change what is learnt, so a resumed run may be given others."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from dflash_serve.adapters.base import Advance, LayerCache, TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
-from dflash_serve.training.blocks import Example
 from dflash_serve.training.data import DataError
-from dflash_serve.training.feature_files import FeatureFiles, Row, StoreIdentity, examples_digest
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
 
 _DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16}
 _FLOAT16_MAX = 65504.0

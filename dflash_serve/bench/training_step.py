@@ -24,12 +24,13 @@ from dflash_serve import provenance
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_target
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.training.blocks import BlockRecipe, Example, make_blocks
+from dflash_serve.bench.plain_step import PlainStep
 from dflash_serve.training.data import DataError
-from dflash_serve.training.initialise import DrafterShape, drafter_config, new_drafter
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.plain_step import PlainStep
-from dflash_serve.training.step import StepBatch, TrainStep
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config, new_drafter
+from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
+from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.train_step import StepBatch, TrainStep
 
 Step = Callable[[StepBatch], mx.array]
 _RATE = 1e-4

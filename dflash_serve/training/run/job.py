@@ -14,11 +14,11 @@ from transformers import AutoTokenizer
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.data import DataError
-from dflash_serve.training.initialise import DrafterShape
-from dflash_serve.training.layout import DTYPES
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.schedule import Horizon, Schedule
-from dflash_serve.training.trainer import TrainOptions
+from dflash_serve.training.drafter.initialise import DrafterShape
+from dflash_serve.training.drafter.layout import DTYPES
+from dflash_serve.training.run.schedule import Horizon, Schedule
+from dflash_serve.training.run.trainer import TrainOptions
+from dflash_serve.training.step.loss import Objective
 
 ARCHITECTURES = ("v1", "dflash2")
 MODES = ("dflash", "vp_drafter")

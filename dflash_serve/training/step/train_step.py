@@ -14,13 +14,13 @@ from mlx import optimizers
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.training.attention import (
+from dflash_serve.training.step.attention import (
     KeysValues,
     block_rows,
     block_tokens,
     context_keys_values,
 )
-from dflash_serve.training.loss import Objective, SlotRows, Sums, block_objective
+from dflash_serve.training.step.loss import Objective, SlotRows, Sums, block_objective
 
 Tree = dict[str, Any]
 

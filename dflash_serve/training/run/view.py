@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from dflash_serve.training.loop import MeasureReport
-from dflash_serve.training.trainer import StepReport
+from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.trainer import StepReport
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _WINDOW = 20  # steps that the shown pace is the mean of
