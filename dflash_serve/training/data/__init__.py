@@ -11,6 +11,7 @@ from dflash_serve.training.data.answers import (
 )
 from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.origin import (
+    describe,
     describe_changes,
     file_digest,
     tokenizer_fingerprint,
@@ -20,6 +21,7 @@ __all__ = [
     "Answer",
     "AnswerFile",
     "DataError",
+    "describe",
     "describe_changes",
     "file_digest",
     "fingerprint",
