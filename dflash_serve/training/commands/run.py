@@ -81,7 +81,7 @@ def train(job: TrainJob, watching: Watching, processes: Processes | None = None)
 
     Raises:
         DataError, CheckpointError, AdapterError: a file that cannot be used or written.
-        FloatingPointError: the loss is not finite or has exploded.
+        Diverged: the loss is not finite or has exploded.
     """
     processes, console = processes or Processes(), watching.console
     store = CheckpointStore(job.kept.out / "checkpoints", job.kept.checkpoints)

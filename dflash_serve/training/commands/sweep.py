@@ -16,6 +16,7 @@ from dflash_serve.training.commands.run import Watching, train
 from dflash_serve.training.data import DataError, describe_changes
 from dflash_serve.training.run.curves import save_figure
 from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.guard import Diverged
 from dflash_serve.training.run.interrupt import Interrupt
 from dflash_serve.training.run.job import job_of
 from dflash_serve.training.run.loop import MeasureReport
@@ -120,7 +121,7 @@ def _run(
     state, message = "finished", ""
     try:
         train(job_of(settings), watching)
-    except FloatingPointError as error:
+    except Diverged as error:
         state, message = "failed", str(error)
         console.print(f"[red]failed:[/] {message}")
     mx.clear_cache()

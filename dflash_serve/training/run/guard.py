@@ -10,6 +10,10 @@ _TIMES = 3.0
 _HARMLESS = 1.0  # nats: below it nothing has exploded, whatever the median was
 
 
+class Diverged(Exception):
+    """A run whose loss has exploded or is not a number; names the step and the last checkpoint."""
+
+
 class LossGuard:
     """Owns the last losses of a run, oldest first; ``losses`` is what a checkpoint keeps."""
 

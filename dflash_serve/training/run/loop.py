@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointStore
-from dflash_serve.training.run.guard import LossGuard
+from dflash_serve.training.run.guard import Diverged, LossGuard
 from dflash_serve.training.run.trainer import StepReport, Trainer
 
 _KEPT = ("position", "losses")
@@ -95,7 +95,7 @@ class Run:
         """Train to the horizon, or until told to stop.
 
         Raises:
-            FloatingPointError: the loss is not finite or has exploded; names the last checkpoint.
+            Diverged: the loss is not finite or has exploded; names the last checkpoint.
             CheckpointError: the disk refuses.
         """
         self._started = time.monotonic() - self.position.seconds
@@ -127,11 +127,11 @@ class Run:
         step = self.position.step
         try:
             report = self.trainer.step(step, self.progress, self.position.seconds)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error}; {self._last_good()}") from error
+        except Diverged as error:
+            raise Diverged(f"{error}; {self._last_good()}") from error
         self._guard.see(report.loss)
         if self._guard.exploded and self.progress > self.trainer.options.schedule.warmup:
-            raise FloatingPointError(
+            raise Diverged(
                 f"the loss has exploded: {report.loss:.3g} at step {step}; {self._last_good()}"
             )
         self.listener.on_step(report)

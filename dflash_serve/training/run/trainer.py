@@ -17,6 +17,7 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.guard import Diverged
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.step.batches import Batch, batches
 from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
@@ -124,7 +125,7 @@ class Trainer:
         """One optimiser step on the next batch, as step number ``step``.
 
         Raises:
-            FloatingPointError: the loss or its gradient is not finite; the weights are spoilt.
+            Diverged: the loss or its gradient is not finite; the weights are spoilt.
         """
         batch, rate = next(self._batches), self.options.schedule.rate(progress)
         sums, gradients = self._gradients(batch)
@@ -134,7 +135,7 @@ class Trainer:
         loss = float(told["loss"]) / max(float(told["weight"]), 1e-9)
         for name, value in (("loss", loss), ("gradient's norm", float(told["norm"]))):
             if not np.isfinite(value):
-                raise FloatingPointError(f"the {name} is {value} at step {step}")
+                raise Diverged(f"the {name} is {value} at step {step}")
         return StepReport(
             step=step,
             progress=progress,
