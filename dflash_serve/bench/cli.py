@@ -22,6 +22,7 @@ from dflash_serve.bench.cli_options import (
     numbers,
 )
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.measure.errors import DataError
 
 app = typer.Typer(
     add_completion=False,
@@ -38,7 +39,7 @@ for command in (cli_policy.sweep, cli_policy.policy, cli_policy.record):
 def main() -> None:
     """Console entry point. Bad input is one line on stderr and exit code 2; a failed check 1."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
-    console.run(app, "dflash-bench", (BenchError,))
+    console.run(app, "dflash-bench", (BenchError, DataError))
 
 
 @app.command()

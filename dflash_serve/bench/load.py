@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.workloads import Chat
+from dflash_serve.measure.shapes import Chat
 
 _TIMEOUT = 300.0
 

@@ -16,6 +16,7 @@ from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.compose.loading import load_pair
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.measure.shapes import parse_chat
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import (
@@ -29,7 +30,6 @@ from dflash_serve.training.data.dialogue import Dialogue, Rules, Turns
 from dflash_serve.training.data.errors import RowError
 from dflash_serve.training.data.generate import Finished, GenerateSettings, generate
 from dflash_serve.training.data.rows import Source, open_source
-from dflash_serve.training.data.shapes import parse_chat
 from dflash_serve.training.data.summary import Costs, Faults, Summary, Totals
 
 

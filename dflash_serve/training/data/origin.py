@@ -49,7 +49,7 @@ def describe(origin: Mapping[str, Any], target: str | None = None) -> str:
     """An origin in words, to follow "trained on" or a number.
 
     ``greedy answers of the target to every turn, at most 512 tokens each, chat template
-    with enable_thinking=false``. ``target`` is the fingerprint of the target that a reader will think
+    with enable_thinking=false``. ``target``: fingerprint of the target that a reader will think
     of; answers of another one are called so. What an origin does not say is called unknown.
     """
     whose = "the target"

@@ -18,7 +18,8 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from dflash_serve.training.data.errors import DataError, RowError
+from dflash_serve.measure.prompts import RawRow, json_lines
+from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.origin import file_digest
 
 _TABLES = (".parquet", ".csv")
@@ -26,16 +27,6 @@ _LINES = (".jsonl", ".ndjson", ".json")
 _PROBE_SECONDS = 10
 _HttpError: Any = HfHubHTTPError.__bases__[0]
 """Base of what the hub's HTTP library raises: which library that is differs between releases."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """``row`` counts from 0 (for JSON lines: lines of the file). ``fault`` says why no value."""
-
-    row: int
-    place: str
-    value: Any
-    fault: RowError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,24 +157,7 @@ def _file_rows(path: Path) -> Iterator[RawRow]:
         return _csv_rows(path)
     if path.suffix == ".json" and _begins_with_bracket(path):
         return _array_rows(path)
-    return _line_rows(path)
-
-
-def _line_rows(path: Path) -> Iterator[RawRow]:
-    try:
-        with path.open("rb") as file:
-            for row, line in enumerate(file):
-                place = f"line {row + 1}"
-                if not line.strip():
-                    continue
-                try:
-                    yield RawRow(row, place, json.loads(line))
-                except UnicodeDecodeError:
-                    yield RawRow(row, place, None, RowError("not UTF-8"))
-                except (ValueError, RecursionError) as error:
-                    yield RawRow(row, place, None, RowError("not JSON", str(error)))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    return json_lines(path)
 
 
 def _array_rows(path: Path) -> Iterator[RawRow]:
