@@ -18,6 +18,7 @@ from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentit
 from dflash_serve.training.features.store import (
     FeatureSettings,
     FeatureStore,
+    bytes_per_token,
     open_features,
     target_features,
 )
@@ -119,8 +120,7 @@ def test_final_states_come_only_where_asked(open_store: Open) -> None:
 def test_files_stay_under_their_bound(
     open_store: Open, counting: Counting, examples: list[Example], tmp_path: Path
 ) -> None:
-    row = 2 * 3 * WIDTH  # bytes of one token: two taps and the final state
-    bound = 22 * row + 5000
+    bound = 22 * bytes_per_token(WIDTH, 2, final=True) + 5000
     store = open_store(max_bytes=bound)
     fresh = as_arrays(store)
     store.close()
@@ -133,8 +133,8 @@ def test_files_stay_under_their_bound(
 
 
 def test_memory_stays_under_its_bound(counting: Counting, examples: list[Example]) -> None:
-    length = examples[1].length
-    store = FeatureStore(counting, LAYERS, examples, length * 2 * 2 * WIDTH)
+    bound = examples[1].length * bytes_per_token(WIDTH, len(LAYERS))
+    store = FeatureStore(counting, LAYERS, examples, bound)
     for index in (1, 0, 2, 1, 0, 2):
         store.batch([index], 32)
     assert counting.sequences == 5

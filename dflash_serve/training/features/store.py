@@ -18,6 +18,7 @@ from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
 
 _DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16}
+_ELEMENT_BYTES = 2  # of either dtype
 _FLOAT16_MAX = 65504.0
 
 
@@ -50,6 +51,14 @@ class FeatureSettings:
     target_id: str = ""
     final: bool = False
     dtype: Literal["float16", "bfloat16"] = "float16"
+
+
+def bytes_per_token(hidden_size: int, taps: int, *, final: bool = False) -> int:
+    """What one token's features take in memory; on disk 200 bytes or so per sequence come on top.
+
+    ``taps`` counts the tapped layers, ``final`` adds the target's last hidden states.
+    """
+    return _ELEMENT_BYTES * hidden_size * (taps + final)
 
 
 def open_features(
