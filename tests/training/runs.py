@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from typer.testing import CliRunner, Result
 
+from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import fingerprint
 from dflash_serve.training.run.report import read_log
 from tests.tiny import TARGET, write_target
 

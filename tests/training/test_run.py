@@ -10,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.training.data import fingerprint
 from tests.tiny import write_target
 from tests.training.runs import World, write_answers
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from dflash_serve import provenance
-from dflash_serve.adapters.checkpoint import resolve
+from dflash_serve.adapters.checkpoint import fingerprint, resolve
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.atomic_files import replace_json
@@ -19,7 +19,7 @@ from dflash_serve.compose.directories import target_directory
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.training.commands.show import progress_bar
-from dflash_serve.training.data import DataError, fingerprint
+from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate import remote, sets, view
 from dflash_serve.training.evaluate.figures import Figures, by_dataset, figures, mean_of
 from dflash_serve.training.evaluate.local import Asking, Pair, Voice, template_arguments

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from rich.console import Console
 
 from dflash_serve.adapters.base import TargetAdapter
-from dflash_serve.adapters.checkpoint import read_config, resolve
+from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target
@@ -19,7 +19,6 @@ from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.data import (
     Answer,
     DataError,
-    fingerprint,
     read_answers,
     read_origin,
     usable,

@@ -1,6 +1,5 @@
 """Training data: rows of prompts in, exact token sequences with loss spans out."""
 
-from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.training.data.answers import (
     Answer,
     AnswerFile,
@@ -24,7 +23,6 @@ __all__ = [
     "describe",
     "describe_changes",
     "file_digest",
-    "fingerprint",
     "read_answers",
     "read_origin",
     "stream_answers",

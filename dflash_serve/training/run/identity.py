@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.training.data import (
     describe_changes,
     file_digest,
-    fingerprint,
     tokenizer_fingerprint,
 )
 from dflash_serve.training.run.checkpoint import CheckpointError
