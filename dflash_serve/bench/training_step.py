@@ -1,15 +1,12 @@
-"""dflash-train profile: the compiled training step against the same step written plainly.
+"""Times the compiled training step against the same step written plainly, and weighs both.
 
 Random weights and features, no target in the step: what is measured is the step alone.
 """
 
 import gc
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -17,23 +14,19 @@ import mlx.core as mx
 import numpy as np
 import psutil
 from mlx import optimizers
-from rich.console import Console
-from rich.table import Table
 
-from dflash_serve import provenance
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_target
-from dflash_serve.atomic_files import replace_json
+from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.plain_step import PlainStep
-from dflash_serve.training.data import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config, new_drafter
 from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
-from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.objective import Objective
 from dflash_serve.training.step.train_step import StepBatch, TrainStep
 
 Step = Callable[[StepBatch], mx.array]
-_RATE = 1e-4
+RATE = 1e-4
 _MANY = 60  # steps over which memory must not grow
 
 
@@ -71,33 +64,36 @@ SHAPES = {
     "sparse": Shape(256, 576, 4, 2, 64, 1024, 4, 2, 8, 256, 16, 8, steps=4),
     "recipe": Shape(256, 576, 4, 2, 64, 1024, 4, 2, 1, 1024, 512, 8, steps=1),
     "medium": Shape(512, 1536, 8, 4, 64, 32_000, 5, 4, 1, 512, 64, 16, steps=1),
+    "half": Shape(1024, 3072, 16, 8, 128, 32_000, 5, 5, 1, 512, 32, 16, steps=1),
     "large": Shape(128, 256, 2, 1, 64, 151_936, 5, 1, 1, 1024, 512, 16, steps=1, plain=False),
 }
-"""The embedded pair's size with many blocks, few, and the published recipe's; a middling one; a
-large vocabulary."""
+"""The embedded pair's size with many blocks, few, and the published recipe's; a middling one;
+that of a target of half a billion weights over a part of its vocabulary; a large vocabulary."""
 
 
-def profile(out: Path | None, names: list[str], rounds: int) -> None:
-    """Measure the named shapes; a table on the terminal, JSON and a plot at ``out``.
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """``shapes`` by name; ``rounds``: turns of each step, of which a figure is the median."""
+
+    shapes: tuple[str, ...]
+    rounds: int = 5
+
+
+def run_training_step(options: StepOptions) -> dict[str, Any]:
+    """Peak memory of both steps, seconds of each in turns, and the compiled one's growth.
 
     Raises:
-        DataError: a name is unknown, or ``out`` cannot be written.
+        BenchError: a shape's name is unknown.
     """
-    unknown = [name for name in names if name not in SHAPES]
+    unknown = [name for name in options.shapes if name not in SHAPES]
     if unknown:
-        raise DataError(f"shape {unknown[0]!r} is none of {', '.join(SHAPES)}")
-    console, results = Console(), {}
-    for name in names:
-        with console.status(f"{name} ..."):
-            results[name] = _measure(SHAPES[name], rounds)
-        console.print(_table(name, results[name]))
-    if out is not None:
-        _write(out, results, rounds)
+        raise BenchError(f"--shape is {unknown[0]!r}, but must be one of {', '.join(SHAPES)}")
+    return {name: _measure(SHAPES[name], options.rounds) for name in options.shapes}
 
 
 def _measure(shape: Shape, rounds: int) -> dict[str, Any]:
     """Peak memory of each step by itself, then time in turns, then growth over many steps."""
-    batch = _batch(shape)
+    batch = random_batch(shape)
     kinds = {"compiled": _compiled, **({"plain": _plain} if shape.plain else {})}
     found: dict[str, Any] = {
         "tokens_per_step": int(np.count_nonzero(np.array(batch.weights))),
@@ -165,7 +161,7 @@ def _growth(step: Step, batch: StepBatch) -> dict[str, Any]:
     return rows
 
 
-def _batch(shape: Shape) -> StepBatch:
+def random_batch(shape: Shape) -> StepBatch:
     """Random sequences, all of them answer; the same for both steps."""
     rng = np.random.default_rng(0)
     examples = [
@@ -184,7 +180,7 @@ def _batch(shape: Shape) -> StepBatch:
     return StepBatch(given[0], None, *given[1:])
 
 
-def _drafter(shape: Shape) -> DFlashDrafter:
+def random_drafter(shape: Shape) -> DFlashDrafter:
     """New, for a target of which only the embedding, which is its head too, ever exists."""
     config = {
         "model_type": "qwen3",
@@ -209,70 +205,24 @@ def _drafter(shape: Shape) -> DFlashDrafter:
     return new_drafter(drafter_config(config, free), target, seed=1)
 
 
+def compiled_step(drafter: DFlashDrafter) -> TrainStep:
+    """The trainer's step with AdamW."""
+    adamw = optimizers.AdamW(learning_rate=RATE, weight_decay=0.0, bias_correction=True)
+    return TrainStep(drafter, Objective(), adamw)
+
+
 def _compiled(shape: Shape) -> Step:
-    adamw = optimizers.AdamW(learning_rate=_RATE, weight_decay=0.0, bias_correction=True)
-    step = TrainStep(_drafter(shape), Objective(), adamw)
+    step = compiled_step(random_drafter(shape))
 
     def run(batch: StepBatch) -> mx.array:
         sums, gradients = step.gradients(batch)
         mx.eval(sums, gradients)
-        step.apply(gradients, sums["weight"], [_RATE])
+        step.apply(gradients, sums["weight"], [RATE])
         return sums["loss"] / sums["weight"]
 
     return run
 
 
 def _plain(shape: Shape) -> Step:
-    adamw = optimizers.AdamW(learning_rate=_RATE, weight_decay=0.0, bias_correction=True)
-    return PlainStep(_drafter(shape), adamw).step
-
-
-def _table(name: str, found: dict[str, Any]) -> Table:
-    made = Table(title=f"{name}: {found['tokens_per_step']} tokens a step", title_justify="left")
-    made.add_column("")
-    for kind in found["peak_bytes"]:
-        made.add_column(kind, justify="right")
-    peaks = [f"{value / 1e6:.0f} MB" for value in found["peak_bytes"].values()]
-    made.add_row("peak memory", *peaks)
-    if "seconds_per_step" in found:
-        seconds = found["seconds_per_step"].values()
-        made.add_row("seconds per step", *(f"{median(values):.4f}" for values in seconds))
-        made.add_row("compiled against plain", f"{found['times_faster']:.2f} times faster")
-    return made
-
-
-def _write(out: Path, results: dict[str, Any], rounds: int) -> None:
-    document = {
-        "name": "training-step",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": sys.argv[1:],
-        **provenance.origin(),
-        "settings": {
-            "rounds": rounds,
-            "shapes": {name: asdict(SHAPES[name]) for name in results},
-        },
-        "results": results,
-    }
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(out, document)
-        _plot(results, out.with_suffix(".png"))
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-
-
-def _plot(results: dict[str, Any], path: Path) -> None:
-    """Peak memory and time per token, the plain step's as 1."""
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    compared = {name: found for name, found in results.items() if "times_faster" in found}
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, title, values in (
-        (axes[0], "time per token", [1 / f["times_faster"] for f in compared.values()]),
-        (axes[1], "peak memory", [f["peak_share"] for f in compared.values()]),
-    ):
-        axis.bar(list(compared), values, color="tab:blue")
-        axis.axhline(1.0, color="black", linewidth=1)
-        axis.set_title(f"{title}, plain step = 1")
-    figure.savefig(path, dpi=110)
+    adamw = optimizers.AdamW(learning_rate=RATE, weight_decay=0.0, bias_correction=True)
+    return PlainStep(random_drafter(shape), adamw).step
