@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.bench.report import middle
 from dflash_serve.bench.simulated import VerifyOnly
 from dflash_serve.engine.cache.pool import DRAFTER, CachePool
 from dflash_serve.engine.cache.span import Span
@@ -18,6 +17,7 @@ from dflash_serve.engine.cache.stores import Row, attending, committed
 from dflash_serve.engine.plan import DecodeRow, Runner, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.measure.figures import middle
 
 _LEAST, _MOST, _SECONDS = 5, 40, 3.0
 """Turns: at least, at most, and the seconds after which no further one starts."""

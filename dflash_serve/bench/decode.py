@@ -11,15 +11,22 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.components import measure_costs
-from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, load_pair, second_of
-from dflash_serve.bench.report import Result, middle, ratio
+from dflash_serve.bench.report import Result
 from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import nothing
 from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.measure.driver import Answer, Run, run_all
+from dflash_serve.measure.figures import (
+    Speed,
+    middle,
+    ratio,
+    speedup_decode,
+    speedup_end_to_end,
+)
 
 _CHAINS = (0,)
 
@@ -38,8 +45,7 @@ class Arm:
     kinds: tuple[int, ...] = _CHAINS
     close: Callable[[], None] = nothing
     runs: list[Run] = field(default_factory=list)
-    decode_rates: list[float] = field(default_factory=list)
-    total_rates: list[float] = field(default_factory=list)
+    speeds: list[Speed] = field(default_factory=list)
     different: int = 0
 
 
@@ -96,7 +102,7 @@ class _Bench:
         ]
         for arm in (plain, *others):
             arm.close()
-        costs = [self._costs(batch, entry) for entry in chains]
+        costs = [self._costs(batch, entry, entries[0]) for entry in chains]
         return {"batch": batch, "arms": entries, "step_costs": costs}
 
     def _arms(self, batch: int) -> list[Arm]:
@@ -154,8 +160,7 @@ class _Bench:
         def measure() -> None:
             prompts = [request.prompt for request in self._work.requests]
             run = run_mlx_lm(variant, directory, prompts, self._options.max_tokens)
-            arm.decode_rates.append(run.decode_rate)
-            arm.total_rates.append(run.total_rate)
+            arm.speeds.append(run.speed)
             wanted = [self._reference[request.id] for request in self._work.requests]
             arm.different = sum(a != b for a, b in zip(run.answers, wanted, strict=True))
 
@@ -179,8 +184,7 @@ class _Bench:
         if run is None:
             return
         arm.runs.append(run)
-        arm.decode_rates.append(run.decode_rate)
-        arm.total_rates.append(run.total_rate)
+        arm.speeds.append(run.speed)
         arm.different += len(figures.differing(run.answers, self._reference))
 
     def _entry(self, arm: Arm, plain: Arm, batch: int) -> dict[str, Any]:
@@ -189,10 +193,10 @@ class _Bench:
             "block": arm.block,
             "kinds_of_round": list(arm.kinds),
             "different_answers": arm.different,
-            "decode": _rates(arm.decode_rates, plain.decode_rates),
-            "end_to_end": _rates(arm.total_rates, plain.total_rates),
+            **_speeds(arm.speeds, plain.speeds),
         }
         if arm.runs:
+            entry["steps_tokens_per_second"] = middle([run.step_rate for run in arm.runs])
             entry["outside_mlx_fraction"] = _outside(arm.runs, batch)
             entry["kinds"] = self._kinds(arm, plain)
         if arm.block > 1:
@@ -201,42 +205,72 @@ class _Bench:
         return entry
 
     def _kinds(self, arm: Arm, plain: Arm) -> dict[str, Any]:
-        """Per kind: tokens per round, and the speed of one request (median over repeats)."""
-        kinds = self._work.kinds
-        rates = figures.rates_by_kind(arm.runs, kinds)
-        plain_rates = figures.rates_by_kind(plain.runs, kinds)
-        last = figures.by_kind(arm.runs[-1].answers, kinds)
+        """Per kind: tokens per round, and the time per token of one request."""
+        own, base = _by_kind(arm.runs, self._work.kinds), _by_kind(plain.runs, self._work.kinds)
+        seconds = {kind: figures.seconds_per_token(answers) for kind, answers in own.items()}
         return {
             kind: {
-                "tokens_per_second": rate,
-                "speedup": ratio(rate, plain_rates[kind]),
-                "tokens_per_round": figures.tokens_per_round(last[kind]),
+                "time_per_output_token": seconds[kind],
+                "speedup_decode": ratio(figures.seconds_per_token(base[kind]), seconds[kind]),
+                **figures.both_rounds(answers),
             }
-            for kind, rate in rates.items()
+            for kind, answers in own.items()
         }
 
-    def _costs(self, batch: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _costs(
+        self, batch: int, entry: Mapping[str, Any], plain: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Step times by themselves, and the speedup that they allow at the measured acceptance."""
         rows = min(batch, len(self._work.requests))
         length = self._work.typical_length
         costs = measure_costs(self._pair.target, self._work.drafter, rows, entry["block"], length)
         tau = entry["tokens_per_round_pooled"]
         bound = tau * costs.plain / (costs.draft + costs.verify)
-        speedup = entry["decode"]["speedup"]
+        reached = ratio(entry["steps_tokens_per_second"], plain["steps_tokens_per_second"])
         return costs.as_dict() | {
             "speedup_bound": bound,
-            "achieved_of_bound": ratio(speedup or 0.0, bound),
+            "achieved_of_bound": ratio(reached, bound),
         }
 
 
-def _rates(values: list[float], plain: list[float]) -> dict[str, Any]:
-    """Tokens per second and the speedup over plain: ratio of medians, and per repeat."""
+def _speeds(runs: Sequence[Speed], plain: Sequence[Speed]) -> dict[str, Any]:
+    """Both speedups, as ratios of medians over repeats, and what each repeat gave."""
+    rates, plain_rates = _rates(runs), _rates(plain)
+    times, plain_times = _times(runs), _times(plain)
     return {
-        "tokens_per_second": middle(values),
-        "repeats": values,
-        "speedup": ratio(middle(values), middle(plain)),
-        "speedup_per_repeat": [ratio(a, b) for a, b in zip(values, plain, strict=True)],
+        "speedup_end_to_end": ratio(middle(rates), middle(plain_rates)),
+        "speedup_decode": ratio(middle(plain_times), middle(times)),
+        "end_to_end": {
+            "tokens_per_second": middle(rates),
+            "repeats": rates,
+            "speedup_per_repeat": _each(speedup_end_to_end, runs, plain),
+        },
+        "decode": {
+            "time_per_output_token": middle(times),
+            "repeats": times,
+            "speedup_per_repeat": _each(speedup_decode, runs, plain),
+        },
     }
+
+
+def _rates(runs: Sequence[Speed]) -> list[float]:
+    return [run.tokens_per_second or 0.0 for run in runs]
+
+
+def _times(runs: Sequence[Speed]) -> list[float]:
+    return [run.time_per_output_token or 0.0 for run in runs]
+
+
+def _each(
+    speedup: Callable[[Speed, Speed], float | None], runs: Sequence[Speed], plain: Sequence[Speed]
+) -> list[float | None]:
+    return [speedup(one, other) for one, other in zip(runs, plain, strict=True)]
+
+
+def _by_kind(runs: Sequence[Run], kinds: Mapping[str, str]) -> dict[str, list[Answer]]:
+    """The answers of all repeats."""
+    grouped = [figures.by_kind(run.answers, kinds) for run in runs]
+    return {kind: [one for group in grouped for one in group[kind]] for kind in grouped[0]}
 
 
 def _outside(runs: Sequence[Run], rows: int) -> float | None:

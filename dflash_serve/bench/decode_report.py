@@ -26,8 +26,8 @@ def plot(result: Result) -> Figure:
     for name in [arm["name"] for arm in batches[0]["arms"] if arm["block"]]:
         arms = [_arm(batch, name) for batch in batches]
         x = [batch["batch"] for batch in batches]
-        speed.plot(x, [arm["decode"]["tokens_per_second"] for arm in arms], "o-", label=name)
-    speed.set(title="decoding, tokens/s of all rows", xlabel="batch size", ylim=(0, None))
+        speed.plot(x, [arm["speedup_end_to_end"] for arm in arms], "o-", label=name)
+    speed.set(title="speedup, prompts included", xlabel="batch size", ylim=(0, None))
     speed.legend()
     for arm in batches[0]["arms"]:
         if arm["block"] > 1:
@@ -48,26 +48,27 @@ def _speeds(batches: list[dict[str, Any]]) -> Table:
     rows = []
     for batch in batches:
         for arm in batch["arms"]:
-            decode, total = arm["decode"], arm["end_to_end"]
             rows.append(
                 (
                     f"batch {batch['batch']}, {arm['name']}",
-                    decode["tokens_per_second"],
-                    _times(decode["speedup"]),
-                    _span(decode["speedup_per_repeat"]),
-                    total["tokens_per_second"],
-                    _times(total["speedup"]),
+                    arm["end_to_end"]["tokens_per_second"],
+                    _times(arm["speedup_end_to_end"]),
+                    _span(arm["end_to_end"]["speedup_per_repeat"]),
+                    1e3 * arm["decode"]["time_per_output_token"],
+                    _times(arm["speedup_decode"]),
+                    _span(arm["decode"]["speedup_per_repeat"]),
                     _percent(arm.get("outside_mlx_fraction")),
                     arm["different_answers"],
                 )
             )
     columns = (
         "",
-        "decode tok/s",
+        "tok/s, prompts included",
         "speedup",
         "repeats",
-        "end-to-end tok/s",
+        "decode ms/token",
         "speedup",
+        "repeats",
         "outside MLX",
         "different",
     )
@@ -80,8 +81,10 @@ def _acceptance(batches: list[dict[str, Any]]) -> Table:
             f"batch {batch['batch']}, {arm['name']}",
             arm["tokens_per_round"],
             arm["tokens_per_round_pooled"],
-            _percent(arm["accepted_per_drafted"]),
+            _percent(arm["accepted_per_proposed"]),
             _percent(arm["accepted_per_generated"]),
+            _percent(arm["share_above_3"]),
+            _percent(arm["share_above_5"]),
             arm["rounds"],
         )
         for batch in batches
@@ -92,8 +95,10 @@ def _acceptance(batches: list[dict[str, Any]]) -> Table:
         "",
         "tokens/round",
         "pooled",
-        "accepted/drafted",
+        "accepted/proposed",
         "accepted/generated",
+        "above 3",
+        "above 5",
         "rounds",
     )
     return table("Acceptance", columns, rows)
@@ -106,12 +111,12 @@ def _kinds(batch: Mapping[str, Any]) -> Table:
         cells: list[object] = [kind]
         for arm in arms:
             found = arm["kinds"][kind]
-            cells += [found["tokens_per_round"], found["tokens_per_second"]]
-            cells.append(_times(found["speedup"]))
+            cells += [found["tokens_per_round"], found["tokens_per_round_pooled"]]
+            cells.append(_times(found["speedup_decode"]))
         rows.append(cells)
     columns = ["kind"]
     for arm in arms:
-        columns += [f"{arm['name']}: tokens/round", "tok/s", "speedup"]
+        columns += [f"{arm['name']}: tokens/round", "pooled", "decode speedup"]
     return table(f"By kind, batch {batch['batch']}", columns, rows)
 
 

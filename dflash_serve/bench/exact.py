@@ -6,12 +6,12 @@ Greedy and sampled requests share batches, join late and are cancelled between r
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
-from dflash_serve.bench.drive import Answer, Driver, Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair, second_of
 from dflash_serve.bench.report import Result
@@ -21,6 +21,7 @@ from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
+from dflash_serve.measure.driver import Answer, Driver, Run, run_all
 
 _SAMPLINGS = (
     SamplingParams(temperature=0.7),
@@ -82,21 +83,21 @@ def run_exact(options: ExactOptions) -> Result:
     prompts = make_prompts(options, pair, options.prompts)
     requests = _requests(options, prompts)
     longest = max(len(request.prompt) for request in requests) + options.max_tokens
-    plain = DeviceRunner(pair.target, None, 1)
-    reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
+    with closing(DeviceRunner(pair.target, None, 1)) as plain:
+        reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
     combinations = []
     for block in options.block_sizes:
         second = second_of(options.pair, options.second_drafter, pair, block)
         # one runner for all batch sizes of a block: traces and caches carry over, as in a server
-        runner = DeviceRunner(pair.target, drafter, block, second=second)
-        for batch in options.batches:
-            config = EngineConfig(
-                max_batch=batch,
-                max_context=longest,
-                block_size=block,
-                tree_nodes=(options.tree,),
-            )
-            combinations.append(_combination(options, runner, config, requests, reference))
+        with closing(DeviceRunner(pair.target, drafter, block, second=second)) as runner:
+            for batch in options.batches:
+                config = EngineConfig(
+                    max_batch=batch,
+                    max_context=longest,
+                    block_size=block,
+                    tree_nodes=(options.tree,),
+                )
+                combinations.append(_combination(options, runner, config, requests, reference))
     return _result(options, pair, combinations, reference)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.bench.drive import run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.policy_machines import Machine, interpolated
@@ -25,6 +24,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.measure.driver import run_all
 from dflash_serve.provenance import origin
 
 RECORDINGS = Path(__file__).parent / "recordings"

@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.figures import both_rounds
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import Result, middle, ratio
-from dflash_serve.bench.workloads import Chat, encode, pick, read_chats
+from dflash_serve.bench.report import Result
+from dflash_serve.bench.workloads import encode, pick
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_json_schema
 from dflash_serve.engine.plan import DecodeRow, OpenedRow, PrefillRow, RowSpec, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, LogitRules, SamplingParams
+from dflash_serve.measure.driver import Run, run_all
+from dflash_serve.measure.figures import middle, ratio
+from dflash_serve.measure.prompts import read_chats
+from dflash_serve.measure.shapes import Chat
 
 _BLOCK, _HISTORY, _BIASED, _TOP = 8, 256, 100, 20
 _STOPS = frozenset([0])
@@ -160,12 +164,12 @@ def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, 
             run = run_all(runner, config, requests)
             if repeat:  # the first is untimed
                 runs[name].append(run)
-    rates = {name: middle([run.decode_rate for run in own]) for name, own in runs.items()}
+    rates = {name: middle([run.step_rate for run in own]) for name, own in runs.items()}
     return {
         "rows": rows,
         "tokens_per_second": rates,
         "ratio": ratio(rates["schema"], rates["plain"]),
-        "tokens_per_round": {name: _tokens_per_round(own[0]) for name, own in runs.items()},
+        "rounds": {name: both_rounds(own[0].answers.values()) for name, own in runs.items()},
         "round_ms": {name: 1e3 * _round_seconds(own) for name, own in runs.items()},
     }
 
@@ -235,12 +239,6 @@ def _grammar(pair: Pair, kind: str = "record") -> Grammar:
 def _compiler(vocab_size: int) -> GrammarCompiler:
     text = (DEMO / "target" / "tokenizer.json").read_text(encoding="utf-8")
     return GrammarCompiler(text, vocab_size, [0, 2])
-
-
-def _tokens_per_round(run: Run) -> float:
-    usages = [answer.usage for answer in run.answers.values()]
-    rounds = sum(usage.rounds for usage in usages)
-    return sum(usage.completion_tokens - 1 for usage in usages) / rounds if rounds else 0.0
 
 
 def _round_seconds(runs: Sequence[Run]) -> float:

@@ -6,6 +6,7 @@ with drafts that are simulated over a real drafter's compute. All of it in turns
 
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,14 +21,15 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target, on_cpu
 from dflash_serve.bench import figures
-from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
-from dflash_serve.bench.report import Result, middle, ratio
+from dflash_serve.bench.report import Result
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.measure.driver import Run, run_all
+from dflash_serve.measure.figures import middle, ratio
 
 FORMS: dict[str, tuple[CpuWeights, bool]] = {
     "stored, MLX's product": (CpuWeights.STORED, False),
@@ -65,11 +67,11 @@ class Form:
 
     def measure(self, runs: list[Run], options: QuantisedOptions, block: int) -> None:
         drafter = self.work.drafter if block > 1 else None
-        runner = DeviceRunner(self.pair.target, drafter, block)
         config = EngineConfig(
             max_batch=options.batch, max_context=self.work.longest + block, block_size=block
         )
-        runs.append(run_all(runner, config, self.work.requests))
+        with closing(DeviceRunner(self.pair.target, drafter, block)) as runner:
+            runs.append(run_all(runner, config, self.work.requests))
 
     def different(self) -> int:
         """Answers of any run that are not those of the first plain one."""
@@ -96,7 +98,7 @@ def run_quantised(options: QuantisedOptions) -> Result:
     for repeat in range(options.repeats + 1):
         for turn in _turns(forms, options)[:: -1 if repeat % 2 else 1]:
             turn()
-    base = middle([run.decode_rate for run in forms[0].plain[1:]])
+    base = middle([run.step_rate for run in forms[0].plain[1:]])
     entries = [_entry(form, base, options) for form in forms]
     different = sum(entry["different_answers"] for entry in entries)
     wrong = exact_path() and different
@@ -143,7 +145,7 @@ def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOpt
 
 def _entry(form: Form, base: float, options: QuantisedOptions) -> dict[str, Any]:
     """The first run of each kind traced and warmed up; it is compared, and not timed."""
-    plain, drafted = ([run.decode_rate for run in runs[1:]] for runs in (form.plain, form.drafted))
+    plain, drafted = ([run.step_rate for run in runs[1:]] for runs in (form.plain, form.drafted))
     answers = [answer for run in form.drafted[1:] for answer in run.answers.values()]
     return {
         "name": form.name,
@@ -153,9 +155,7 @@ def _entry(form: Form, base: float, options: QuantisedOptions) -> dict[str, Any]
         "drafted_tokens_per_second": middle(drafted),
         "drafted_over_plain": ratio(middle(drafted), middle(plain)),
         "drafted_over_base": ratio(middle(drafted), base),
-        "tokens_per_round": figures.acceptance(answers, options.block_size)[
-            "tokens_per_round_pooled"
-        ],
+        **figures.both_rounds(answers),
         "different_answers": form.different(),
         "plain_repeats": plain,
         "drafted_repeats": drafted,

@@ -18,6 +18,7 @@ def tables(result: Result) -> list[Table]:
             form["drafted_over_plain"],
             form["drafted_over_base"],
             form["tokens_per_round"],
+            form["tokens_per_round_pooled"],
             form["different_answers"],
         )
         for form in result.measured["forms"]
@@ -31,6 +32,7 @@ def tables(result: Result) -> list[Table]:
         "of plain",
         "of the first",
         "tokens/round",
+        "pooled",
         "different",
     )
     title = f"{result.settings['random_target']} in {result.settings['bits']} bits"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -122,20 +121,3 @@ def show(*tables: Table) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130)
     for one in tables:
         console.print(one)
-
-
-def middle(values: Sequence[float]) -> float:
-    """The median; 0.0 of nothing."""
-    return median(values) if values else 0.0
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Nearest rank; 0.0 of nothing."""
-    ordered = sorted(values)
-    if not ordered:
-        return 0.0
-    return ordered[min(len(ordered) - 1, int(percent / 100 * len(ordered)))]
-
-
-def ratio(above: float, below: float) -> float | None:
-    return above / below if below else None

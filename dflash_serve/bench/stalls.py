@@ -10,17 +10,17 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.bench.drive import Driver
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import first_model
 from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import Result, middle
+from dflash_serve.bench.report import Result
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.bench.stallclient import (
     Arrivals,
@@ -36,6 +36,8 @@ from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.measure.driver import Driver, Step
+from dflash_serve.measure.figures import middle
 
 _ADMIN_KEY = "measured"
 _REFUSED, _DONE = (http.client.BAD_REQUEST, http.client.OK)
@@ -206,17 +208,9 @@ def _short_behind_long(options: StallsOptions) -> dict[str, Any]:
         path = Path(directory) / "config.json"
         path.write_text(json.dumps(shape), encoding="utf-8")
         target = load_pair(PairChoice(random_target=str(path), seed=options.seed)).target
-    runner = DeviceRunner(target, None, 1)
-    driver = Driver(runner, EngineConfig(max_batch=8, max_context=context, block_size=1))
-    greedy = SamplingParams()
-    driver.add(EngineRequest("long", (3,) * options.prompt, 4, sampling=greedy))
-    for _ in range(3):
-        driver.step()
-    driver.add(EngineRequest("short", (5,) * _SHORT, 4, sampling=greedy))
-    before = len(driver.steps)
-    while not driver.answers["short"].tokens:
-        driver.step()
-    taken = driver.steps[before:]
+    config = EngineConfig(max_batch=8, max_context=context, block_size=1)
+    with closing(DeviceRunner(target, None, 1)) as runner:
+        taken = _steps_to_short(Driver(runner, config, keep_steps=True), options.prompt)
     return {
         "prompt_tokens": options.prompt,
         "short_prompt_tokens": _SHORT,
@@ -224,3 +218,16 @@ def _short_behind_long(options: StallsOptions) -> dict[str, Any]:
         "seconds": sum(step.total for step in taken),
         "longest_step_ms": 1e3 * max(step.total for step in taken),
     }
+
+
+def _steps_to_short(driver: Driver, prompt: int) -> list[Step]:
+    """Those from the short prompt's arrival to its first token."""
+    greedy = SamplingParams()
+    driver.add(EngineRequest("long", (3,) * prompt, 4, sampling=greedy))
+    for _ in range(3):
+        driver.step()
+    driver.add(EngineRequest("short", (5,) * _SHORT, 4, sampling=greedy))
+    before = len(driver.steps)
+    while not driver.answers["short"].tokens:
+        driver.step()
+    return driver.steps[before:]

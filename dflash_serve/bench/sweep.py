@@ -10,7 +10,6 @@ from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
-from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.report import Result
@@ -22,6 +21,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
+from dflash_serve.measure.driver import Run, run_all
 
 OF_BEST, OF_PLAIN = 0.97, 0.98
 """What the engine's choice must reach of the best fixed block, and of plain decoding."""
@@ -60,7 +60,7 @@ class _Arm:
     config: EngineConfig
     costs: tuple[CostPoint, ...] = ()
     rates: list[float] = field(default_factory=list)
-    tokens_per_round: float = 1.0
+    rounds: dict[str, float] = field(default_factory=dict)
     different: int = 0
 
 
@@ -125,7 +125,10 @@ class _Sets:
         run = _run(_Arm("", runner, _config(mixed, 4, self._pair.drafter.block_size)), mixed)
         runner.close()
         grouped = figures.by_kind(run.answers, mixed.kinds)
-        taus = {kind: figures.tokens_per_round(answers) for kind, answers in grouped.items()}
+        taus = {
+            kind: figures.both_rounds(answers)["tokens_per_round"]
+            for kind, answers in grouped.items()
+        }
         easy = sorted(taus, key=lambda kind: -taus[kind])[:_EASY]
         many = self._work(len(mixed.requests) * max(1, len(taus) // _EASY + 1))
         kept = [one for one in many.requests if many.kinds[one.id] in easy]
@@ -157,8 +160,8 @@ class _Case:
         for repeat in range(repeats):
             for arm in arms[:: -1 if repeat % 2 else 1]:
                 run = _run(arm, self._work, self._pair)
-                arm.rates.append(run.decode_rate)
-                arm.tokens_per_round = figures.tokens_per_round(run.answers.values())
+                arm.rates.append(run.step_rate)
+                arm.rounds = figures.both_rounds(run.answers.values())
                 arm.different += len(figures.differing(run.answers, reference))
         for arm in arms:
             arm.runner.close()
@@ -177,7 +180,7 @@ class _Case:
                     "tokens_per_second": rates[arm.name],
                     "repeats": arm.rates,
                     "of_plain": rates[arm.name] / rates["plain"],
-                    "tokens_per_round": arm.tokens_per_round,
+                    **arm.rounds,
                     "different_answers": arm.different,
                 }
                 for arm in arms

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from dflash_serve.adapters.base import DraftAdapter
 from dflash_serve.bench.baseline import VARIANTS
-from dflash_serve.bench.drive import run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice
 from dflash_serve.bench.simulated import (
@@ -16,11 +15,13 @@ from dflash_serve.bench.simulated import (
     seeded_hits,
     solve_probability,
 )
-from dflash_serve.bench.workloads import Prompt, encode, pick, read_chats, synthetic
+from dflash_serve.bench.workloads import Prompt, encode, pick, synthetic
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.measure.driver import run_all
+from dflash_serve.measure.prompts import read_chats
 
 _SEGMENTS = 4
 """Different stretches of one greedy sequence that a simulated run's requests continue."""

@@ -71,13 +71,13 @@ def test_speculative_text_is_plain_text(
     assert total["speculative"]["tokens"] == total["plain"]["tokens"]
     drafting = total["drafting"]
     assert len(drafting["histogram"]) == BLOCK + 1
-    assert sum(drafting["histogram"]) == drafting["passes"]
+    assert sum(drafting["histogram"]) == drafting["rounds"]
     sizes = sum(size * count for size, count in enumerate(drafting["histogram"]))
     assert sizes == total["speculative"]["tokens"] - 4  # the first token is the prompt's
-    assert drafting["pooled"] == pytest.approx(sizes / drafting["passes"])
+    assert drafting["tokens_per_round_pooled"] == pytest.approx(sizes / drafting["rounds"])
     assert [one["slot"] for one in drafting["slots"]] == list(range(1, BLOCK))
     assert drafting["slots"][0]["share"] > 0
-    assert total["decode_speedup"] > 0
+    assert total["speedup_decode"] > 0
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

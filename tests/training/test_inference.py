@@ -11,6 +11,7 @@ import pytest
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.measure.figures import Acceptance
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import (
     DrafterShape,
@@ -19,7 +20,7 @@ from dflash_serve.training.drafter.initialise import (
     start_from_target,
 )
 from dflash_serve.training.features.store import FeatureStore, pad_tokens, target_taps
-from dflash_serve.training.run.measure import pooled, walk_answers
+from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.step.attention import block_rows, context_keys_values
 from tests.adapters.dense import DenseRows
 from tests.training.files import export_drafter
@@ -156,8 +157,8 @@ def test_walks_count_rounds_as_serving_does(make_drafter: MakeDrafter, target: Q
     store = FeatureStore(target, drafter.target_layer_ids, [wrong, right], 0)
     walks = walk_answers(drafter, store, [wrong, right], 6)
     assert [(walk.tokens, walk.rounds) for walk in walks] == [(12, 12), (12, 2)]
-    assert pooled(walks) == pytest.approx(24 / 14)
-    assert pooled([]) == 0.0
+    assert Acceptance.of(walks).tokens_per_round == pytest.approx((12 / 12 + 12 / 2) / 2)
+    assert Acceptance.of(walks).tokens_per_round_pooled == pytest.approx(24 / 14)
 
 
 TARGET = {

@@ -10,7 +10,7 @@ import pytest
 
 from dflash_serve.training.run.checkpoint import CheckpointStore
 from dflash_serve.training.run.distributed import Processes
-from dflash_serve.training.run.loop import Ending, MeasureReport, Run
+from dflash_serve.training.run.loop import Ending, Measurement, MeasureReport, Run
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.trainer import StepReport, TrainOptions
 
@@ -59,7 +59,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         options = TrainOptions(**{"horizon": Horizon(steps=10), **rest})
         trainer: Any = Scripted(losses or repeat(2.0), options)
         values = worth or repeat(1.0)
-        return Run(trainer, lambda: next(values), Silent(), CheckpointStore(tmp_path, keep))
+        store = CheckpointStore(tmp_path, keep)
+        return Run(trainer, lambda: Measurement(next(values)), Silent(), store)
 
     return make
 

@@ -10,11 +10,12 @@ import pytest
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.measure.figures import Acceptance
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.checkpoint import CheckpointStore
-from dflash_serve.training.run.loop import Ending, MeasureReport, Run
-from dflash_serve.training.run.measure import pooled, walk_answers
+from dflash_serve.training.run.loop import Ending, Measurement, MeasureReport, Run
+from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
 
@@ -41,8 +42,9 @@ class Watched:
         self.stop_at: int | None = None
         self.trainer = trainer
 
-        def measure() -> float:
-            return pooled(walk_answers(trainer.drafter, features, trainer.examples, 6))
+        def measure() -> Measurement:
+            walks = walk_answers(trainer.drafter, features, trainer.examples, 6)
+            return Measurement(Acceptance.of(walks).tokens_per_round)
 
         self.run = Run(trainer, measure, self, store, stop=self._stop)
 

@@ -11,10 +11,11 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.measure.figures import Acceptance
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
-from dflash_serve.training.run.loop import MeasureReport, Run
-from dflash_serve.training.run.measure import pooled, walk_answers
+from dflash_serve.training.run.loop import Measurement, MeasureReport, Run
+from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
 from dflash_serve.training.step.batches import batches
@@ -41,8 +42,9 @@ def train(
     recorder = Recorder()
     trainer = Trainer(drafter, examples, store, options)
 
-    def measure() -> float:
-        return pooled(walk_answers(drafter, store, examples, drafter.block_size))
+    def measure() -> Measurement:
+        walks = walk_answers(drafter, store, examples, drafter.block_size)
+        return Measurement(Acceptance.of(walks).tokens_per_round)
 
     Run(trainer, measure, recorder).go()
     return recorder

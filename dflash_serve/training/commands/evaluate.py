@@ -18,10 +18,11 @@ from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.measure.figures import mean_of
 from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate import remote, sets, view
-from dflash_serve.training.evaluate.figures import Figures, by_dataset, figures, mean_of
+from dflash_serve.training.evaluate.figures import Figures, by_dataset, figures
 from dflash_serve.training.evaluate.local import Asking, Pair, Voice, template_arguments
 from dflash_serve.training.evaluate.prompts import Conversation, read_prompt_file, select
 from dflash_serve.training.evaluate.records import Failure, Response, ResponseFile
@@ -148,7 +149,7 @@ class _LocalRun:
     def answer(self, conversations: Sequence[Conversation], file: ResponseFile, take: Take) -> None:
         left = [one for one in conversations if not file.done(one)]
         if left and not self._warm:
-            self._pair.warm_up(left[0], self._asking)
+            self._pair.warm_up(left, self._asking)
             self._warm = True
         for made in self._pair.answers(left, self._asking):
             take(made)
@@ -300,8 +301,11 @@ def _measured(
         "total": asdict(total),
         "mean_of_datasets": {
             "tokens_per_round": mean_of(one.drafting.tokens_per_round for one in found.values()),
-            "decode_speedup": mean_of(one.decode_speedup for one in found.values()),
-            "end_to_end_speedup": mean_of(one.end_to_end_speedup for one in found.values()),
+            "tokens_per_round_pooled": mean_of(
+                one.drafting.tokens_per_round_pooled for one in found.values()
+            ),
+            "speedup_end_to_end": mean_of(one.speedup_end_to_end for one in found.values()),
+            "speedup_decode": mean_of(one.speedup_decode for one in found.values()),
         },
         "failed": [asdict(one) for one in failures],
     }

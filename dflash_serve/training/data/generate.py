@@ -4,17 +4,17 @@ Runs on the calling thread, without queues or asyncio. Knows no text.
 """
 
 import hashlib
-import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.engine.scheduler import Scheduler
-from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk, Usage
+from dflash_serve.engine.types import EngineRequest, SamplingParams, Usage
 from dflash_serve.engine.warm_up import measured_costs
+from dflash_serve.measure.driver import Driver
 
 _PREFILL = 4096  # prompt tokens at a time: nobody waits for a single answer here
 
@@ -71,38 +71,34 @@ def generate(
 
     At most ``settings.batch`` talks are open at once: memory does not grow with their number.
     """
-    return _Answering[T](target, drafter, settings).run(talks)
+    block = drafter.block_size if drafter else 1
+    config = EngineConfig(
+        max_batch=settings.batch,
+        max_context=min(settings.max_length, target.max_context),
+        prefill_chunk=_PREFILL,
+        block_size=block,
+        adaptive=True,
+    )
+    with closing(DeviceRunner(target, drafter, block)) as runner:
+        costs = measured_costs(runner, config, runner.bytes_for)
+        yield from _Answering[T](Driver(runner, config, costs=costs), settings).run(talks)
 
 
 class _Answering(Generic[T]):
-    """Owns the engine and the open talks."""
+    """Owns the open talks, by the id of the request that each of them waits for."""
 
-    def __init__(
-        self, target: TargetAdapter, drafter: DraftAdapter | None, settings: GenerateSettings
-    ) -> None:
-        block = drafter.block_size if drafter else 1
-        config = EngineConfig(
-            max_batch=settings.batch,
-            max_context=min(settings.max_length, target.max_context),
-            prefill_chunk=_PREFILL,
-            block_size=block,
-            adaptive=True,
-        )
-        self._settings = settings
-        self._runner = DeviceRunner(target, drafter, block)
-        costs = measured_costs(self._runner, config, self._runner.bytes_for)
-        self._scheduler = Scheduler(config, time.perf_counter, costs=costs)
+    def __init__(self, driver: Driver, settings: GenerateSettings) -> None:
+        self._driver, self._settings = driver, settings
         self._open: dict[str, _Open[T]] = {}
 
     def run(self, talks: Iterable[T]) -> Iterator[Finished[T]]:
         waiting = iter(talks)
         while True:
             yield from self._begin(waiting)
-            plan = self._scheduler.plan()
-            if plan is None:
+            if self._driver.idle:
                 return
-            for chunk in self._scheduler.commit(plan, self._runner.run(plan)):
-                if finished := self._take(chunk):
+            for key in self._driver.step():
+                if finished := self._take(key):
                     yield finished
 
     def _begin(self, waiting: Iterator[T]) -> Iterator[Finished[T]]:
@@ -121,30 +117,24 @@ class _Answering(Generic[T]):
         settings, key = self._settings, f"{open_.talk.row}.{len(open_.usages)}"
         sampling = replace(settings.sampling, seed=_mixed_seed(settings.sampling.seed, key))
         self._open[key] = open_
-        self._scheduler.add(
+        self._driver.add(
             EngineRequest(key, prompt, settings.max_new, sampling, settings.stop_tokens)
         )
         return True
 
-    def _take(self, chunk: TokenChunk) -> Finished[T] | None:
-        open_ = self._open[chunk.request_id]
-        open_.tokens += chunk.tokens
-        if chunk.finish is None:
-            return None
-        del self._open[chunk.request_id]
-        stop = () if chunk.stop_token is None else (chunk.stop_token,)
-        open_.talk.take((*open_.tokens, *stop), stopped=bool(stop))
-        open_.usages.append(chunk.usage or Usage())
-        open_.tokens = []
+    def _take(self, key: str) -> Finished[T] | None:
+        open_, answer = self._open.pop(key), self._driver.answers.pop(key)
+        stop = () if answer.stop_token is None else (answer.stop_token,)
+        open_.talk.take((*answer.tokens, *stop), stopped=bool(stop))
+        open_.usages.append(answer.usage)
         return None if self._ask(open_) else Finished(open_.talk, tuple(open_.usages))
 
 
 @dataclass(slots=True)
 class _Open(Generic[T]):
-    """A talk in the engine: the answer so far, and what earlier ones cost."""
+    """A talk in the engine, and what its earlier answers cost."""
 
     talk: T
-    tokens: list[int] = field(default_factory=list)
     usages: list[Usage] = field(default_factory=list)
 
 

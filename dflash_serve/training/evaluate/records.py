@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from dflash_serve.measure.driver import Round
+from dflash_serve.measure.figures import Round
 from dflash_serve.training.data import DataError, describe_changes
 from dflash_serve.training.evaluate.prompts import Conversation
 

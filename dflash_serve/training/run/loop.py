@@ -28,13 +28,26 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a drafter is worth: ``value`` decides which one is the best.
+
+    It is tokens per round, mean over responses, or what stands for it in another mode; ``pooled``
+    is that of all rounds together, None where there is no such figure.
+    """
+
+    value: float
+    pooled: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MeasureReport:
-    """One measurement: ``value`` is tokens per round, or what stands for it in another mode."""
+    """One `Measurement` of a run, after ``step``."""
 
     step: int
     progress: float
     value: float
     best: bool
+    pooled: float | None = None
 
 
 class Ending(StrEnum):
@@ -69,7 +82,7 @@ class Run:
     """
 
     trainer: Trainer
-    measure: Callable[[], float]
+    measure: Callable[[], Measurement]
     listener: Listener
     store: CheckpointStore | None = None
     identity: dict[str, Any] = field(default_factory=dict)
@@ -142,14 +155,15 @@ class Run:
         return stopping
 
     def _measure(self) -> None:
-        value, position = self.measure(), self.position
-        better = value > position.best
+        found, position = self.measure(), self.position
+        value, better = found.value, found.value > position.best
         if better:
             position = replace(position, best=value, best_step=position.step, since_best=0)
         else:
             position = replace(position, since_best=position.since_best + 1)
         self.position = position
-        self.listener.on_measure(MeasureReport(position.step, self.progress, value, better))
+        report = MeasureReport(position.step, self.progress, value, better, found.pooled)
+        self.listener.on_measure(report)
 
     def _agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
         """The first process's clock, and whether anyone wants to stop."""

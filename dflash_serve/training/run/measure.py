@@ -5,32 +5,18 @@ the rounds can be walked over it exactly.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.measure.figures import RoundCount
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore, pad_tokens
 from dflash_serve.training.step.attention import KeysValues, context_keys_values, proposals
 from dflash_serve.training.step.batches import padded_length
 
 _BATCH, _BUCKET = 16, 64  # answers walked together, and what their length is padded to
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """The rounds of one answer. ``tokens`` excludes the first, which no round produced."""
-
-    tokens: int
-    rounds: int
-
-
-def pooled(walks: Sequence[Walk]) -> float:
-    """Tokens per round over all answers together, the bonus token included."""
-    rounds = sum(walk.rounds for walk in walks)
-    return sum(walk.tokens for walk in walks) / rounds if rounds else 0.0
 
 
 def contexts(
@@ -54,28 +40,32 @@ def walk_answers(
     width: int,
     *,
     indices: Sequence[int] | None = None,
-) -> list[Walk]:
+) -> list[RoundCount]:
     """Draft and accept along the answers of ``examples[indices]``, or of all, in their order.
 
-    Blocks have ``width`` slots. Each turn of a conversation is an answer that is walked by itself.
+    Blocks have ``width`` slots. Each turn of a conversation is an answer that is walked by itself,
+    from its first token, which no round produces.
     """
     wanted = range(len(examples)) if indices is None else indices
-    walks: dict[int, Walk] = {}
+    walks: dict[int, list[RoundCount]] = {}
     for part, context in contexts(drafter, features, examples, wanted):
         group = [examples[index] for index in part]
         walks.update(zip(part, _walk(drafter, context, group, width), strict=True))
-    return [walks[index] for index in wanted]
+    return [turn for index in wanted for turn in walks[index]]
 
 
 def _walk(
     drafter: DFlashDrafter, context: list[KeysValues], examples: Sequence[Example], width: int
-) -> list[Walk]:
+) -> list[list[RoundCount]]:
+    """Per example its turns."""
     answers = [_answers(example) for example in examples]
-    walks = [Walk(0, 0)] * len(examples)
+    walks: list[list[RoundCount]] = [[] for _ in examples]
     for turn in range(max(len(spans) for spans in answers)):
         spans = [spans[turn] if turn < len(spans) else (0, 0) for spans in answers]
-        for row, walk in enumerate(_walk_spans(drafter, context, examples, spans, width)):
-            walks[row] = Walk(walks[row].tokens + walk.tokens, walks[row].rounds + walk.rounds)
+        counts = _walk_spans(drafter, context, examples, spans, width)
+        for row, (own, count) in enumerate(zip(walks, counts, strict=True)):
+            if turn < len(answers[row]):
+                own.append(count)
     return walks
 
 
@@ -92,7 +82,7 @@ def _walk_spans(
     examples: Sequence[Example],
     spans: Sequence[tuple[int, int]],
     width: int,
-) -> list[Walk]:
+) -> list[RoundCount]:
     """One answer per example, from its first token to its last: [first, last]."""
     first, last = np.array(spans).T
     tokens = pad_tokens(examples, max(example.length for example in examples) + width)
@@ -104,7 +94,7 @@ def _walk_spans(
         accepted = np.cumprod(right, axis=1).sum(axis=1)
         rounds += anchors < last
         anchors = np.minimum(anchors + accepted + 1, last)
-    return [Walk(int(n), int(r)) for n, r in zip(last - first, rounds, strict=True)]
+    return [RoundCount(int(n), int(r)) for n, r in zip(last - first, rounds, strict=True)]
 
 
 def _draft(

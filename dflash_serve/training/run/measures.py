@@ -5,8 +5,10 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
+from dflash_serve.measure.figures import Acceptance
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.loop import Measurement
 from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.run.measure_prefix import PrefixTable, measure_prefixes
 from dflash_serve.training.run.trainer import Trainer
@@ -17,14 +19,14 @@ class Measure(Protocol):
 
     name: str
 
-    def __call__(self) -> float: ...
+    def __call__(self) -> Measurement: ...
 
     @property
     def detail(self) -> dict[str, Any] | None: ...
 
 
 class RoundsMeasure:
-    """Tokens per round, pooled over all answers, with blocks of ``width`` slots."""
+    """Tokens per round over all answers, with blocks of ``width`` slots."""
 
     name = "tokens per round"
     detail = None
@@ -44,7 +46,7 @@ class RoundsMeasure:
                 f"--measure-block is {width}, but must be 2 to the drafter's block, {trained}"
             )
 
-    def __call__(self) -> float:
+    def __call__(self) -> Measurement:
         processes = self._trainer.processes
         walks = walk_answers(
             self._trainer.drafter,
@@ -53,9 +55,8 @@ class RoundsMeasure:
             self._width,
             indices=range(processes.rank, len(self._examples), processes.size),
         )
-        mine = [float(sum(w.tokens for w in walks)), float(sum(w.rounds for w in walks))]
-        tokens, rounds = processes.total(mine)
-        return tokens / rounds if rounds else 0.0
+        found = Acceptance(*processes.total(Acceptance.of(walks).sums()))
+        return Measurement(found.tokens_per_round, found.tokens_per_round_pooled)
 
 
 class PrefixMeasure:
@@ -69,12 +70,12 @@ class PrefixMeasure:
         self._trainer, self._features, self._examples = trainer, features, examples
         self._table: PrefixTable | None = None
 
-    def __call__(self) -> float:
+    def __call__(self) -> Measurement:
         processes, drafter = self._trainer.processes, self._trainer.drafter
         indices = range(processes.rank, len(self._examples), processes.size)
         table = measure_prefixes(drafter, self._features, self._examples, indices)
         self._table = PrefixTable.from_flat(processes.total(table.flat()), drafter.block_size)
-        return self._table.mean
+        return Measurement(self._table.mean)
 
     @property
     def detail(self) -> dict[str, Any] | None:

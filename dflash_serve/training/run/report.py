@@ -60,6 +60,7 @@ class RunLog:
                 "step": report.step,
                 "progress": round(report.progress, 6),
                 "tokens_per_round": report.value,
+                "tokens_per_round_pooled": report.pooled,
                 "best": report.best,
             }
         )

@@ -131,12 +131,19 @@ class PlainView:
     def on_measure(self, report: MeasureReport) -> None:
         self._course.measure(report)
         mark = " (best)" if report.best else ""
-        self._write(f"step {report.step}: {report.value:.3f} {self._value_name}{mark}")
+        self._write(f"step {report.step}: {value_text(report)} {self._value_name}{mark}")
 
 
 def _measured(course: Course) -> str:
     if course.measured is None:
         return "not yet measured"
+    text = value_text(course.measured)
     if course.best is None or course.best is course.measured:
-        return f"{course.measured.value:.3f}"
-    return f"{course.measured.value:.3f} (best {course.best.value:.3f} at {course.best.step})"
+        return text
+    return f"{text} (best {course.best.value:.3f} at {course.best.step})"
+
+
+def value_text(report: MeasureReport) -> str:
+    """The value, and the pooled one behind it."""
+    pooled = "" if report.pooled is None else f" (pooled {report.pooled:.3f})"
+    return f"{report.value:.3f}{pooled}"

@@ -31,7 +31,10 @@ class WandbLog:
         )
 
     def on_measure(self, report: MeasureReport) -> None:
-        self._run.log({"tokens per round": report.value}, step=report.step)
+        values = {"tokens per round": report.value}
+        if report.pooled is not None:
+            values["tokens per round, pooled"] = report.pooled
+        self._run.log(values, step=report.step)
 
     def close(self) -> None:
         self._run.finish()
