@@ -71,7 +71,6 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
     config: dict[str, Any] = {
         "architectures": [shape.architecture],
         "model_type": "qwen3",
-        "auto_map": {"AutoModel": f"dflash.{shape.architecture}"},
         "block_size": shape.block_size,
         "dflash_config": {
             "mask_token_id": shape.mask_token_id,

@@ -1,6 +1,7 @@
 """Drafters on disk in z-lab's Hugging Face layout: the full config.json, and files replaced whole.
 
-Knows the published names only; those of other trainers are `adapters.foreign`'s.
+Knows the published names, and those of a drafter's own tables; `adapters.foreign` knows the names
+of other trainers.
 """
 
 import json
@@ -42,8 +43,8 @@ _NESTED = (
     "training_mode",
 )
 """Keys that z-lab's readers look for inside dflash_config; others write them at the top."""
-_REPLACED = ("rope_parameters", "torch_dtype")
-"""Second names of what is written under the published one."""
+_NOT_WRITTEN = ("auto_map", "rope_parameters", "torch_dtype")
+"""The name of a Python file that is not shipped, and second names of what is written."""
 
 
 def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> dict[str, Any]:
@@ -64,14 +65,14 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
     known = {
         "architectures": [name],
         "model_type": "qwen3",
-        "auto_map": {"AutoModel": f"dflash.{name}"},
         "block_size": config.block_size - config.shift,
         "dflash_config": inner
         | {
             "mask_token_id": config.mask_token_id,
             "target_layer_ids": list(config.target_layer_ids),
             "block_size": config.block_size - config.shift,
-        },
+        }
+        | _mode(config),
         **_sizes(config),
         **_attention(config),
         "hidden_act": "silu",
@@ -80,7 +81,7 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
         "tie_word_embeddings": False,
         "max_window_layers": config.num_layers,
     }
-    rest = {key: value for key, value in raw.items() if key not in (*_NESTED, *_REPLACED)}
+    rest = {key: value for key, value in raw.items() if key not in (*_NESTED, *_NOT_WRITTEN)}
     return {**known, **{key: value for key, value in rest.items() if key not in known}}
 
 
@@ -89,6 +90,12 @@ def _architecture(raw: dict[str, Any]) -> str:
     if not isinstance(names, list) or not names:
         raise AdapterError(f"drafter config: architectures is {names!r}, but must list one name")
     return architecture(raw)
+
+
+def _mode(config: DFlashConfig) -> dict[str, Any]:
+    if not config.prefix_weight_base:
+        return {}
+    return {"training_mode": "vp_drafter", "prefix_weight_base": config.prefix_weight_base}
 
 
 def _sizes(config: DFlashConfig) -> dict[str, Any]:
@@ -124,13 +131,18 @@ def _attention(config: DFlashConfig) -> dict[str, Any]:
 
 
 def stored_tensors(config: dict[str, Any]) -> dict[str, mx.array]:
-    """The names that a drafter of ``config`` has on disk, with arrays of their shapes."""
+    """The names that a drafter of ``config`` has on disk, with arrays of their shapes.
+
+    Of a reduced vocabulary d2t is stored, as speculators does it.
+    """
     drafter_class = registry.find(registry.DRAFTERS, _architecture(config), "drafter architecture")
     try:
         model = drafter_class.model_class(parse_dflash_config(config))
     except (ArithmeticError, RuntimeError, ValueError) as error:
         raise AdapterError(f"drafter config: no network can have its sizes: {error}") from error
     tensors: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    if "target_ids" in tensors:
+        tensors["d2t"] = tensors.pop("target_ids")
     return tensors
 
 
@@ -178,6 +190,8 @@ def _stage(scratch: Path, weights: dict[str, mx.array], text: dict[str, str]) ->
 
 
 def _cast(name: str, value: mx.array, dtype: str) -> mx.array:
+    if name == "d2t":
+        return value
     cast = value.astype(DTYPES[dtype])
     if not mx.isfinite(cast).all().item():
         raise AdapterError(f"{name} has values that are not finite in {dtype}")

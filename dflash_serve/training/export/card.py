@@ -1,86 +1,125 @@
-"""The README.md beside a drafter: what it is, what it fits, what was measured.
+"""The README.md beside a drafter: what it is and fits, what it learned from, what was measured.
 
-Says nothing but what the config and the given figures say.
+Says nothing but what the config, the run's folder and the given figures say.
 """
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dflash_serve.adapters.dflash_config import parse_dflash_config
+from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
+
+HELD_OUT = "answers held out of the training"
+_MEANINGS = """\
+Tokens per round: the mean over responses of each one's mean tokens per verify pass, the target's
+own token included. Pooled: all tokens over all verify passes. Drafts were compared with answers
+that are known.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Tokens per round on answers held out of the training, after ``step`` steps.
+    """Tokens per round after ``step`` steps, on the answers that ``on`` names in words.
 
-    Of a VP-drafter: those behind the visible prefixes that it was given.
+    Of a VP-drafter: those behind the visible prefixes that it was given. ``pooled`` is None where
+    only the mean over responses is known.
     """
 
     step: int
     tokens_per_round: float
+    pooled: float | None = None
+    on: str = HELD_OUT
 
 
 def model_card(
-    name: str, config: dict[str, Any], target: str | None, measured: Measured | None
+    name: str,
+    config: dict[str, Any],
+    target: str | None,
+    measured: Measured | None = None,
+    trained_on: str | None = None,
 ) -> str:
     """Markdown with the hub's front matter; ``config`` is complete (see `layout.full_config`).
 
-    ``target`` is a hub id or a path; only a hub id becomes the card's base model.
+    ``target`` is a hub id, which becomes the card's base model, or a path, of which the card has
+    the folder's name. ``trained_on`` is in words, see `data.origin.describe`.
     """
-    parsed, inner = parse_dflash_config(config), config["dflash_config"]
-    kind = "DFlash 2 drafter" if parsed.selector_rank else "DFlash drafter"
-    prefixed = inner.get("training_mode") == "vp_drafter"
-    if prefixed:
-        kind = f"VP-drafter (prefix weight base {inner.get('prefix_weight_base')})"
-    windows = {window for window in parsed.layer_windows if window is not None}
-    rows = {
-        "made for": target or f"a target of {parsed.num_target_layers} layers",
-        "target's hidden size, vocabulary": f"{parsed.hidden_size}, {parsed.vocab_size}",
-        "layers": f"{parsed.num_layers}, {_windowed(parsed.layer_windows, windows)}",
-        "tapped target layers": ", ".join(map(str, parsed.target_layer_ids)),
-        "block": f"{parsed.block_size} as trained, {parsed.runtime_block_size} advised",
-        "mask token": str(parsed.mask_token_id),
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"""{_front_matter(target)}
+    parsed = parse_dflash_config(config)
+    hub_id = target if target is not None and _is_hub_id(target) else None
+    made_for = hub_id or (Path(target).name if target else None)
+    return f"""{_front_matter(hub_id)}
 # {name}
 
-A {kind}: it proposes blocks of tokens that its target verifies. The text is the target's own.
+A {_kind(parsed)}: it proposes blocks of tokens that its target verifies. The text stays the
+target's own.
 
-| | |
-| --- | --- |
-{table}
+{_table(parsed, made_for)}
+
+## Trained on
+{_sentence(trained_on) if trained_on else "Not known."}
 
 ## Measured
-{_sentence(measured, prefixed)}
+{_measured(parsed, measured)}
 
 ## Use
 ```
-dflash-serve --target {target or "TARGET"} --drafter {name}
+dflash-serve --target {hub_id or "TARGET"} --drafter {name}
 ```
 """
 
 
-def _windowed(layers: tuple[int | None, ...], windows: set[int]) -> str:
+def _is_hub_id(target: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", target) is not None and not Path(target).exists()
+
+
+def _kind(config: DFlashConfig) -> str:
+    if config.prefix_weight_base:
+        return f"VP-drafter (prefix weight base {config.prefix_weight_base})"
+    return "DFlash 2 drafter" if config.selector_rank else "DFlash drafter"
+
+
+def _table(config: DFlashConfig, made_for: str | None) -> str:
+    rows = {
+        "made for": made_for or f"a target of {config.num_target_layers} layers",
+        "target's hidden size, vocabulary": f"{config.hidden_size}, {config.vocab_size}",
+        "layers": f"{config.num_layers}, {_windowed(config.layer_windows)}",
+        "tapped target layers": ", ".join(map(str, config.target_layer_ids)),
+        "block": f"{config.block_size} as trained, {config.runtime_block_size} advised",
+        "mask token": str(config.mask_token_id),
+    }
+    if tables := _tables(config):
+        rows["tables of its own"] = f"{tables}; readers of z-lab's layout alone do not expect them"
+    lines = [f"| {key} | {value} |" for key, value in rows.items()]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _tables(config: DFlashConfig) -> str:
+    own = ["an embedding"] if config.own_embedding else []
+    own += [f"a head of {config.logits} logits"] if config.own_head else []
+    own += ["the tokens of its reduced vocabulary (d2t)"] if config.draft_vocab_size else []
+    return ", ".join(own)
+
+
+def _windowed(layers: tuple[int | None, ...]) -> str:
+    windows = [window for window in layers if window is not None]
     if not windows:
         return "full attention"
-    sliding = sum(window is not None for window in layers)
-    return f"{sliding} of them with a sliding window of {max(windows)}"
+    return f"{len(windows)} of them with a sliding window of {max(windows)}"
 
 
-def _sentence(measured: Measured | None, prefixed: bool) -> str:
+def _measured(config: DFlashConfig, measured: Measured | None) -> str:
     if measured is None:
         return "Nothing yet."
-    what = "tokens per round (the target's own token included), greedy"
-    if prefixed:
-        what = "tokens per round behind a visible prefix"
-    return (
-        f"{measured.tokens_per_round:.2f} {what}, on answers held out of the training, after "
-        f"{measured.step} steps."
-    )
+    pooled = "" if measured.pooled is None else f" ({measured.pooled:.2f} pooled)"
+    behind = " behind a visible prefix" if config.prefix_weight_base else ""
+    figure = f"{measured.tokens_per_round:.2f} tokens per round{pooled}{behind}"
+    return f"{figure}, on {measured.on}, after {measured.step} steps.\n\n{_MEANINGS}"
 
 
-def _front_matter(target: str | None) -> str:
-    hub_id = target is not None and target.count("/") == 1 and not target.startswith((".", "/"))
-    base = f"base_model: {target}\n" if hub_id else ""
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _front_matter(hub_id: str | None) -> str:
+    base = f"base_model: {hub_id}\n" if hub_id else ""
     return f"---\n{base}tags:\n- dflash\n- speculative-decoding\n---"

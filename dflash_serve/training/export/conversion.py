@@ -1,0 +1,112 @@
+"""A drafter of another trainer in the layout that the server reads: renamed, completed, checked.
+
+Knows files and targets; `adapters.foreign` knows what other trainers call things.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.adapters.base import AdapterError, TargetAdapter
+from dflash_serve.adapters.checkpoint import read_config, read_object, resolve
+from dflash_serve.adapters.dflash_config import parse_dflash_config
+from dflash_serve.adapters.drafter_checkpoint import published, read_drafter_object, refuse_mask
+from dflash_serve.adapters.drafter_tables import offsets
+from dflash_serve.adapters.foreign import Given, detect, published_name
+from dflash_serve.adapters.loading import check_pair, make_target, open_target
+from dflash_serve.training.drafter.layout import DTYPES, full_config, write_drafter
+from dflash_serve.training.export.card import model_card
+from dflash_serve.training.export.sources import read_source
+
+_COMPARED = ("embed_tokens.weight", "lm_head.weight")
+"""Tables that may be copies of the target's or the drafter's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertJob:
+    """``source`` is a file, a directory or a hub id; ``kind`` and ``dtype`` None are its own.
+
+    ``config``: the drafter's config.json, or its folder, where it is not beside the weights.
+    """
+
+    source: str
+    target: str
+    out: Path
+    kind: str | None
+    config: Path | None
+    dtype: str | None
+    given: Given
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written. ``tables``: the drafter's own; ``left_out``: copies of the target's."""
+
+    kind: str
+    tensors: int
+    dtype: str
+    tables: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def convert_drafter(job: ConvertJob, target: Path) -> Converted:
+    """Read, rename, complete, check against the target in folder ``target``, and write.
+
+    Raises:
+        AdapterError: something is missing, unknown, damaged, or made for another target.
+    """
+    path = Path(job.source).expanduser()
+    source = path if path.is_file() else resolve(job.source)
+    raw = _config(job.config, source)
+    stored = read_source(source)
+    kind, what = job.kind or detect(raw, stored), f"drafter {job.source}"
+    opened = _target(target, stored, what)
+    found = published(kind, raw, stored, opened, job.given, what)
+    config = full_config(found.config)
+    check_pair(parse_dflash_config(config), opened)
+    tensors = dict(found.tensors)
+    if "target_ids" in tensors:
+        tensors["d2t"] = offsets(tensors.pop("target_ids"))
+    dtype = job.dtype or _stored_dtype(tensors.values())
+    card = model_card(job.out.resolve().name, config, job.target)
+    write_drafter(job.out, config, tensors, dtype, card)
+    tables = tuple(name for name in (*_COMPARED, "d2t") if name in tensors)
+    return Converted(kind, len(tensors), dtype, tables, found.left_out)
+
+
+def _config(given: Path | None, source: Path) -> dict[str, Any]:
+    directory = source.parent if source.is_file() else source
+    refuse_mask(directory)
+    if given is not None:
+        return read_config(given) if given.is_dir() else read_object(given)
+    if not (directory / "config.json").exists():
+        raise AdapterError(f"{directory} has no config.json: give the drafter's with --config")
+    return read_drafter_object(directory)
+
+
+def _target(directory: Path, stored: Iterable[str], what: str) -> TargetAdapter:
+    """The target, as far as its files go; with a config.json alone, a target of its sizes.
+
+    Raises:
+        AdapterError: the drafter has tables, and the target's are not there to compare.
+    """
+    if any(directory.glob("model*.safetensors")):
+        return open_target(directory)
+    tables = [name for name in stored if published_name(name) in _COMPARED]
+    if tables:
+        raise AdapterError(
+            f"{what} stores {', '.join(tables)}, which may be copies of the target's or its own, "
+            f"and {directory} has no weights to compare: give a --target with its weights"
+        )
+    return make_target(read_config(directory))
+
+
+def _stored_dtype(tensors: Iterable[mx.array]) -> str:
+    """The dtype of the first floating tensor, which is that of all in every known checkpoint."""
+    kinds = [tensor.dtype for tensor in tensors]
+    return next(
+        (name for kind in kinds for name, known in DTYPES.items() if known == kind), "float32"
+    )
