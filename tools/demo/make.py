@@ -1,0 +1,155 @@
+"""Makes a demo pair from nothing, as it is shipped: started again, it goes on where it was.
+
+python tools/demo/make.py demo WORK --torch-python PYTHON
+python tools/demo/make.py hybrid WORK --torch-python PYTHON
+
+PYTHON has PyTorch, NumPy, safetensors and tokenizers; the Python that runs this file has the
+project with its `train` and `bench` extras. WORK receives every stage's files, `make.log` with
+everything that was printed, `stages.json` with times and memory, and at the end `shipped`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from recipe import RECIPES, Programs, Stage, stages
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished stage. ``seconds`` is of its last start; ``peak_mib`` of its largest process."""
+
+    command: list[str]
+    seconds: float
+    peak_mib: int
+
+
+class Ledger:
+    """Which stages are done: owner of ``stages.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._done = {name: Done(**value) for name, value in known.items()}
+
+    def holds(self, stage: Stage) -> bool:
+        """Whether the stage is done; refuses one that was done with another command."""
+        done = self._done.get(stage.name)
+        if done is None:
+            return False
+        if done.command != list(stage.command):
+            raise SystemExit(
+                f"{self._path}: stage {stage.name!r} was done as {' '.join(done.command)!r}, not "
+                f"{' '.join(stage.command)!r}: choose another folder"
+            )
+        return True
+
+    def add(self, stage: Stage, done: Done) -> None:
+        self._done[stage.name] = done
+        new = self._path.with_suffix(".new")
+        text = json.dumps({name: asdict(value) for name, value in self._done.items()}, indent=2)
+        new.write_text(text + "\n", encoding="utf-8")
+        os.replace(new, self._path)
+
+
+def run(stage: Stage, log: IO[str], progress: Progress) -> Done:
+    """Run one stage to its end, its lines to the log; a failure ends the program."""
+    task = progress.add_task(stage.name, total=None, last="")
+    begin = time.monotonic()
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(ROOT), environment.get("PYTHONPATH")))
+    )
+    child = subprocess.Popen(
+        stage.command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
+    assert child.stdout is not None
+    try:
+        for line in child.stdout:
+            write(log, line.rstrip())
+            progress.update(task, last=line.strip()[:80])
+        _, status, usage = os.wait4(child.pid, 0)
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"stage {stage.name!r} ended with {child.returncode}: see {log.name}")
+    seconds = round(time.monotonic() - begin, 1)
+    progress.update(task, total=1, completed=1, last=f"{seconds:.0f} s")
+    per_mib = 1024**2 if sys.platform == "darwin" else 1024
+    return Done(list(stage.command), seconds, usage.ru_maxrss // per_mib)
+
+
+def write(log: IO[str], line: str) -> None:
+    log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+    log.flush()
+
+
+def make(todo: list[Stage], work: Path) -> None:
+    ledger = Ledger(work / "stages.json")
+    left = [stage for stage in todo if not ledger.holds(stage)]
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
+    console = Console()
+    with (
+        (work / "make.log").open("a", encoding="utf-8") as log,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        for stage in left:
+            write(log, f"=== {stage.name}: {' '.join(stage.command)}")
+            if not console.is_terminal:
+                console.print(f"{datetime.now():%H:%M:%S} {stage.name}")
+            done = run(stage, log, progress)
+            write(log, f"=== {stage.name}: {done.seconds:.0f} s, {done.peak_mib} MiB at most")
+            ledger.add(stage, done)
+    console.print(f"{work / 'shipped'}: done; {work / 'make.log'} has the figures")
+
+
+def stop(number: int, _frame: FrameType | None) -> None:
+    """End as with Ctrl-C, so that the stage's process is ended too."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pair", choices=RECIPES)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--scale", type=float, default=1.0, help="a share, to try the stages")
+    args = parser.parse_args()
+    recipe = RECIPES[args.pair] if args.scale == 1 else RECIPES[args.pair].scaled(args.scale)
+    train = Path(sys.executable).parent / "dflash-train"
+    args.work.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)
+    programs = Programs(sys.executable, args.torch_python, str(train))
+    make(stages(recipe, args.work, programs), args.work)
+
+
+if __name__ == "__main__":
+    main()
