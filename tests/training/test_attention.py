@@ -13,7 +13,7 @@ from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import pad_tokens, target_taps
 from dflash_serve.training.step.attention import block_rows, context_keys_values
 from dflash_serve.training.step.blocks import BlockRecipe, Blocks, make_blocks
-from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.objective import Objective
 from dflash_serve.training.step.train_step import StepBatch, TrainStep
 
 MakeDrafter = Callable[..., DFlashDrafter]

@@ -7,7 +7,7 @@ from mlx import optimizers
 from dflash_serve.engine.types import EngineRequest
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
-from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.objective import Objective
 from dflash_serve.training.step.train_step import TrainStep
 from tests.engine.test_exactness import generate
 from tests.training.worlds import BLOCK, make_world, step_batch

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from dflash_serve.training.data.errors import DataError
 
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS, _FACTS = "arrays.safetensors", "facts.json"
 
 

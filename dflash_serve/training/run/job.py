@@ -18,7 +18,7 @@ from dflash_serve.training.drafter.initialise import DrafterShape
 from dflash_serve.training.drafter.layout import DTYPES
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.trainer import TrainOptions
-from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.objective import DFLASH, DPACE, Objective
 
 ARCHITECTURES = ("v1", "dflash2")
 MODES = ("dflash", "vp_drafter")
@@ -167,7 +167,8 @@ def _options(settings: Mapping[str, Any]) -> TrainOptions:
         ),
         Objective(
             soft_label=settings["soft_label"],
-            d_pace=settings["d_pace"],
+            loss_type=DFLASH if settings["d_pace"] is None else DPACE,
+            d_pace=0.5 if settings["d_pace"] is None else settings["d_pace"],
             selector_alpha=settings["selector_alpha"],
         ),
         batch=settings["batch"],

@@ -1,9 +1,18 @@
 """Learning rate over the whole run, and how far a run has come. Pure Python."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
-KINDS = ("cosine", "wsd")
+Kind = Literal["cosine", "wsd"]
+Style = Literal["cosine", "linear", "1-sqrt"]
+_STYLES: dict[Style, Callable[[float], float]] = {
+    "cosine": lambda falling: 0.5 * (1.0 + math.cos(math.pi * falling)),
+    "linear": lambda falling: 1.0 - falling,
+    "1-sqrt": lambda falling: 1.0 - math.sqrt(falling),
+}
+"""Share of the peak rate by share of the decay."""
 _FIRST = 0.05
 """Share of the peak rate in the first step: a rate of 0 would waste it."""
 
@@ -23,11 +32,11 @@ class Horizon:
         if not 0 < given[0] < math.inf:
             raise ValueError(f"the length of a run is {given[0]}, but must be positive")
 
-    def in_steps(self, examples: int, batch: int) -> "Horizon":
-        """Epochs as steps of ``batch`` examples; at least one step. Others stay as they are."""
+    def in_steps(self, per_epoch: int) -> "Horizon":
+        """Epochs as steps, of which one takes ``per_epoch``; others stay as they are."""
         if self.epochs is None:
             return self
-        return Horizon(steps=max(1, int(self.epochs * examples / batch)))
+        return Horizon(steps=max(1, round(self.epochs * per_epoch)))
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the run that is done, 0 to 1, after ``step`` steps and ``seconds``."""
@@ -42,24 +51,23 @@ class Horizon:
 class Schedule:
     """Learning rate by progress: a linear warm-up, then ``cosine`` or ``wsd`` down to ``minimum``.
 
-    wsd (warm-up, stable, decay; arXiv 2404.06395) holds the peak and falls by a cosine over the
-    last ``decay`` of the run. ``warmup`` and ``decay`` are shares of the whole run.
+    wsd (warm-up, stable, decay; arXiv 2404.06395) holds the peak and falls over the last ``decay``
+    of the run in the form of ``style``. ``warmup`` and ``decay`` are shares of the whole run.
 
     Raises:
         ValueError: a share or a rate that makes no schedule.
     """
 
     peak: float
-    kind: str = "cosine"
+    kind: Kind = "cosine"
     warmup: float = 0.04
     decay: float = 0.2
     minimum: float = 0.0
+    style: Style = "cosine"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"schedule {self.kind!r} is none of {', '.join(KINDS)}")
         if not 0 <= self.minimum <= self.peak < math.inf:
-            raise ValueError(f"rates {self.peak} and at least {self.minimum} make no schedule")
+            raise ValueError(f"a rate of {self.peak} cannot fall to {self.minimum}")
         if not 0 <= self.warmup < 1 or not 0 < self.decay <= 1:
             raise ValueError(f"warm-up {self.warmup} and decay {self.decay} must be shares of 1")
         if self.kind == "wsd" and self.warmup + self.decay > 1:
@@ -71,9 +79,9 @@ class Schedule:
             return self.peak * (_FIRST + (1 - _FIRST) * progress / self.warmup)
         start = self.warmup if self.kind == "cosine" else 1.0 - self.decay
         falling = min(1.0, max(0.0, progress - start) / (1.0 - start))
-        height = 0.5 * (1.0 + math.cos(math.pi * falling))
+        height = _STYLES["cosine" if self.kind == "cosine" else self.style](falling)
         return self.minimum + (self.peak - self.minimum) * height
 
-    def scaled(self, factor: float) -> "Schedule":
-        """The same course at another height."""
-        return replace(self, peak=self.peak * factor, minimum=self.minimum * factor)
+    def stable(self, progress: float) -> bool:
+        """Whether the rate has come to a peak that is held, and has not begun to fall."""
+        return self.kind == "wsd" and self.warmup <= progress <= 1.0 - self.decay

@@ -5,7 +5,6 @@ Writes nothing and decides nothing about when a run measures, saves or ends: tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import mlx.core as mx
@@ -14,14 +13,16 @@ from mlx import optimizers
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.checkpoint import CheckpointError
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.guard import Diverged
 from dflash_serve.training.run.schedule import Horizon, Schedule
-from dflash_serve.training.step.batches import Batch, batches
-from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
-from dflash_serve.training.step.loss import Objective
+from dflash_serve.training.step.batches import Batch, batches, steps_per_epoch
+from dflash_serve.training.step.blocks import BlockRecipe, default_gamma, make_blocks
+from dflash_serve.training.step.objective import Objective
 from dflash_serve.training.step.train_step import GROUP_ROWS, StepBatch, TrainStep
 
 COMPUTE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -35,10 +36,10 @@ class TrainOptions:
     """One run. ``anchors`` blocks per sequence and step; lengths are padded to ``bucket``.
 
     ``batch`` counts the sequences of a step over all processes; each process computes its share in
-    ``accumulate`` parts. ``muon`` orthogonalises the updates of matrices and leaves only vectors
-    to AdamW: more progress per step, at rates near 0.01; AdamW alone is the published recipe.
-    ``patience`` measurements without a better one end the run. ``group_rows`` block rows are
-    computed together: memory grows with them, and not with ``anchors``.
+    ``accumulate`` parts. ``gamma`` None follows the block. ``muon`` orthogonalises the updates of
+    matrices and leaves only vectors to AdamW: more progress per step, at rates near 0.01; AdamW
+    alone is the published recipe. ``patience`` measurements without a better one end the run.
+    ``group_rows`` block rows are computed together: memory grows with them, not with ``anchors``.
 
     Raises:
         ValueError: a name or a number out of range.
@@ -50,9 +51,10 @@ class TrainOptions:
     batch: int = 8
     accumulate: int = 1
     anchors: int = 16
-    gamma: float = 7.0
+    gamma: float | None = None
     prefix_weight_base: float | None = None
     clip: float = 1.0
+    weight_decay: float = 0.0
     bucket: int = 64
     measure_every: int = 250
     checkpoint_every: int = 500
@@ -65,8 +67,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.compute_dtype not in COMPUTE_DTYPES:
             raise ValueError(f"{self.compute_dtype!r} is none of {', '.join(COMPUTE_DTYPES)}")
-        if not self.gamma > 0 or not self.clip > 0:
-            raise ValueError(f"gamma {self.gamma} and clip {self.clip} must be positive")
+        if not self.clip > 0 or self.weight_decay < 0:
+            raise ValueError(f"clip {self.clip} or weight decay {self.weight_decay}: too small")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}, but must be 0 to 2**63 - 1")
 
@@ -104,16 +106,17 @@ class Trainer:
     ) -> None:
         self.drafter, self.options = drafter, options
         self.processes = processes or Processes()
-        self.horizon = options.horizon.in_steps(len(examples), options.batch)
+        self.horizon = options.horizon.in_steps(steps_per_epoch(len(examples), options.batch))
         self.examples, self._features = examples, features
         self._part = _part_size(options, self.processes)
+        gamma = options.gamma or default_gamma(drafter.block_size)
         self._recipe = BlockRecipe(
-            drafter.block_size, options.anchors, options.gamma, options.prefix_weight_base
+            drafter.block_size, options.anchors, gamma, options.prefix_weight_base
         )
         self._step = TrainStep(
             drafter,
             options.objective,
-            _optimizer(options.muon),
+            _optimizer(options),
             clip=options.clip,
             compute_dtype=COMPUTE_DTYPES[options.compute_dtype],
             group_rows=options.group_rows,
@@ -161,7 +164,7 @@ class Trainer:
         """Go on behind ``step`` steps. Only the first process needs ``arrays``.
 
         Raises:
-            ValueError: the arrays are of another drafter or optimiser.
+            CheckpointError: the arrays are of another drafter or optimiser.
         """
         own = self.state()
         if arrays is not None:
@@ -174,8 +177,7 @@ class Trainer:
 
     def _seek(self, step: int) -> None:
         lengths, options = [example.length for example in self.examples], self.options
-        stream = batches(lengths, options.batch, options.bucket, options.seed)
-        self._batches = islice(stream, step, None)
+        self._batches = batches(lengths, options.batch, options.bucket, options.seed, skip=step)
 
     def _arrays(self) -> dict[str, Any]:
         random: Any = mx.random.state
@@ -196,25 +198,24 @@ class Trainer:
         first = self.processes.rank * self.options.accumulate
         total: Any = None
         for part in range(first, first + self.options.accumulate):
-            rows = slice(part * self._part, (part + 1) * self._part)
-            found = list(self._step.gradients(self._step_batch(batch, rows)))
+            found = list(self._step.gradients(self._step_batch(batch, part * self._part)))
             total = found if total is None else tree_map(mx.add, total, found)
             mx.eval(total)
         # Sums over all processes come laid out in rows, and a sum's last bits depend on the layout.
         sums, gradients = self.processes.sum(tree_map(mx.contiguous, total))
         return sums, gradients
 
-    def _step_batch(self, batch: Batch, rows: slice) -> StepBatch:
-        indices, epochs = batch.indices[rows], batch.epochs[rows]
+    def _step_batch(self, batch: Batch, first: int) -> StepBatch:
+        """A part of the batch. Where it has too few examples, one without weight fills it up."""
+        given = batch.indices[first : first + self._part]
+        indices = given + batch.indices[:1] * (self._part - len(given))
         features = self._features.batch(indices, batch.length)
         blocks = make_blocks(
             [self.examples[index] for index in indices],
-            [
-                np.random.default_rng((self.options.seed, epoch, index))
-                for epoch, index in zip(epochs, indices, strict=True)
-            ],
+            [np.random.default_rng((self.options.seed, batch.epoch, index)) for index in indices],
             self._recipe,
         )
+        blocks.weights[len(given) :] = 0.0
         return StepBatch(
             features.taps,
             features.final,
@@ -229,19 +230,20 @@ def _part_size(options: TrainOptions, processes: Processes) -> int:
     """Sequences that are computed at once."""
     parts = options.accumulate * processes.size
     if options.batch % parts:
-        raise ValueError(
+        raise DataError(
             f"a batch of {options.batch} cannot be shared by {processes.size} process(es) in "
             f"{options.accumulate} part(s) each"
         )
     return options.batch // parts
 
 
-def _optimizer(muon: bool) -> optimizers.MultiOptimizer:
-    """AdamW without decay for everything, or for what Muon leaves; in the order of `_FACTORS`."""
-    adamw = optimizers.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
-    if not muon:
+def _optimizer(options: TrainOptions) -> optimizers.MultiOptimizer:
+    """AdamW for everything, or for what Muon leaves; in the order of `_FACTORS`."""
+    decay = options.weight_decay
+    adamw = optimizers.AdamW(learning_rate=0.0, weight_decay=decay, bias_correction=True)
+    if not options.muon:
         return optimizers.MultiOptimizer([adamw])
-    matrices = optimizers.Muon(learning_rate=0.0, weight_decay=0.0)
+    matrices = optimizers.Muon(learning_rate=0.0, weight_decay=decay)
     return optimizers.MultiOptimizer([matrices, adamw], [lambda _, value: value.ndim == 2])
 
 
@@ -259,4 +261,4 @@ def _check_alike(own: dict[str, mx.array], given: dict[str, mx.array]) -> None:
         return {(name, value.shape, value.dtype) for name, value in arrays.items()}
 
     for name, shape, dtype in kinds(own) ^ kinds(given):
-        raise ValueError(f"the checkpoint is of another drafter: {name} {shape} {dtype}")
+        raise CheckpointError(f"the checkpoint is of another drafter: {name} {shape} {dtype}")

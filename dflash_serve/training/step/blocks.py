@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.example import Example
 
 IntArray = npt.NDArray[np.int32]
@@ -54,6 +55,20 @@ class BlockRecipe:
                 "a VP-drafter needs a block of at least 3 and a prefix weight base from 0.01 to "
                 f"100, not {self.block_size} and {base}"
             )
+
+
+def default_gamma(block_size: int) -> float:
+    """The decay of slot weights for a block: the published 4 at 8, 5 at 10 and 7 at 16, or between.
+
+    Raises:
+        DataError: the block is longer than any that a gamma was published for.
+    """
+    if block_size > 16:
+        raise DataError(
+            f"no gamma is published for blocks above 16, and this one is {block_size}: "
+            "choose one with --gamma"
+        )
+    return block_size / 2 if block_size <= 10 else 5 + (block_size - 10) / 3
 
 
 def slot_weights(block_size: int, gamma: float, visible: IntArray) -> FloatArray:

@@ -3,38 +3,17 @@
 sum(w * CE) over all slots (arXiv 2602.06036), and its options. Knows no network and no optimiser.
 """
 
-import math
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash2 import CandidateSelector
+from dflash_serve.training.step.objective import DFLASH, DPACE, DPACE_CONTINUATION, Objective
 
 Sums = dict[str, mx.array]
 
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What a slot's prediction is held against.
-
-    soft_label: share of KL(target || drafter) that takes the place of cross-entropy, 0 to 1.
-    d_pace: None, or D-PACE's alpha: slot weights follow from how likely the block's labels are
-    (arXiv 2605.18810) instead of decaying by gamma. selector_alpha: weight of a DFlash 2
-    selector's own cross-entropy over its candidates.
-    """
-
-    soft_label: float = 0.0
-    d_pace: float | None = None
-    selector_alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.soft_label <= 1.0:
-            raise ValueError(f"soft_label is {self.soft_label}, but must be 0 to 1")
-        if self.d_pace is not None and not 0.0 <= self.d_pace <= 1.0:
-            raise ValueError(f"d_pace is {self.d_pace}, but must be 0 to 1")
-        if not 0.0 <= self.selector_alpha < math.inf:
-            raise ValueError(f"selector_alpha is {self.selector_alpha}, but must be 0 or more")
+_TINY = 1.2e-38  # below it float32 is not exact: with alpha 0 a product may vanish
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +76,24 @@ def _divergence(logits: mx.array, target_logits: mx.array) -> mx.array:
 def _weights(objective: Objective, logits: mx.array, slots: SlotRows) -> mx.array:
     """[M, B - 1] weights: as given, or D-PACE's for those slots that have any.
 
-    D-PACE: s_k = (1 - alpha) p(label_k) + alpha, weight_k = sum over j >= k of prod over i <= j of
-    s_i: what a better slot k adds to the expected accepted prefix. A slot without a label
-    is passed over: the loss mask is one of positions, not a cumulative product.
+    With s_k = (1 - alpha) p(label_k) + alpha and C_k = s_1 ... s_k, the weight of slot k is
+    C_k + ... + C_B, what a better slot k adds to the expected accepted prefix; or of its two parts
+    C_k alone or the sum divided by C_k. A slot without a label is passed over: the loss mask is one
+    of positions, not a cumulative product.
     """
     given = slots.weights[:, 1:]
-    if objective.d_pace is None:
+    if objective.loss_type == DFLASH:
         return given
     counted = given > 0
     likely = mx.exp(-cross_entropy(logits, slots.labels[:, 1:]))
     smooth = (1.0 - objective.d_pace) * likely + objective.d_pace
-    prefix = mx.where(counted, mx.cumprod(mx.where(counted, smooth, 1.0), axis=-1), 0.0)
-    onward = mx.cumsum(prefix, axis=-1, reverse=True)
-    return mx.stop_gradient(mx.where(counted, onward, 0.0))
+    prefix = mx.cumprod(mx.where(counted, smooth, 1.0), axis=-1)
+    weights = prefix
+    if objective.loss_type in (DPACE, DPACE_CONTINUATION):
+        weights = mx.cumsum(mx.where(counted, prefix, 0.0), axis=-1, reverse=True)
+    if objective.loss_type == DPACE_CONTINUATION:
+        weights = weights / mx.maximum(prefix, _TINY)
+    return mx.stop_gradient(mx.where(counted, weights, 0.0))
 
 
 def _selector_loss(

@@ -20,7 +20,8 @@ from dflash_serve.training.step.attention import (
     block_tokens,
     context_keys_values,
 )
-from dflash_serve.training.step.loss import Objective, SlotRows, Sums, block_objective
+from dflash_serve.training.step.loss import SlotRows, Sums, block_objective
+from dflash_serve.training.step.objective import Objective
 
 Tree = dict[str, Any]
 
