@@ -14,12 +14,12 @@ import mlx.core as mx
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.processing import in_rounds
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.schedules import BESIDE, SLACK, load_world, run_schedules
 from dflash_serve.engine.plan import DecodeRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
 
 RAGGED = 1.25
 """Times its parts that a round of one long row and several short ones may take."""

@@ -4,8 +4,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from dflash_serve.bench.caches import LEAVE, RAGGED
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table
 from dflash_serve.bench.schedules import ALLOWED
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:

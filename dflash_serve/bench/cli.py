@@ -210,7 +210,7 @@ def kernels(
     """The CPU matmul under MLX by shape, and the small kernels against their plain forms."""
     from dflash_serve.bench import kernels_report
     from dflash_serve.bench.kernels import run_kernels
-    from dflash_serve.bench.report import Result
+    from dflash_serve.measure.results import Result
 
     result = Result("kernels", {"repeats": repeats}, run_kernels(repeats))
     return finish(result, kernels_report, out, save)
@@ -227,7 +227,7 @@ def matmul(
     """This package's float32 matmul against the OpenBLAS inside numpy, by shape and threads."""
     from dflash_serve.bench import matmul_report
     from dflash_serve.bench.matmul import MatmulOptions, run_matmul
-    from dflash_serve.bench.report import Result
+    from dflash_serve.measure.results import Result
 
     options = MatmulOptions(turns, numbers("--threads", threads))
     result = Result("matmul", {"turns": turns, "threads": threads}, run_matmul(options))

@@ -13,7 +13,6 @@ from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, load_pair, second_of
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
 from dflash_serve.engine.config import EngineConfig
@@ -27,6 +26,7 @@ from dflash_serve.measure.figures import (
     speedup_decode,
     speedup_end_to_end,
 )
+from dflash_serve.measure.results import Result
 
 _CHAINS = (0,)
 

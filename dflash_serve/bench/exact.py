@@ -14,7 +14,6 @@ from typing import Any
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair, second_of
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.work import make_prompts
 from dflash_serve.bench.workloads import Prompt
@@ -22,6 +21,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
 from dflash_serve.measure.driver import Answer, Driver, Run, run_all
+from dflash_serve.measure.results import Result
 
 _SAMPLINGS = (
     SamplingParams(temperature=0.7),

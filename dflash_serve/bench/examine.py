@@ -15,7 +15,7 @@ from dflash_serve import provenance
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
-from dflash_serve.bench import figures, report
+from dflash_serve.bench import figures
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice
@@ -27,6 +27,7 @@ from dflash_serve.kernels import verify_qmm
 from dflash_serve.kernels.dispatch import SWITCH, Backend, hand_written, kernel_backend
 from dflash_serve.kernels.native import native
 from dflash_serve.measure.driver import run_all
+from dflash_serve.measure.results import blas
 
 _MATMUL = (8, 1024, 3584)
 """Rows, inner and columns: a block of eight tokens through a wide layer."""
@@ -43,7 +44,7 @@ def examine_machine() -> dict[str, Any]:
             "metal": mx.metal.is_available(),
             "cuda": mx.cuda.is_available(),
         },
-        "blas": report.blas() | {"matmul_gflops": gflops},
+        "blas": blas() | {"matmul_gflops": gflops},
         "compiler": shutil.which("g++"),
         "exact_path": exact_path(),
     }

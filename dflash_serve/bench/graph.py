@@ -25,12 +25,12 @@ from dflash_serve.bench.graph_rounds import (
     shaped_pair,
 )
 from dflash_serve.bench.graph_walk import Graph, walk
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.roofline import PARTS, expected
 from dflash_serve.bench.shape_configs import SHAPES, Shape
 from dflash_serve.bench.simulated import expected_tokens, solve_probability
 from dflash_serve.engine.cache.pool import Caches
 from dflash_serve.engine.cache.stores import ModelStore
+from dflash_serve.measure.results import Result
 
 SYNCS = 1
 """Times that the host waits for the device in a round whose masks do not depend on the draft."""

@@ -5,8 +5,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table
 from dflash_serve.bench.roofline import COMPUTE, LAUNCHES
+from dflash_serve.measure.results import Result
 
 _ROUNDS = (
     "rows, block",

@@ -21,7 +21,6 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.inprocess import Served, context_for, serving
 from dflash_serve.bench.pace import PacedEngine
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO, checkpoints
 from dflash_serve.compose.loading import load
@@ -30,6 +29,7 @@ from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk
 from dflash_serve.measure.figures import middle, percentile
 from dflash_serve.measure.prompts import read_chats
+from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.settings import Settings

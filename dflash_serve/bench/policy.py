@@ -12,8 +12,8 @@ from dflash_serve.bench.policy_machines import Machine, machines
 from dflash_serve.bench.policy_record import RECORDINGS, read_recording
 from dflash_serve.bench.policy_replay import Noise, Replay, replay
 from dflash_serve.bench.policy_traces import BLOCKS, Workload, generated
-from dflash_serve.bench.report import Result
 from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
 
 OF_BEST, OF_PLAIN = 0.95, 0.98
 """What the policy must reach of the best fixed choice, and of plain decoding."""

@@ -15,7 +15,6 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.figures import both_rounds
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.workloads import encode, pick
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
@@ -26,6 +25,7 @@ from dflash_serve.engine.types import EngineRequest, LogitRules, SamplingParams
 from dflash_serve.measure.driver import Run, run_all
 from dflash_serve.measure.figures import middle, ratio
 from dflash_serve.measure.prompts import read_chats
+from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
 
 _BLOCK, _HISTORY, _BIASED, _TOP = 8, 256, 100, 20

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:

@@ -24,12 +24,12 @@ from dflash_serve.bench import figures
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.measure.driver import Run, run_all
 from dflash_serve.measure.figures import middle, ratio
+from dflash_serve.measure.results import Result
 
 FORMS: dict[str, tuple[CpuWeights, bool]] = {
     "stored, MLX's product": (CpuWeights.STORED, False),

@@ -1,66 +1,25 @@
-"""What a measurement leaves behind: a JSON file, a plot beside it and tables on the terminal.
-
-Knows what every result carries (machine, versions, commit, settings), nothing of what is measured.
-"""
+"""What a measurement leaves behind: a JSON file, a plot beside it and tables on the terminal."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.kernels import cpu_blas
-from dflash_serve.provenance import origin
+from dflash_serve.measure.plots import save_figure
+from dflash_serve.measure.results import Result, document, uncommitted
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.figure import Figure
 
 RESULTS = Path("docs/results")
 """Where ``--save`` puts results, relative to the working directory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One command's outcome. ``measured`` and ``settings`` hold JSON values only.
-
-    ``failures``: why the command must not exit with 0, one line each.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    measured: Mapping[str, Any]
-    failures: tuple[str, ...] = ()
-
-
-def document(result: Result) -> dict[str, Any]:
-    """The whole JSON object of a result."""
-    return {
-        "name": result.name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": sys.argv[1:],
-        **origin(),
-        "blas": blas(),
-        "settings": dict(result.settings),
-        "results": dict(result.measured),
-        "failures": list(result.failures),
-    }
-
-
-def blas() -> dict[str, Any]:
-    """The state of the matmul under MLX in this process."""
-    status = cpu_blas.status()
-    return {
-        "state": status.state.value,
-        "isa": status.isa,
-        "threads": status.threads,
-        "reason": status.reason,
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +39,23 @@ class Destination:
 def write(
     result: Result, destination: Destination, plot: "Callable[[], Figure] | None" = None
 ) -> Path | None:
-    """Write the JSON atomically and the plot beside it as PNG; the JSON's path, if any."""
+    """Write the JSON and the plot beside it as PNG, each whole; the JSON's path, if any.
+
+    A result of a tree with uncommitted changes is written, and said on the terminal to be one.
+    """
     path = destination.path(result.name)
     if path is None:
         return None
+    made = document(result)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(path, document(result))
+        replace_json(path, made)
         if plot is not None:
-            plot().savefig(path.with_suffix(".png"), dpi=110)
+            save_figure(plot(), path.with_suffix(".png"))
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    if warning := uncommitted(made):
+        print(f"{path}: {warning}", file=sys.stderr)
     return path
 
 

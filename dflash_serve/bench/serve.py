@@ -13,12 +13,12 @@ from typing import Any
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import Endpoint, LoadRun, Sample, first_model, run_load
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.spawn import KINDS, Spawned, spawned
 from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.measure.figures import middle, percentile, ratio
 from dflash_serve.measure.prompts import read_chats
+from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
 
 

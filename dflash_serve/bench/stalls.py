@@ -20,7 +20,6 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import first_model
 from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.bench.stallclient import (
     Arrivals,
@@ -38,6 +37,7 @@ from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
 from dflash_serve.measure.driver import Driver, Step
 from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
 
 _ADMIN_KEY = "measured"
 _REFUSED, _DONE = (http.client.BAD_REQUEST, http.client.OK)

@@ -19,9 +19,9 @@ import psutil
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import first_model
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.measure.figures import middle, percentile
+from dflash_serve.measure.results import Result
 
 _SLACK = 30.0
 """Seconds beyond the drain timeout after which a server counts as hanging."""

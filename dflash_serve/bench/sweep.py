@@ -12,7 +12,6 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.report import Result
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
@@ -22,6 +21,7 @@ from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.measure.driver import Run, run_all
+from dflash_serve.measure.results import Result
 
 OF_BEST, OF_PLAIN = 0.97, 0.98
 """What the engine's choice must reach of the best fixed block, and of plain decoding."""

@@ -5,7 +5,8 @@ from statistics import median
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table
+from dflash_serve.measure.results import Result
 
 _COLUMNS = ("shape", "tokens", "compiled s", "plain s", "times faster", "MB", "plain MB")
 

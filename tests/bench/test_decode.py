@@ -12,9 +12,10 @@ from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.decode import run_decode
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import PairChoice, load_pair
-from dflash_serve.bench.report import Destination, Result, write
+from dflash_serve.bench.report import Destination, write
 from dflash_serve.bench.simulated import expected_tokens, seeded_hits, solve_probability
 from dflash_serve.bench.work import DecodeOptions, make_work
+from dflash_serve.measure.results import Result
 from tests.bench.conftest import Stored
 
 

@@ -8,7 +8,7 @@ import pytest
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.matmul import MatmulOptions, Product, run_matmul
 from dflash_serve.bench.matmul_report import plot, tables
-from dflash_serve.bench.report import Result
+from dflash_serve.measure.results import Result
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is compared elsewhere")
 

@@ -27,8 +27,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from safetensors.numpy import load_file
 
-from dflash_serve.bench.report import Destination, Result, show, table, write
+from dflash_serve.bench.report import Destination, show, table, write
 from dflash_serve.bench.training_step import SHAPES
+from dflash_serve.measure.results import Result
 
 HERE = Path(__file__).parent
 TORCH_KINDS = ("eager", "compiled")

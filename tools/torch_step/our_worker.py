@@ -17,7 +17,6 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from turns import seconds_of, serve
 
-from dflash_serve.bench.report import blas
 from dflash_serve.bench.training_step import (
     RATE,
     SHAPES,
@@ -26,6 +25,7 @@ from dflash_serve.bench.training_step import (
     random_batch,
     random_drafter,
 )
+from dflash_serve.measure.results import blas
 from dflash_serve.training.step.train_step import StepBatch, TrainStep
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dflash_serve.atomic_files import replacing
+from dflash_serve.measure.plots import save_figure
 
 _POINTS = 1024  # per curve: beyond it neighbours are merged
 
@@ -88,12 +88,6 @@ def draw(curves: Curves, path: Path) -> None:
     rate.plot(steps, course.values(1))
     rate.set(title="learning rate", xlabel="step")
     save_figure(figure, path)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture whole, so that a viewer never meets half of one."""
-    with replacing(path) as scratch:
-        figure.savefig(scratch, dpi=110, format=path.suffix.removeprefix("."))
 
 
 def _smooth(values: list[float], keep: float = 0.95) -> list[float]:
