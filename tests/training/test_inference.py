@@ -17,7 +17,6 @@ from dflash_serve.training.drafter.initialise import (
     DrafterShape,
     drafter_config,
     new_drafter,
-    start_from_target,
 )
 from dflash_serve.training.features.store import FeatureStore, pad_tokens, target_taps
 from dflash_serve.training.run.measure import walk_answers
@@ -116,34 +115,6 @@ def test_an_export_loads_into_the_same_drafter(
         return np.array(of.logits(block_rows(of, context, mx.array([[7, 20]]), tokens)))
 
     np.testing.assert_array_equal(logits(loaded), logits(drafter))
-
-
-def test_a_drafter_can_begin_with_the_targets_layers(target: Qwen3Target) -> None:
-    """Draft layers 0 and 1 of 2 become layers 1 and 2 of 4; a matrix of another shape stays."""
-    shape = DrafterShape(60, layers=2, target_layer_ids=(0, 1, 3), intermediate_size=20)
-    drafter = new_drafter(drafter_config(TARGET | {"rope_theta": 1e4}, shape), target, seed=5)
-    kept = np.array(drafter.model.layers[0].mlp.up_proj.weight)
-    rng = mx.random.key(9)
-    given = {
-        f"model.layers.{i}.{name}": mx.random.normal(size, key=rng) + i
-        for i in range(4)
-        for name, size in (
-            ("self_attn.q_proj.weight", (32, 32)),
-            ("mlp.up_proj.weight", (48, 32)),
-            ("input_layernorm.weight", (32,)),
-        )
-    }
-    start_from_target(drafter, given)
-    layers = drafter.model.layers
-    for own, source in ((0, 1), (1, 2)):
-        wanted = np.array(given[f"model.layers.{source}.self_attn.q_proj.weight"])
-        np.testing.assert_array_equal(np.array(layers[own].self_attn.q_proj.weight), wanted)
-    np.testing.assert_array_equal(np.array(layers[0].mlp.up_proj.weight), kept)
-    wanted = np.array(given["model.layers.2.input_layernorm.weight"])
-    np.testing.assert_array_equal(np.array(drafter.model.hidden_norm.weight), wanted)
-    # Layer 2 reads what layer 1 leaves: the second of three taps.
-    diagonal = np.diag(np.array(drafter.model.fc.weight)[:, 32:64])
-    assert (np.abs(diagonal - 1) < 0.1).all()
 
 
 def test_walks_count_rounds_as_serving_does(make_drafter: MakeDrafter, target: Qwen3Target) -> None:

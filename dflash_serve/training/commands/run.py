@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx.utils import tree_flatten
 from rich.console import Console
 
 from dflash_serve.adapters.base import TargetAdapter
@@ -87,7 +86,7 @@ def train(job: TrainJob, watching: Watching, processes: Processes | None = None)
     _refuse_overwriting(job, store)
     directory = target_directory(job.target)
     target = load_target(directory)
-    config, drafter = _drafter(job, directory, target)
+    config, drafter = _drafter(job, directory, target, console)
     data = _read_data(job, directory, target, console)
     facts = _identity(job, directory, config, data)
     processes.check_same(facts)
@@ -125,7 +124,7 @@ def _refuse_overwriting(job: TrainJob, store: CheckpointStore) -> None:
 
 
 def _drafter(
-    job: TrainJob, directory: Path, target: TargetAdapter
+    job: TrainJob, directory: Path, target: TargetAdapter, console: Console
 ) -> tuple[dict[str, Any], DFlashDrafter]:
     """config.json and a drafter with float32 weights to begin with."""
     if job.start is None:
@@ -133,7 +132,9 @@ def _drafter(
         drafter = new_drafter(config, target, job.options.seed)
         if job.copy_target:
             assert isinstance(target, LayeredTarget)
-            start_from_target(drafter, dict(tree_flatten(target.parameters())))
+            random = start_from_target(drafter, target)
+            if random:
+                console.print(f"no copy of the target's, random: {', '.join(random)}")
         return config, drafter
     loaded = load_trainable(resolve(job.start), target)
     config = read_config(resolve(job.start))

@@ -3,6 +3,7 @@
 Writes no files: that is `layout.write_drafter`'s.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlx.utils import tree_flatten
 from dflash_serve.adapters.base import AdapterError, TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
+from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_drafter, make_drafter
 
 _NOT_TRAINED = (
@@ -159,34 +161,40 @@ def check_trainable(drafter: DFlashDrafter, directory: Path) -> None:
             )
 
 
-def start_from_target(drafter: DFlashDrafter, weights: dict[str, mx.array]) -> None:
+def start_from_target(drafter: DFlashDrafter, target: LayeredTarget) -> list[str]:
     """Begin with copies of the target's own layers instead of random ones, where shapes allow.
 
     Draft layer i becomes the target's layer i + 1 steps of n / (L + 1) up; the context begins near
-    the residual stream that the last of these reads. ``weights`` are the loaded target's: on disk
-    some families keep norm weights minus one. Quantised matrices are of another shape.
+    the residual stream that the last of these reads. Returns the names of what stays random: parts
+    that the target has not, or not of that shape.
     """
     config, model = drafter.config, drafter.model
-    hidden, depth = config.hidden_size, config.num_target_layers
+    depth = config.num_target_layers
     copied = [(i + 1) * depth // (config.num_layers + 1) for i in range(config.num_layers)]
-    found = {"norm.weight": weights.get("model.norm.weight")}
-    found["hidden_norm.weight"] = weights.get(f"model.layers.{copied[-1]}.input_layernorm.weight")
     own: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    for index, source in enumerate(copied):
-        head = f"layers.{index}."
-        for name in own:
-            if name.startswith(head):
-                found[name] = weights.get(f"model.layers.{source}.{name.removeprefix(head)}")
-    nearest = min(
-        range(len(config.target_layer_ids)),
-        key=lambda tap: abs(config.target_layer_ids[tap] - (copied[-1] - 1)),
-    )
-    copy = mx.zeros_like(model.fc.weight)
-    copy[:, nearest * hidden : (nearest + 1) * hidden] = mx.eye(hidden)
-    usable = [
-        (name, value.astype(mx.float32))
+    places = {"norm.weight": "model.norm"}
+    places["hidden_norm.weight"] = f"model.layers.{copied[-1]}.input_layernorm"
+    for name in own:
+        layer = re.fullmatch(r"layers\.(\d+)\.(self_attn\..+|mlp\..+|\w+norm)\.weight", name)
+        if layer is not None:
+            places[name] = f"model.layers.{copied[int(layer[1])]}.{layer[2]}"
+    found = {name: target.weight(place) for name, place in places.items()}
+    usable = {
+        name: value.astype(mx.float32)
         for name, value in found.items()
         if value is not None and value.shape == own[name].shape
-    ]
-    model.load_weights([*usable, ("fc.weight", copy + 0.2 * model.fc.weight)], strict=False)
+    }
+    context = _near_layer(copied[-1], drafter)
+    model.load_weights([*usable.items(), ("fc.weight", context)], strict=False)
     mx.eval(model.parameters())
+    return sorted(places.keys() - usable.keys())
+
+
+def _near_layer(layer: int, drafter: DFlashDrafter) -> mx.array:
+    """A context matrix that begins near the tap closest to what ``layer`` reads."""
+    taps, hidden = drafter.config.target_layer_ids, drafter.config.hidden_size
+    nearest = min(range(len(taps)), key=lambda tap: abs(taps[tap] - (layer - 1)))
+    own: mx.array = drafter.model.fc.weight
+    copy = mx.zeros_like(own)
+    copy[:, nearest * hidden : (nearest + 1) * hidden] = mx.eye(hidden)
+    return copy + 0.2 * own
