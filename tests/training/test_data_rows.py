@@ -27,7 +27,7 @@ def test_tables_and_arrays_are_read_alike(
         table.save_to_disk(path)
     else:
         (table.to_parquet if name == "rows.parquet" else table.to_csv)(path)
-    source = open_source(str(path), None, None)
+    source = open_source(str(path))
     rows = list(source.rows())
     assert [raw.value for raw in rows] == values
     assert [raw.row for raw in rows] == [0, 1]
@@ -37,7 +37,7 @@ def test_tables_and_arrays_are_read_alike(
 def test_a_directory_is_its_files_in_order(tmp_path: Path, values: list[dict[str, str]]) -> None:
     write_rows(tmp_path / "b.jsonl", [values[1], "nonsense"])
     Dataset.from_list(values[:1]).to_parquet(tmp_path / "a.parquet")
-    rows = list(open_source(str(tmp_path), None, None).rows())
+    rows = list(open_source(str(tmp_path)).rows())
     assert [raw.value for raw in rows] == [values[0], values[1], None]
     assert [raw.row for raw in rows] == [0, 1, 2]
     assert rows[2].place == "b.jsonl line 2"
@@ -47,15 +47,15 @@ def test_a_directory_is_its_files_in_order(tmp_path: Path, values: list[dict[str
 def test_a_file_that_is_not_what_its_name_says(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b'["\xff nonsense')
     with pytest.raises(DataError, match=f"{name} cannot be read"):
-        list(open_source(str(tmp_path / name), None, None).rows())
+        list(open_source(str(tmp_path / name)).rows())
 
 
 def test_the_digest_changes_with_the_rows(tmp_path: Path, values: list[dict[str, str]]) -> None:
     path = write_rows(tmp_path / "rows.jsonl", list(values))
-    before = open_source(str(path), None, None).digest
-    assert open_source(str(path), None, None).digest == before
+    before = open_source(str(path)).digest
+    assert open_source(str(path)).digest == before
     write_rows(path, [values[0], {"prompt": "other"}])
-    assert open_source(str(path), None, None).digest != before
+    assert open_source(str(path)).digest != before
 
 
 @pytest.mark.parametrize(

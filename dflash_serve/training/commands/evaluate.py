@@ -16,10 +16,10 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.directories import target_directory
+from dflash_serve.console import progress_bar
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.measure.figures import mean_of
-from dflash_serve.training.commands.show import progress_bar
 from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate import remote, sets, view
 from dflash_serve.training.evaluate.figures import Figures, by_dataset, figures

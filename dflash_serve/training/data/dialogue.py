@@ -69,8 +69,8 @@ class Dialogue:
         RowError: the row cannot be used.
     """
 
-    def __init__(self, row: int, place: str, chat: Chat, rules: Rules) -> None:
-        self.row, self.place, self.kind = row, place, chat.kind
+    def __init__(self, row: int, chat: Chat, rules: Rules) -> None:
+        self.row, self.kind = row, chat.kind
         self.cut_short: RowError | None = None
         """Why later turns were left out, if they were."""
         self._rules = rules

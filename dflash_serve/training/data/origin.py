@@ -5,12 +5,17 @@ An origin is the first line of an answer file, as a mapping. Reads files only.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-_TEMPLATE_FILES = (
+from tokenizers import Tokenizer
+
+from dflash_serve.training.data.errors import DataError
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -20,14 +25,31 @@ _TEMPLATE_FILES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How many answers of a file are of one origin."""
+
+    origin: Mapping[str, Any]
+    answers: int
+
+
 def tokenizer_fingerprint(directory: Path) -> str:
     """Changes when token ids, the chat template or the stop tokens may do."""
-    return _files_digest(directory, (*_VOCABULARY_FILES, *_TEMPLATE_FILES))
+    digest = hashlib.sha256()
+    for name in _TOKENIZER_FILES:
+        path = directory / name
+        if path.exists():
+            digest.update(f"{name} {path.stat().st_size}".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def vocabulary_fingerprint(directory: Path) -> str:
-    """Changes when a token id may mean another text. Templates and stop tokens do not matter."""
-    return _files_digest(directory, _VOCABULARY_FILES)
+    """Changes when a token id names another token, whatever the files look like. "" without one."""
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        return ""
+    names = sorted(Tokenizer.from_file(str(path)).get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
@@ -58,6 +80,51 @@ def describe(origin: Mapping[str, Any], target: str | None = None) -> str:
     return ", ".join([_answers(origin, whose), *_limits(origin), *_template(origin)])
 
 
+def describe_parts(parts: Sequence[Part], target: str | None = None) -> str:
+    """``1200 greedy answers of the target, ...; 300 responses that came with the prompts, ...``."""
+    counts: dict[str, int] = {}
+    for part in parts:
+        words = describe(part.origin, target)
+        counts[words] = counts.get(words, 0) + part.answers
+    return "; ".join(f"{count} {words}" for words, count in counts.items())
+
+
+def check_origins(files: Mapping[Path, Sequence[Part]], target: str, directory: Path) -> list[str]:
+    """What a user should know of the answers that one run reads, as sentences; mostly none.
+
+    ``target`` is the fingerprint of the target in ``directory``.
+
+    Raises:
+        DataError: token ids of another tokenizer, which mean other text.
+    """
+    own = {
+        "vocabulary": vocabulary_fingerprint(directory),
+        "target": target,
+        "tokenizer": tokenizer_fingerprint(directory),
+    }
+    notes = []
+    for path, parts in files.items():
+        if others := _others(parts, "vocabulary", own):
+            raise DataError(f"{path}: {others}: their token ids mean another text here")
+        if others := _others(parts, "target", own):
+            notes.append(f"{path}: {others}: the drafter learns what this target may not say")
+        elif others := _others(parts, "tokenizer", own):
+            notes.append(f"{path}: {others}: the chat template or the stop tokens are not the same")
+    if len({describe(part.origin) for parts in files.values() for part in parts}) > 1:
+        notes += [f"{path} holds {describe_parts(parts)}" for path, parts in files.items()]
+    return notes
+
+
+def _others(parts: Sequence[Part], key: str, own: Mapping[str, str]) -> str:
+    """``50 of 150 answers are of another target (1a2b, here 3c4d)``; empty if there are none."""
+    others = [part for part in parts if part.origin.get(key, own[key]) != own[key]]
+    if not others or not own[key]:
+        return ""
+    count, total = (sum(part.answers for part in some) for some in (others, parts))
+    found = ", ".join(dict.fromkeys(str(part.origin[key]) for part in others))
+    return f"{count} of {total} answers are of another {key} ({found}, here {own[key]})"
+
+
 def _answers(origin: Mapping[str, Any], whose: str) -> str:
     if origin.get("format") == "dflash-serve records":
         return f"answers of {whose} as it served them, sampled as each request asked"
@@ -86,15 +153,6 @@ def _template(origin: Mapping[str, Any]) -> Iterator[str]:
     told = origin.get("chat_template_kwargs")
     if isinstance(told, Mapping) and told:
         yield "chat template with " + " ".join(f"{name}={_shown(told[name])}" for name in told)
-
-
-def _files_digest(directory: Path, names: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        path = directory / name
-        if path.exists():
-            digest.update(f"{name} {path.stat().st_size}".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _shown(value: Any) -> str:

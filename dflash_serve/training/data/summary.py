@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from dflash_serve.engine.types import Usage
+from dflash_serve.measure.figures import Acceptance, RoundCount
 from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.data.errors import RowError
 
@@ -59,10 +60,9 @@ class Costs:
 
     def __init__(self) -> None:
         self._started = monotonic()
-        self._committed = 0
+        self._rounds: list[RoundCount] = []
         self.seconds = 0.0
         self.tokens = 0
-        self.rounds = 0
         self.cut_short: dict[str, int] = {}
         """Chats whose later turns were left out, by reason."""
 
@@ -70,15 +70,14 @@ class Costs:
         """One finished row."""
         for usage in usages:
             self.tokens += usage.completion_tokens
-            self.rounds += usage.rounds
-            self._committed += max(0, usage.completion_tokens - 1)
+            self._rounds.append(RoundCount(max(0, usage.completion_tokens - 1), usage.rounds))
         if cut_short:
             self.cut_short[cut_short.reason] = self.cut_short.get(cut_short.reason, 0) + 1
         self.seconds = monotonic() - self._started
 
     @property
-    def tokens_per_round(self) -> float:
-        return self._committed / self.rounds if self.rounds else 0.0
+    def acceptance(self) -> Acceptance:
+        return Acceptance.of(self._rounds)
 
     @property
     def tokens_per_second(self) -> float:
@@ -154,5 +153,7 @@ class Summary:
         if costs.tokens:
             figures["tokens_per_second"] = costs.tokens_per_second
             if self.speculative:
-                figures["tokens_per_round"] = costs.tokens_per_round
+                acceptance = costs.acceptance
+                figures["tokens_per_round"] = acceptance.tokens_per_round
+                figures["tokens_per_round_pooled"] = acceptance.tokens_per_round_pooled
         return figures
