@@ -11,6 +11,7 @@ everything that was printed, `stages.json` with times and memory, and at the end
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -82,6 +83,7 @@ def run(stage: Stage, log: IO[str], progress: Progress) -> Done:
         text=True,
         errors="replace",
         env=environment,
+        pass_fds=(log.fileno(),),  # and with it the lock
     )
     assert child.stdout is not None
     try:
@@ -100,6 +102,14 @@ def run(stage: Stage, log: IO[str], progress: Progress) -> Done:
     progress.update(task, total=1, completed=1, last=f"{seconds:.0f} s")
     per_mib = 1024**2 if sys.platform == "darwin" else 1024
     return Done(list(stage.command), seconds, usage.ru_maxrss // per_mib)
+
+
+def lock(log: IO[str]) -> None:
+    """Refuse a folder in which another program, or a stage that one left behind, still runs."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"{log.name}: a stage is still running in this folder") from None
 
 
 def write(log: IO[str], line: str) -> None:
@@ -121,6 +131,7 @@ def make(todo: list[Stage], work: Path) -> None:
         (work / "make.log").open("a", encoding="utf-8") as log,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
+        lock(log)
         for stage in left:
             write(log, f"=== {stage.name}: {' '.join(stage.command)}")
             if not console.is_terminal:

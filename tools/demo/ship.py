@@ -41,10 +41,10 @@ def runtime_block(work: Path, blocks: list[int]) -> int:
     return max(speedups, key=lambda block: speedups[block])
 
 
-def card(scores: dict[str, dict[str, float]]) -> str:
+def card(scores: dict[str, dict[str, Any]]) -> str:
     """README.md of the target."""
     rows = "\n".join(
-        f"| {kind} | {100 * score['exact']:.1f} % | {score['right']:.0f} of {score['prompts']:.0f} |"
+        f"| {kind} | {100 * score['exact']:.1f} % | {score['right']} of {score['prompts']} |"
         for kind, score in scores.items()
     )
     return f"""# {NAME}
