@@ -7,13 +7,13 @@ when it runs, so that ``--help`` needs no MLX.
 import typer
 
 from dflash_serve import console
-from dflash_serve.training.cli.evaluate import evaluate
-from dflash_serve.training.cli.export import export
 from dflash_serve.training.cli.run import run
 from dflash_serve.training.cli.sweep import sweep
 from dflash_serve.training.commands.adapt import adapt
 from dflash_serve.training.commands.convert import convert
 from dflash_serve.training.commands.data import data
+from dflash_serve.training.commands.evaluate import evaluate
+from dflash_serve.training.commands.export import export
 
 app = typer.Typer(
     add_completion=False,

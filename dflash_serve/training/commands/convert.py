@@ -1,17 +1,14 @@
 """dflash-train convert: a drafter of another trainer into the layout that the server reads."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from dflash_serve.training.commands.options import Positional, command
+from dflash_serve.training.run.settings import DtypeName, Layers
 from dflash_serve.training.settings import Settings
-
-
-def _listed(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else value
 
 
 class ConvertSettings(Settings):
@@ -26,7 +23,7 @@ class ConvertSettings(Settings):
     config: Path | None = Field(
         None, description="The drafter's config.json, if not beside the weights."
     )
-    dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
+    dtype: DtypeName | None = Field(
         None, description="Of the written weights; as stored if not given."
     )
     block_size: int | None = Field(
@@ -35,9 +32,7 @@ class ConvertSettings(Settings):
     runtime_block_size: int | None = Field(
         None, ge=2, description="Block that you advise for serving."
     )
-    target_layers: Annotated[tuple[int, ...], BeforeValidator(_listed)] | None = Field(
-        None, description="Tapped layers, as in 1,9,17,25,33."
-    )
+    target_layers: Layers = Field(None, description="Tapped layers, as in 1,9,17,25,33.")
     mask_token: int | None = Field(None, ge=0, description="Id of the mask token.")
 
 

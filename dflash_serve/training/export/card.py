@@ -11,11 +11,14 @@ from typing import Any
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
 
 HELD_OUT = "answers held out of the training"
-_MEANINGS = """\
+_MEANING = """
+
 Tokens per round: the mean over responses of each one's mean tokens per verify pass, the target's
 own token included. Pooled: all tokens over all verify passes. Drafts were compared with answers
-that are known.
-"""
+that are known."""
+_MEANING_VP = """
+
+Tokens per round behind a visible prefix: the mean over the lengths of that prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,11 @@ def _measured(config: DFlashConfig, measured: Measured | None) -> str:
     if measured is None:
         return "Nothing yet."
     pooled = "" if measured.pooled is None else f" ({measured.pooled:.2f} pooled)"
-    behind = " behind a visible prefix" if config.prefix_weight_base else ""
+    behind, meaning = "", _MEANING
+    if config.prefix_weight_base:
+        behind, meaning = " behind a visible prefix", _MEANING_VP
     figure = f"{measured.tokens_per_round:.2f} tokens per round{pooled}{behind}"
-    return f"{figure}, on {measured.on}, after {measured.step} steps.\n\n{_MEANINGS}"
+    return f"{figure}, on {measured.on}, after {measured.step} steps.{meaning}"
 
 
 def _sentence(text: str) -> str:

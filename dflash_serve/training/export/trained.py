@@ -1,0 +1,102 @@
+"""What a run trained, from its folder into one that servers read: cut to a dtype, with a card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.checkpoint import read_config, read_shard, read_weights
+from dflash_serve.training.drafter.layout import full_config, write_drafter
+from dflash_serve.training.export.card import Measured, model_card
+from dflash_serve.training.run.record import RunRecord, read_record
+from dflash_serve.training.run.report import read_log
+
+_STATE, _MASTERS = "arrays.safetensors", "masters."
+"""What `run.checkpoint` and `Trainer.state` call the file and the float32 weights in it."""
+_POOLED = "tokens_per_round_pooled"
+_CHOOSING = "the answers that the best weights were chosen by, which none was trained on"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """``source`` is a run's folder, its ``last``, or one of its ``checkpoints``.
+
+    ``target`` None is the run's; ``name`` is the drafter's in its card.
+    """
+
+    source: Path
+    out: Path
+    name: str
+    dtype: str
+    runtime_block_size: int | None
+    target: str | None
+
+
+def export_drafter(job: ExportJob) -> int:
+    """Write ``job.source`` to ``job.out`` in z-lab's layout; how many tensors.
+
+    Raises:
+        AdapterError: the source is incomplete or damaged, or the destination cannot be written.
+        DataError: the run's record is damaged.
+    """
+    if not job.source.is_dir():
+        raise AdapterError(f"no directory {job.source}")
+    run = _run_folder(job.source)
+    raw, weights = _drafter(job.source, run)
+    config, record = full_config(raw, job.runtime_block_size), read_record(run)
+    card = model_card(
+        job.name,
+        config,
+        job.target or (record.target if record else None),
+        _measured(run, job.source, record),
+        record.trained_on if record else None,
+    )
+    write_drafter(job.out, config, weights, job.dtype, card)
+    return len(weights)
+
+
+def _run_folder(source: Path) -> Path:
+    if (source / _STATE).exists():
+        return source.resolve().parent.parent
+    return source.resolve().parent if source.name == "last" else source
+
+
+def _drafter(source: Path, run: Path) -> tuple[dict[str, Any], dict[str, mx.array]]:
+    """Config and weights; of a checkpoint the float32 ones, with the config beside the run."""
+    if not (source / _STATE).exists():
+        return read_config(source), read_weights(source)
+    masters = {
+        name.removeprefix(_MASTERS): value
+        for name, value in read_shard(source / _STATE).items()
+        if name.startswith(_MASTERS)
+    }
+    return read_config(run if (run / "config.json").exists() else run / "last"), masters
+
+
+def _measured(run: Path, source: Path, record: RunRecord | None) -> Measured | None:
+    """What is known of exactly this source: the reported figures, or else those it was chosen by.
+
+    A resumed run may go another way than before, so the newest line counts, not the highest. Logs
+    of old versions, whose one figure was the pooled one, count as without figures.
+    """
+    newest_first = [row for row in read_log(run / "log.jsonl") if "loss" in row or _POOLED in row][
+        ::-1
+    ]
+    if source.name == "last":
+        newest_first = newest_first[:1]  # trained on since it was measured: it was not measured
+    row = next((row for row in newest_first if _POOLED in row and _is_of(source, row)), None)
+    if row is None:
+        return None
+    worth = record.reported if record else None
+    if worth is not None and worth.step == row["step"]:
+        return Measured(worth.step, worth.tokens_per_round, worth.tokens_per_round_pooled, worth.on)
+    return Measured(row["step"], row["tokens_per_round"], row[_POOLED], _CHOOSING)
+
+
+def _is_of(source: Path, row: dict[str, Any]) -> bool:
+    """Whether a measurement is of a checkpoint's step, or else of the best drafter."""
+    if source.name.startswith("step-"):
+        return source.name == f"step-{row['step']:08d}"
+    return source.name == "last" or bool(row["best"])
