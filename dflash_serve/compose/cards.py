@@ -69,12 +69,20 @@ def model_card(options: EngineOptions, target: Path, name: str | None = None) ->
         max_context=options.max_context or own_context,
         vocab_size=vocab_size,
         sampling=_default_sampling(read_generation_config(target)),
-        # an id that the model has no logit for never comes
-        stop_tokens=frozenset(
-            token for token in stop_token_ids(target) if token < vocab_size or not vocab_size
-        ),
+        stop_tokens=stop_tokens(target),
         fingerprint=fingerprint(target),
     )
+
+
+def stop_tokens(target: Path) -> frozenset[int]:
+    """The tokens that end an answer of the target in a directory, wherever it is run.
+
+    Raises:
+        AdapterError: the directory holds no checkpoint.
+    """
+    # an id that the model has no logit for never comes
+    vocab_size = int(text_config(read_config(target)).get("vocab_size", 0))
+    return frozenset(one for one in stop_token_ids(target) if one < vocab_size or not vocab_size)
 
 
 def drafter_card(options: EngineOptions, drafter: Path | None) -> DrafterCard:

@@ -1,6 +1,7 @@
 """Answers turns with a loaded pair through the engine's own scheduler and runner, both ways.
 
-Speculative and plain decoding take turns on the same prompts, in one process and on one thread.
+Speculative and plain decoding take turns on the same prompts, in one process and on one thread;
+which one goes first alternates.
 """
 
 import hashlib
@@ -12,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.adapters.checkpoint import stop_token_ids
+from dflash_serve.adapters.checkpoint import fingerprint, resolve
+from dflash_serve.adapters.exactness import exact_path
+from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.compose.cards import stop_tokens
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
@@ -21,9 +26,60 @@ from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate.prompts import Conversation
-from dflash_serve.training.evaluate.records import Decoded, Failure, Response
+from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
+from dflash_serve.training.evaluate.settings import EvaluateSettings
 
 _PREFILL = 2048  # prompt tokens at a time, as the published reference does
+
+
+class LocalRun:
+    """A loaded pair that answers an evaluation's questions. ``block`` is what it verifies at once.
+
+    Raises:
+        DataError, AdapterError: the pair cannot be used as asked.
+    """
+
+    def __init__(self, settings: EvaluateSettings) -> None:
+        assert settings.drafter is not None
+        directory, drafted = target_directory(settings.target), resolve(settings.drafter)
+        target = load_target(directory)
+        drafter = load_drafter(drafted, target)
+        self.block: int | None = settings.block_size or drafter.block_size
+        if self.block > drafter.block_size:
+            raise DataError(
+                f"--block-size is {self.block}, but the drafter was trained "
+                f"with {drafter.block_size}"
+            )
+        voice = Voice.load(directory, target)
+        template = template_arguments(settings.thinking, voice.tokenizer.template_reads)
+        sampling = SamplingParams(
+            settings.temperature, settings.top_p, settings.top_k, seed=settings.seed
+        )
+        self._asking = Asking(settings.max_new, sampling, template)
+        self._pair = Pair(target, drafter, voice, block=self.block, batch=settings.batch)
+        self._warm = False
+        self.exact = exact_path()
+        self.name = str(settings.target)
+        ways = {**settings.decoding(), "block": self.block, "batch": settings.batch}
+        self.fixed = {"target": fingerprint(directory), "drafter": fingerprint(drafted), **ways}
+        self.settings = {"target": settings.target, "drafter": settings.drafter, **ways}
+
+    def answer(self, conversations: Sequence[Conversation], file: ResponseFile, take: Take) -> None:
+        """Answer what the file does not hold yet."""
+        left = [one for one in conversations if not file.done(one)]
+        if left and not self._warm:
+            self._pair.warm_up(left, self._asking)
+            self._warm = True
+        for made in self._pair.answers(left, self._asking):
+            take(made)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What of the run itself belongs to the results."""
+        return {"cold_rounds": self._pair.cold_rounds}
+
+    def close(self) -> None:
+        self._pair.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +102,7 @@ class Voice:
     @classmethod
     def load(cls, directory: Path, target: TargetAdapter) -> "Voice":
         """The target's own: they are what a server of it would use."""
-        return cls(ChatTokenizer.load(directory), stop_token_ids(directory), target.max_context)
+        return cls(ChatTokenizer.load(directory), stop_tokens(directory), target.max_context)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.backend.decode(list(tokens), skip_special_tokens=True)

@@ -5,7 +5,7 @@ Knows no tokens and no models.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,14 +13,108 @@ import httpx
 
 from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate.prompts import Conversation, Message
-from dflash_serve.training.evaluate.records import Decoded, Failure, Response
+from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
+from dflash_serve.training.evaluate.settings import EvaluateSettings
 
 _WARM_UP_TOKENS = 64
 _WARM_UP: list[Message] = [{"role": "user", "content": "Tell me about the sea in a few words."}]
 _FAILED = (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError)
 
-Take = Callable[[Response | Failure], None]
-"""Gets every answer as it comes."""
+_WAVE = 8  # conversations per client that one server is asked before the other
+
+
+class RemoteRun:
+    """A server that answers an evaluation's questions, and a plain one if there is one.
+
+    Raises:
+        DataError: a server cannot be asked.
+    """
+
+    block: int | None = None
+    exact = False  # a server's arithmetic is its own: differences are reported, no more
+
+    def __init__(self, settings: EvaluateSettings) -> None:
+        assert settings.url is not None
+        self._settings = settings
+        self._server = self._ready(settings.url)
+        self._plain = self._ready(settings.plain_url) if settings.plain_url else None
+        self.name = self._server.model
+        self.fixed = {
+            "url": self._server.base_url,
+            "model": self._server.model,
+            "plain_url": self._plain.base_url if self._plain else None,
+            **settings.decoding(),
+            "concurrency": settings.concurrency,
+        }
+        self.settings = {**self.fixed, "meta_info": self._server.meta_info}
+
+    def answer(self, conversations: Sequence[Conversation], file: ResponseFile, take: Take) -> None:
+        """Answer what the file does not hold yet; both servers in turns, some at a time.
+
+        The plain one comes second: its prompts hold the other's replies.
+        """
+        wave = _WAVE * self._settings.concurrency
+        for start in range(0, len(conversations), wave):
+            part = conversations[start : start + wave]
+            left = [one for one in part if not file.done(one)]
+            asyncio.run(converse(self._server, left, self._settings.concurrency, take))
+            if self._plain is not None:
+                again = _without_plain(part, file)
+                asyncio.run(retell(self._plain, again, self._settings.concurrency, take))
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held open between answers."""
+
+    def _ready(self, url: str) -> "Endpoint":
+        base, settings = base_url(url), self._settings
+        name = settings.model or first_model(base, settings.api_key)
+        fields: dict[str, Any] = {
+            "max_tokens": settings.max_new,
+            "temperature": settings.temperature,
+            **_sampling_fields(settings),
+            **_thinking_fields(settings.thinking),
+        }
+        endpoint = Endpoint(base, name, fields, settings.timeout, settings.api_key)
+        return asyncio.run(warmed_up(endpoint, settings.concurrency))
+
+
+def _without_plain(
+    conversations: Sequence[Conversation], file: ResponseFile
+) -> list[tuple[list[Message], Response]]:
+    """Prompts of the turns that have no plain answer yet, with the response that they had."""
+    return [
+        (one.messages([earlier.text for earlier in held[:turn]]), response)
+        for one in conversations
+        for held in [file.of(one)]
+        for turn, response in enumerate(held)
+        if response.plain is None
+    ]
+
+
+def _sampling_fields(settings: EvaluateSettings) -> dict[str, Any]:
+    """Only what is not neutral: not every server knows every field."""
+    if settings.temperature == 0:
+        return {}
+    fields: dict[str, Any] = {"seed": settings.seed}
+    if settings.top_p < 1:
+        fields["top_p"] = settings.top_p
+    if settings.top_k > 0:
+        fields["top_k"] = settings.top_k
+    return fields
+
+
+def _thinking_fields(thinking: str) -> dict[str, Any]:
+    """A server's template is not known here, so a level goes under each name in use."""
+    if thinking == "default":
+        return {}
+    if thinking in {"on", "off"}:
+        return {"chat_template_kwargs": {"enable_thinking": thinking == "on"}}
+    levels = {"reasoning_effort": thinking, "reasoning_strength": thinking}
+    return {"chat_template_kwargs": {"enable_thinking": True, **levels}}
 
 
 @dataclass(frozen=True, slots=True)
