@@ -20,6 +20,7 @@ S = TypeVar("S", bound=Settings)
 
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 """Attributes of a field's limits, in words."""
+_METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if any(isinstance(mark, Positional) for mark in field.metadata):
         option = typer.Argument(**about)
     else:
-        about["metavar"] = None if kind is bool else _metavar(kind)
+        about["metavar"] = None if kind is bool else _METAVARS.get(kind, "TEXT")
         option = typer.Option(*([option_name(field.alias)] if field.alias else []), **about)
     read = bool if kind is bool else str
     return inspect.Parameter(
@@ -96,15 +97,10 @@ def _kind(annotation: Any) -> Any:
     return annotation
 
 
-def _metavar(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    return {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
-
-
 def _help(field: FieldInfo) -> str:
-    """The description, then default and limits in brackets."""
-    facts = []
+    """The description, then choices, default and limits in brackets."""
+    kind = _kind(field.annotation)
+    facts = [" or ".join(get_args(kind))] if get_origin(kind) is Literal else []
     if not field.is_required() and field.default is not None and field.default is not False:
         facts.append(f"default {'on' if field.default is True else field.default}")
     for mark in field.metadata:

@@ -12,10 +12,16 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import AdapterError, TargetAdapter
+from dflash_serve.adapters.checkpoint import read_config
+from dflash_serve.adapters.config_values import nested
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash_config import DFLASH2, default_layer_ids
+from dflash_serve.adapters.drafter_checkpoint import read_published
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_drafter, make_drafter
+from dflash_serve.adapters.target_config import text_config
+
+DEFAULT_PREFIX_BASE = 0.9
 
 _NOT_TRAINED = (
     "shift",
@@ -60,11 +66,11 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
     """config.json of a new drafter from its target's config.json.
 
     Raises:
-        ValueError: the block is longer than the target's context.
+        AdapterError: the block is longer than the target's context.
     """
     positions = int(target["max_position_embeddings"])
     if shape.block_size > positions:
-        raise ValueError(f"block size {shape.block_size} exceeds the target's {positions} tokens")
+        raise AdapterError(f"block size {shape.block_size} exceeds the target's {positions} tokens")
     depth = int(target["num_hidden_layers"])
     rope = target.get("rope_parameters") or {}
     rope = rope.get("full_attention", rope)  # some have a rotation for each type of layer
@@ -123,6 +129,56 @@ def _dflash_extras(shape: DrafterShape) -> dict[str, Any]:
             "prefix_weight_base": shape.prefix_weight_base,
         }
     return extras
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A drafter to train, its config.json, and the parts that no copy of the target was made of."""
+
+    config: dict[str, Any]
+    drafter: DFlashDrafter
+    not_copied: tuple[str, ...] = ()
+
+
+def begin_new(
+    directory: Path, target: TargetAdapter, shape: DrafterShape, seed: int, *, copy_target: bool
+) -> Beginning:
+    """A new drafter for the target in ``directory``, random or begun with the target's layers."""
+    config = drafter_config(text_config(read_config(directory)), shape)
+    drafter = new_drafter(config, target, seed)
+    if not copy_target:
+        return Beginning(config, drafter)
+    assert isinstance(target, LayeredTarget)
+    return Beginning(config, drafter, tuple(start_from_target(drafter, target)))
+
+
+def begin_from(
+    directory: Path, target: TargetAdapter, *, mode: str | None, base: float | None
+) -> Beginning:
+    """The drafter in ``directory``, to go on from.
+
+    ``mode`` "vp_drafter" makes it a VP-drafter, whose visible prefixes are drawn with ``base``, and
+    "dflash" a plain one. None keeps what it is: then a ``base`` is for a VP-drafter only.
+
+    Raises:
+        AdapterError: it cannot be trained, or is none that ``base`` is for.
+    """
+    drafter = load_trainable(directory, target)
+    config = read_published(directory)
+    own = drafter.config.prefix_weight_base
+    if mode is None and base is not None and not own:
+        raise AdapterError(
+            f"drafter {directory} is no VP-drafter: --prefix-weight-base {base} has no effect "
+            "without --training-mode vp_drafter"
+        )
+    inner = {**nested(config)}
+    for place in (inner, config):
+        for name in ("training_mode", "loss_type", "prefix_weight_base"):
+            place.pop(name, None)
+    if mode == "vp_drafter" or (mode is None and own):
+        inner["training_mode"] = "vp_drafter"
+        inner["prefix_weight_base"] = base or own or DEFAULT_PREFIX_BASE
+    return Beginning(config | {"dflash_config": inner}, drafter)
 
 
 def new_drafter(config: dict[str, Any], target: TargetAdapter, seed: int) -> DFlashDrafter:

@@ -4,13 +4,16 @@ Started by ``mlx.launch``; alone, everything here does nothing. Knows arrays, no
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+
+from dflash_serve.training.data.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,29 @@ class Processes:
         return np.array(self.sum(mx.array(values, mx.float32))).tolist()
 
     def check_same(self, facts: Mapping[str, Any]) -> None:
-        """Raises ValueError where a process has other facts than the first, naming them."""
+        """
+        Raises:
+            DataError: a process has other facts than the first; names them.
+        """
         first = self.told(dict(facts))
         wrong = [name for name in facts if facts[name] != first.get(name)]
         if sum(self.total([float(len(wrong))])):
             names = f"process {self.rank} differs in {', '.join(wrong)}" if wrong else "another"
-            raise ValueError(f"the processes must be given the same: {names} has something else")
+            raise DataError(f"the processes must be given the same: {names} has something else")
+
+
+@contextmanager
+def peers_needed() -> Iterator[None]:
+    """
+    Raises:
+        DataError: the connection to another process has ended, which MLX tells as RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "[ring]" not in str(error):
+            raise
+        raise DataError(f"another process has ended: {error}") from error
 
 
 def _joined(tree: Any, send: Callable[[mx.array], mx.array]) -> Any:

@@ -19,6 +19,8 @@ from dflash_serve.training.run.trainer import TrainOptions
 _FREE = ("measure_every", "checkpoint_every", "patience", "accumulate", "group_rows")
 """Options that do not change what is learnt, so a resumed run may be given others."""
 
+_LENGTH = ("horizon.steps", "horizon.minutes", "horizon.epochs")
+
 _TUNABLE = ("schedule.peak", "schedule.minimum", "clip")
 """Options that a resumed run may be given anew, to get past a loss that exploded."""
 
@@ -42,18 +44,25 @@ def option_facts(options: TrainOptions) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in _FREE}
 
 
-def check_same_run(kept: dict[str, Any], given: dict[str, Any]) -> str:
+def check_same_run(kept: dict[str, Any], given: dict[str, Any], *, may_grow: bool) -> str:
     """What has been tuned since the checkpoint was written, in words; empty if nothing.
+
+    ``may_grow`` says whether the run may be made longer.
 
     Raises:
         CheckpointError: naming everything that must be as it was, with both values.
     """
     names = dict.fromkeys([*kept, *given])
-    firm = [name for name in names if name not in _TUNABLE]
-    changed = describe_changes(kept, {name: given.get(name) for name in firm})
+    tunable = (*_TUNABLE, *_LENGTH) if may_grow else _TUNABLE
+    firm = {name: given.get(name) for name in names if name not in tunable}
+    changed = describe_changes(kept, firm)
     if changed:
-        raise CheckpointError(f"this run cannot be resumed: it was made with {changed}")
-    return describe_changes(kept, {name: given[name] for name in _TUNABLE if name in given})
+        longer = any(kept.get(name) != firm.get(name) for name in _LENGTH if name in firm)
+        hint = "; only --schedule wsd can be made longer, while it holds its peak rate"
+        raise CheckpointError(
+            f"this run cannot be resumed: it was made with {changed}{hint if longer else ''}"
+        )
+    return describe_changes(kept, {name: given[name] for name in tunable if name in given})
 
 
 def _flat(prefix: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -18,13 +18,17 @@ _KEPT = ("position", "losses")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a run has come. ``since_best`` counts measurements since the best one."""
+    """How far a run has come. ``since_best`` counts measurements since the best one.
+
+    ``reported`` is the best one's value on the answers that do not choose.
+    """
 
     step: int = 0
     seconds: float = 0.0
     best: float = 0.0
     best_step: int = 0
     since_best: int = 0
+    reported: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class MeasureReport:
     value: float
     best: bool
     pooled: float | None = None
+    reported: Measurement | None = None
 
 
 class Ending(StrEnum):
@@ -78,7 +83,8 @@ def never() -> bool:
 class Run:
     """One run of ``trainer``. Owns its position; ``store`` None keeps no checkpoints.
 
-    ``measure`` says what the drafter as it stands is worth. ``stop`` is asked after every step.
+    ``measure`` says what the drafter as it stands is worth and chooses the best; ``report`` says so
+    of other answers and chooses nothing. ``stop`` is asked after every step.
     """
 
     trainer: Trainer
@@ -87,6 +93,7 @@ class Run:
     store: CheckpointStore | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     stop: Callable[[], bool] = never
+    report: Callable[[], Measurement] | None = None
     position: Position = field(default_factory=Position)
     _guard: LossGuard = field(default_factory=lambda: LossGuard([]))
     _started: float = 0.0
@@ -95,7 +102,7 @@ class Run:
         """Go on from a checkpoint, which only the first process needs to have.
 
         Raises:
-            ValueError: it is of another drafter.
+            CheckpointError: it is of another drafter.
         """
         facts = checkpoint.facts if checkpoint else {}
         facts = self.trainer.processes.told({name: facts.get(name) for name in _KEPT})
@@ -156,14 +163,22 @@ class Run:
 
     def _measure(self) -> None:
         found, position = self.measure(), self.position
+        reported = self.report() if self.report else None
         value, better = found.value, found.value > position.best
         if better:
-            position = replace(position, best=value, best_step=position.step, since_best=0)
+            position = replace(
+                position,
+                best=value,
+                best_step=position.step,
+                since_best=0,
+                reported=reported.value if reported else 0.0,
+            )
         else:
             position = replace(position, since_best=position.since_best + 1)
         self.position = position
-        report = MeasureReport(position.step, self.progress, value, better, found.pooled)
-        self.listener.on_measure(report)
+        self.listener.on_measure(
+            MeasureReport(position.step, self.progress, value, better, found.pooled, reported)
+        )
 
     def _agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
         """The first process's clock, and whether anyone wants to stop."""

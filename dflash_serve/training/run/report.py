@@ -55,15 +55,19 @@ class RunLog:
 
     def on_measure(self, report: MeasureReport) -> None:
         self._curves.add_measured(report.step, report.value)
-        self.note(
-            {
-                "step": report.step,
-                "progress": round(report.progress, 6),
-                "tokens_per_round": report.value,
-                "tokens_per_round_pooled": report.pooled,
-                "best": report.best,
+        row: dict[str, Any] = {
+            "step": report.step,
+            "progress": round(report.progress, 6),
+            "tokens_per_round": report.value,
+            "tokens_per_round_pooled": report.pooled,
+            "best": report.best,
+        }
+        if report.reported is not None:
+            row["reported"] = {
+                "tokens_per_round": report.reported.value,
+                "tokens_per_round_pooled": report.reported.pooled,
             }
-        )
+        self.note(row)
         self._draw_after(_REDRAW_MEASURED_SECONDS)
 
     def note(self, value: dict[str, Any]) -> None:

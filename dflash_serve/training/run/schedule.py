@@ -83,5 +83,13 @@ class Schedule:
         return self.minimum + (self.peak - self.minimum) * height
 
     def stable(self, progress: float) -> bool:
-        """Whether the rate has come to a peak that is held, and has not begun to fall."""
+        """Whether the rate has come to a peak that is held, and does not fall yet."""
         return self.kind == "wsd" and self.warmup <= progress <= 1.0 - self.decay
+
+    def may_grow(self, before: Horizon, now: Horizon, step: int, seconds: float) -> bool:
+        """Whether a run can be made longer after ``step`` steps: the rate is held in both."""
+        both = (before, now)
+        alike = (before.steps is None) == (now.steps is None)
+        longer = (now.steps or now.minutes or 0) > (before.steps or before.minutes or 0)
+        held = all(self.stable(one.progress(step, seconds)) for one in both)
+        return alike and longer and held

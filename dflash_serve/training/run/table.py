@@ -57,12 +57,16 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one run ended: ``state`` is finished, pruned or failed; ``course`` its measurements."""
+    """How one run ended: ``state`` is finished, pruned or failed; ``course`` its measurements.
+
+    Runs are ranked by ``best``; ``reported`` is the same drafter's value on other answers.
+    """
 
     name: str
     state: str
     settings: Settings
     best: float
+    reported: float
     best_step: int
     steps: int
     seconds: float

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.training.drafter.layout import write_drafter
-from dflash_serve.training.run.job import Kept
 from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.measures import Measure
 from dflash_serve.training.run.report import RunLog
@@ -37,14 +36,15 @@ class Listeners:
 class Keeper:
     """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
 
-    What else was measured goes to the log, and for the best to vp.json.
+    What else ``reporting`` measured goes to the log, and for the best to vp.json.
     """
 
-    kept: Kept
+    out: Path
+    dtype: str
     config: dict[str, Any]
     trainer: Trainer
-    measure: Measure
-    log: RunLog | None = None
+    reporting: Measure
+    log: RunLog
 
     def on_step(self, report: StepReport) -> None:
         pass
@@ -52,18 +52,18 @@ class Keeper:
     def on_measure(self, report: MeasureReport) -> None:
         self.keep_last()
         if report.best:
-            self._write(self.kept.out)
-        detail = self.measure.detail
-        if detail is not None and self.log is not None:
+            self._write(self.out)
+        detail = self.reporting.detail
+        if detail is not None:
             self.log.note({"step": report.step, "prefixes": detail})
         if detail is not None and report.best:
-            replace_json(self.kept.out / "vp.json", {"step": report.step, **detail})
+            replace_json(self.out / "vp.json", {"step": report.step, **detail})
 
     def keep_last(self) -> None:
-        self._write(self.kept.out / "last")
+        self._write(self.out / "last")
 
     def _write(self, directory: Path) -> None:
-        write_drafter(directory, self.config, self.trainer.masters(), self.kept.dtype)
+        write_drafter(directory, self.config, self.trainer.masters(), self.dtype)
 
 
 class View(Listener, AbstractContextManager[object], Protocol):

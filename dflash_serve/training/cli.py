@@ -1,19 +1,19 @@
-"""dflash-train: training data, drafters, and what they are worth. One module per command.
+"""dflash-train: the table of its commands, each a module of `training.commands`.
 
-Options only: what a command does is the module of the same name in `training.commands`, imported
-when it runs, so that ``--help`` needs no MLX.
+Commands import what they need when they run, so that ``--help`` needs no MLX.
 """
 
 import typer
 
 from dflash_serve import console
-from dflash_serve.training.cli.run import run
-from dflash_serve.training.cli.sweep import sweep
 from dflash_serve.training.commands.adapt import adapt
 from dflash_serve.training.commands.convert import convert
 from dflash_serve.training.commands.data import data
 from dflash_serve.training.commands.evaluate import evaluate
 from dflash_serve.training.commands.export import export
+from dflash_serve.training.commands.plan import plan
+from dflash_serve.training.commands.run import run
+from dflash_serve.training.commands.sweep import sweep
 
 app = typer.Typer(
     add_completion=False,
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train DFlash drafters for the targets that dflash-serve serves.",
 )
-for command in (data, run, sweep, adapt, export, convert):
+for command in (plan, data, run, sweep, adapt, export, convert):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
