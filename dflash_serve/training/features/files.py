@@ -16,6 +16,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.shard_header import read_header
+from dflash_serve.atomic_files import replace_json, replacing
 from dflash_serve.training.data import DataError, describe_changes
 from dflash_serve.training.data.example import Example
 
@@ -145,33 +148,36 @@ class FeatureFiles:
             self._unlock()
 
     def _write_shard(self) -> None:
-        tensors = {f"taps.{index}": row.taps for index, row in self._pending.items()}
-        tensors |= {
-            f"final.{index}": row.final
+        tensors = {
+            f"{kind}.{index}": tensor
             for index, row in self._pending.items()
-            if row.final is not None
+            for kind, tensor in (("taps", row.taps), ("final", row.final))
+            if tensor is not None
         }
         path = self._directory / f"shard-{self._next_shard:05d}.safetensors"
-        torn = path.with_suffix(".part.safetensors")
         try:
-            mx.save_safetensors(str(torn), tensors)
-        except RuntimeError as error:
+            with replacing(path) as scratch, scratch.open("wb") as file:
+                mx.save_safetensors(file, tensors)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut may leave the name without the bytes
+        except OSError as error:
             raise DataError(f"{path} cannot be written: {error}") from error
-        _publish(torn, path)
         self._pending.clear()
         self._pending_bytes = 0
         self._add_shard(path)
 
     def _scan(self) -> None:
         for path in sorted(self._directory.glob("shard-*.safetensors")):
-            if path.name.endswith(".part.safetensors") or not self._add_shard(path):
+            if not self._add_shard(path):
                 path.unlink()
+        for path in self._directory.glob(".shard-*"):  # a killed run was writing it
+            path.unlink()
 
     def _add_shard(self, path: Path) -> bool:
-        header = _read_header(path)
-        if header is None:
+        places = _read_places(path)
+        if not places:
             return False
-        for name, place in header.items():
+        for name, place in places.items():
             kind, _, index = name.partition(".")
             self._places.setdefault(int(index), {})[kind] = place
         self._used += path.stat().st_size
@@ -186,7 +192,7 @@ def _claim(directory: Path, identity: StoreIdentity) -> None:
     if found is None:
         if any(directory.glob("shard-*")):
             raise DataError(f"{directory} holds shards that are not ours: choose another folder")
-        _write_whole(directory / "features.json", json.dumps(wanted).encode())
+        replace_json(directory / "features.json", wanted)
     elif changed := describe_changes(found, wanted):
         raise DataError(
             f"{directory} holds features of another {changed}: delete it or choose another folder"
@@ -204,33 +210,19 @@ def _lock(directory: Path) -> int:
     return handle
 
 
-def _read_header(path: Path) -> dict[str, _Place] | None:
-    """Where each tensor of a safetensors file is, or None if the file is not whole.
-
-    The format: 8 bytes of length, little-endian; that many bytes of JSON; the tensors.
-    """
-    size = path.stat().st_size
+def _read_places(path: Path) -> dict[str, _Place]:
+    """Where each tensor of a shard is; empty if the file is not whole or not ours."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                return None
-            header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-        if end != size:
-            return None
-        return {
-            name: _Place(
-                path,
-                8 + length + entry["data_offsets"][0],
-                tuple(entry["shape"]),
-                _DTYPES[entry["dtype"]],
-            )
-            for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, IndexError):
-        return None
+        tensors = read_header(path)
+    except AdapterError:
+        return {}
+    if not tensors or any(tensor.dtype not in _DTYPES for tensor in tensors.values()):
+        return {}
+    begin = path.stat().st_size - max(tensor.end for tensor in tensors.values())
+    return {
+        name: _Place(path, begin + tensor.end - tensor.nbytes, tensor.shape, _DTYPES[tensor.dtype])
+        for name, tensor in tensors.items()
+    }
 
 
 def _read_identity(directory: Path) -> dict[str, Any] | None:
@@ -242,16 +234,3 @@ def _read_identity(directory: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     return found if isinstance(found, dict) else {}
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_suffix(".part")
-    part.write_bytes(content)
-    _publish(part, path)
-
-
-def _publish(part: Path, path: Path) -> None:
-    """Give a finished file its name; after a power cut it is there whole or not at all."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -164,11 +164,6 @@ def target_features(
     return Features(mx.stop_gradient(captured.taps), hidden)
 
 
-def target_taps(target: TargetAdapter, tokens: mx.array, layers: tuple[int, ...]) -> mx.array:
-    """[S, T] tokens -> [S, T, K * H], the taps of `target_features` alone."""
-    return target_features(target, tokens, layers).taps
-
-
 class FeatureStore:
     """Computes the features of examples on first use; owns those that fit into ``max_bytes``.
 
@@ -195,8 +190,7 @@ class FeatureStore:
         """Features [S, length, ...] of the named examples.
 
         Raises:
-            ValueError: an activation is too large for float16.
-            DataError: the disk is full.
+            DataError: an activation is too large for float16, or the disk is full.
         """
         found = {index: self._find(index) for index in indices}
         missing = [index for index, row in found.items() if row is None]
@@ -230,7 +224,7 @@ class FeatureStore:
         if values.dtype == mx.float32:
             largest = float(np.array(mx.abs(values).max()))
             if self._dtype == mx.float16 and largest > _FLOAT16_MAX:
-                raise ValueError(
+                raise DataError(
                     f"a feature of the target is {largest:.0f}, more than float16 holds: "
                     "keep them as bfloat16 (--feature-dtype)"
                 )
