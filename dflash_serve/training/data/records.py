@@ -1,49 +1,36 @@
-"""What a server recorded (`dflash-serve --record`), as answers, split by prompt.
+"""What a server recorded (`dflash-serve --record`), and answer files of what was served before.
 
 Reads files only. Lines are those of `server.recording`; a torn last line of a file is passed over.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dflash_serve.training.data import Answer, DataError
-
-_HELD, _CHOOSING = 0.2, 0.1
+from dflash_serve.training.data import Answer, DataError, read_answers, read_origin, usable
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Answers with their prompts, in the order of recording.
+    """Usable answers with their prompts, in the order of recording.
 
-    ``without_prompts`` counts requests of which only numbers were kept, ``of_others`` the files
-    that were recorded with another target.
+    ``left_out`` counts what cannot be used by reason.
     """
 
     answers: list[Answer]
-    without_prompts: int
-    of_others: int
+    left_out: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Answers to train on, to choose the best weights by, and to judge by; no prompt in two."""
-
-    train: list[Answer]
-    choosing: list[Answer]
-    held: list[Answer]
-
-
-def read_records(directory: Path, target: str) -> Records:
-    """All records in ``directory`` of the target with fingerprint ``target``.
+def read_records(directory: Path, target: str, max_length: int) -> Records:
+    """The records in ``directory`` that the target with fingerprint ``target`` can learn from.
 
     Raises:
-        DataError: there are none, they are of another target, or a line is damaged.
+        DataError: there are none, they are of another target or without prompts, or a line is
+            damaged.
     """
     paths = sorted(directory.glob("records-*.jsonl"))
     if not paths:
@@ -62,25 +49,29 @@ def read_records(directory: Path, target: str) -> Records:
                 without += 1
     if len(others) == len(paths):
         raise DataError(f"{directory} was recorded with target {others[0]}, but this is {target}")
-    return Records(answers, without, len(others))
+    if without and not answers:
+        raise DataError(
+            f"{directory} was recorded with --no-record-prompts: without prompts the drafter's "
+            "inputs cannot be computed, so there is nothing to learn from"
+        )
+    kept, reasons = usable(answers, min_loss_tokens=2, max_length=max_length)
+    left_out = {f"answers: {reason}": count for reason, count in reasons.items()} | {
+        "requests recorded without prompts": without,
+        "files recorded with another target": len(others),
+    }
+    return Records(kept, {reason: count for reason, count in left_out.items() if count})
 
 
-def split(answers: Sequence[Answer]) -> Split:
-    """By a hash of each prompt: equal prompts stay together, and where they are as more come."""
-    parts: tuple[list[Answer], list[Answer], list[Answer]] = ([], [], [])
-    for answer in answers:
-        share = int.from_bytes(_digest(answer)[:8]) / 2**64
-        parts[2 if share < _HELD else 1 if share < _HELD + _CHOOSING else 0].append(answer)
-    return Split(*parts)
+def read_replay(path: Path, target: str, max_length: int) -> list[Answer]:
+    """The answers of a file that the target with fingerprint ``target`` can learn from.
 
-
-def different_prompts(answers: Sequence[Answer]) -> int:
-    return len({_digest(answer) for answer in answers})
-
-
-def _digest(answer: Answer) -> bytes:
-    (start, _), *_ = answer.spans
-    return hashlib.sha256(answer.tokens[:start].tobytes()).digest()
+    Raises:
+        DataError: the file is damaged or was made by another target.
+    """
+    made_by = read_origin(path).get("target")
+    if made_by != target:
+        raise DataError(f"--replay {path} was answered by target {made_by}, but this is {target}")
+    return usable(read_answers(path), min_loss_tokens=2, max_length=max_length)[0]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -34,7 +34,7 @@ class Change:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:+.1%} ({self.low:+.1%} to {self.high:+.1%})"
+        return f"{self.value:+.1%} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
     def as_json(self) -> dict[str, Any]:
         interval = {"level": LEVEL, "low": self.low, "high": self.high, "resamples": _RESAMPLES}
@@ -153,7 +153,7 @@ def table_of(held: Sequence[HeldOut]) -> Table:
     """Both figures of every drafter, and what the new one changes."""
     counts = ", ".join(f"{one.conversations} {one.kind}" for one in held)
     table = Table(title=f"held-out conversations: {counts}")
-    change = f"to the new one ({LEVEL:.0%} interval)"
+    change = f"new over it ({LEVEL:.0%})"
     for name in ("answers", "drafter", "tokens per round", "pooled", change):
         table.add_column(name, justify="left" if name in ("answers", "drafter") else "right")
     for one in held:
