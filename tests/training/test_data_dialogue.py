@@ -172,7 +172,7 @@ def test_an_answer_without_end_ends_the_chat(tmp_path: Path) -> None:
     talk(dialogue, "c c c")
     assert dialogue.next_prompt() is None
     assert dialogue.cut_short is not None
-    assert dialogue.cut_short.reason == "an answer came to no end"
+    assert dialogue.cut_short.reason == "an answer reached its limit without a stop token"
     assert marked(dialogue.answers()[0]).endswith("assistant [c c c]")
 
 

@@ -91,7 +91,7 @@ class Dialogue:
         return self._prompt
 
     def take(self, tokens: tuple[int, ...], *, stopped: bool) -> None:
-        """The answer to `next_prompt`, its stop token included if it came to one."""
+        """The answer to `next_prompt`, its stop token included if there is one."""
         assert self._prompt is not None
         self._add(self._prompt, tokens)
         text = self._rules.tokenizer.backend.decode(
@@ -103,7 +103,7 @@ class Dialogue:
         else:
             self._prompt = None
             if next(self._next, None) is not None:
-                self.cut_short = RowError("an answer came to no end")
+                self.cut_short = RowError("an answer reached its limit without a stop token")
 
     def answers(self) -> list[Answer]:
         """What the chat has come to."""

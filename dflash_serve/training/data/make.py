@@ -20,7 +20,7 @@ from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import AnswerFile, stream_answers
 from dflash_serve.training.data.dialogue import Dialogue, Rules
 from dflash_serve.training.data.errors import DataError, RowError
-from dflash_serve.training.data.generate import Finished, GenerateSettings, generate
+from dflash_serve.training.data.generate import Answered, GenerateSettings, generate
 from dflash_serve.training.data.origin import tokenizer_fingerprint, vocabulary_fingerprint
 from dflash_serve.training.data.rows import Source, open_source
 from dflash_serve.training.data.settings import DataSettings
@@ -68,9 +68,9 @@ def _dialogues(
 
 def _finished(
     settings: DataSettings, directory: Path, rules: Rules, todo: Iterator[Dialogue]
-) -> Iterator[Finished[Dialogue]]:
+) -> Iterator[Answered]:
     if rules.keep:
-        return (Finished(dialogue, ()) for dialogue in todo)
+        return (Answered(dialogue) for dialogue in todo)
     drafter = resolve(settings.drafter) if settings.drafter else None
     how = GenerateSettings(
         rules.stop_tokens, settings.max_new, rules.max_length, settings.batch, _sampling(settings)
@@ -80,7 +80,7 @@ def _finished(
 
 def _fill(
     file: AnswerFile,
-    finished: Iterator[Finished[Dialogue]],
+    finished: Iterator[Answered],
     usable: int,
     costs: Costs,
     console: Console,
@@ -89,8 +89,8 @@ def _fill(
     with progress_bar(console) as progress:
         task = progress.add_task("answers", total=usable, completed=len(file.done))
         for done in finished:
-            file.append(done.talk.answers())
-            costs.add(done.usages, done.talk.cut_short)
+            file.append(done.dialogue.answers())
+            costs.add(done)
             speed = f"{costs.tokens_per_second:.0f} tok/s" if costs.tokens else ""
             progress.update(task, advance=1, description=f"answers {speed}")
 

@@ -1,16 +1,15 @@
 """What became of every row: faults by reason with their places, and totals over the answers."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from rich.table import Table
 
-from dflash_serve.engine.types import Usage
 from dflash_serve.measure.figures import Acceptance, RoundCount
 from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.data.errors import RowError
+from dflash_serve.training.data.generate import Answered
 
 _SHOWN = 5
 """Places that are named for each reason; all are counted."""
@@ -66,12 +65,12 @@ class Costs:
         self.cut_short: dict[str, int] = {}
         """Chats whose later turns were left out, by reason."""
 
-    def add(self, usages: Iterable[Usage], cut_short: RowError | None) -> None:
-        """One finished row."""
-        for usage in usages:
-            self.tokens += usage.completion_tokens
-            self._rounds.append(RoundCount(max(0, usage.completion_tokens - 1), usage.rounds))
-        if cut_short:
+    def add(self, chat: Answered) -> None:
+        """One chat that is done."""
+        for made in chat.generated:
+            self.tokens += made.usage.completion_tokens
+            self._rounds.append(made.count)
+        if cut_short := chat.dialogue.cut_short:
             self.cut_short[cut_short.reason] = self.cut_short.get(cut_short.reason, 0) + 1
         self.seconds = monotonic() - self._started
 
