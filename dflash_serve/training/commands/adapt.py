@@ -26,6 +26,7 @@ NOT_BETTER = 1
 """Exit code where nothing was written, because nothing better was found."""
 _MAX_LENGTH = 4096
 _MINUTES = 3.0
+_ADAMW_RATE, _MUON_RATE = 1e-3, 6e-3
 
 
 class AdaptSettings(Settings):
@@ -38,19 +39,21 @@ class AdaptSettings(Settings):
     replay: Path | None = Field(
         None, description="Answer file of the old domain, so that it is not forgotten."
     )
-    replay_share: float = Field(0.5, gt=0, lt=1, description="Share of the training that is replay")
+    replay_share: float = Field(0.5, gt=0, lt=1, description="Share of training answers from it.")
     replay_tolerance: float = Field(
         0.05, ge=0, lt=1, description="Loss of tokens per round on the replay that is allowed."
     )
     minutes: float | None = Field(None, gt=0, description=f"Length; {_MINUTES:.0f} if none.")
     steps: int | None = Field(None, ge=1, description="Instead of --minutes.")
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    lr: float | None = Field(
+        None, gt=0, description=f"Peak learning rate; {_ADAMW_RATE}, with --muon {_MUON_RATE}."
+    )
     batch: int = Field(8, ge=1, description="Sequences per step.")
     anchors: int = Field(16, ge=1, description="Blocks per sequence.")
     gamma: float | None = Field(
         None, gt=0, description="Decay of slot weights; follows the block if not given."
     )
-    muon: bool = Field(False, description="Muon for matrices; wants --lr near 0.005.")
+    muon: bool = Field(False, description="Muon for matrices: more progress per step.")
     measure_every: int = Field(25, ge=1, description="Steps.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of blocks, batches and the replay.")
 
@@ -168,7 +171,7 @@ def _tune(
     minutes = settings.minutes or (_MINUTES if settings.steps is None else None)
     options = TrainOptions(
         Horizon(settings.steps, minutes),
-        Schedule(settings.lr),
+        Schedule(settings.lr or (_MUON_RATE if settings.muon else _ADAMW_RATE)),
         batch=settings.batch,
         anchors=settings.anchors,
         gamma=settings.gamma,
@@ -189,7 +192,7 @@ def _write(out: Path, config: dict[str, Any], tuned: Tuned, card: str | None = N
 
 
 def _card(settings: AdaptSettings, config: dict[str, Any], tuned: Tuned, held: HeldOut) -> str:
-    from dflash_serve.training.data import describe, read_origin
+    from dflash_serve.training.data import describe_parts, read_set
     from dflash_serve.training.evaluate.judge import NEW
     from dflash_serve.training.export.card import Measured, model_card
 
@@ -198,7 +201,7 @@ def _card(settings: AdaptSettings, config: dict[str, Any], tuned: Tuned, held: H
     figures = found.tokens_per_round, found.tokens_per_round_pooled
     trained_on = "recorded answers of the target, from an older drafter on"
     if settings.replay is not None:
-        trained_on += f"; beside them on {describe(read_origin(settings.replay))}"
+        trained_on += f"; beside them on {describe_parts(read_set(settings.replay).parts)}"
     name, measured = settings.out.resolve().name, Measured(tuned.chosen.step, *figures, on)
     return model_card(name, config, settings.target, measured, trained_on)
 

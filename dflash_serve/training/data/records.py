@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dflash_serve.training.data import Answer, DataError, read_answers, read_origin, usable
+from dflash_serve.training.data import Answer, DataError, read_set, usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,16 @@ def read_replay(path: Path, target: str, max_length: int) -> list[Answer]:
     """The answers of a file that the target with fingerprint ``target`` can learn from.
 
     Raises:
-        DataError: the file is damaged or was made by another target.
+        DataError: the file is damaged, or answers in it are of another target.
     """
-    made_by = read_origin(path).get("target")
-    if made_by != target:
-        raise DataError(f"--replay {path} was answered by target {made_by}, but this is {target}")
-    return usable(read_answers(path), min_loss_tokens=2, max_length=max_length)[0]
+    found = read_set(path)
+    if others := [part for part in found.parts if part.origin.get("target") != target]:
+        raise DataError(
+            f"--replay {path}: {sum(part.answers for part in others)} of "
+            f"{sum(part.answers for part in found.parts)} answers are of target "
+            f"{others[0].origin.get('target')}, but this is {target}"
+        )
+    return usable(found.answers, min_loss_tokens=2, max_length=max_length)[0]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -25,7 +25,7 @@ _TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Subset:
     """Answers, and the name of the conversation that each is from."""
 
     answers: list[Answer]
@@ -41,9 +41,9 @@ class Split:
     """Answers of one kind: to train on, to choose the best weights by, and to judge by."""
 
     kind: str
-    train: Part
-    choosing: Part
-    held: Part
+    train: Subset
+    choosing: Subset
+    held: Subset
 
     @property
     def conversations(self) -> int:
@@ -80,7 +80,7 @@ class Split:
                 )
 
     @property
-    def _parts(self) -> dict[str, Part]:
+    def _parts(self) -> dict[str, Subset]:
         return {"to learn from": self.train, _TO_CHOOSE: self.choosing, _HELD_OUT: self.held}
 
 
@@ -89,7 +89,7 @@ def split(kind: str, answers: Sequence[Answer], marker: Sequence[int]) -> Split:
 
     ``marker`` is what `answer_marker` finds for the target that answered.
     """
-    parts = [Part([], []) for _ in range(3)]
+    parts = [Subset([], []) for _ in range(3)]
     for answer, name in zip(answers, conversation_names(answers, marker), strict=True):
         share = int.from_bytes(hashlib.sha256(name).digest()[:8]) / 2**64
         part = parts[2 if share < _HELD else 1 if share < _HELD + _CHOOSING else 0]

@@ -15,7 +15,7 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.measure.figures import Acceptance, RoundCount
 from dflash_serve.training.data.example import Example
-from dflash_serve.training.data.split import Part
+from dflash_serve.training.data.split import Subset
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.measure import walk_answers
 
@@ -67,7 +67,7 @@ class HeldOut:
     Owner of the counts and of the answers' features.
     """
 
-    def __init__(self, kind: str, part: Part, target: TargetAdapter) -> None:
+    def __init__(self, kind: str, part: Subset, target: TargetAdapter) -> None:
         self.kind, self._target = kind, target
         turns = [
             (turn, name)
