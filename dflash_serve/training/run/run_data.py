@@ -34,26 +34,17 @@ Named = tuple[Answer, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Held-out answers, one example for each turn: rounds are walked over one at a time."""
-
-    examples: list[Example]
-    conversations: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"answers": len(self.examples), "conversations": self.conversations}
-
-
-@dataclass(frozen=True, slots=True)
 class RunData:
-    """``trained_on`` and ``measured_on`` say in words what the answers are."""
+    """Examples; held-out ones are one turn each: rounds are walked over one answer at a time.
+
+    ``trained_on`` and ``reported_on`` say in words what the answers are.
+    """
 
     train: list[Example]
-    choosing: Held
-    reporting: Held
+    choosing: list[Example]
+    reporting: list[Example]
     trained_on: str
-    measured_on: str
+    reported_on: str
 
 
 def read_data(settings: RunSettings, directory: Path, target: TargetAdapter, say: Say) -> RunData:
@@ -83,7 +74,8 @@ def read_data(settings: RunSettings, directory: Path, target: TargetAdapter, say
         choosing,
         reporting,
         told[settings.data],
-        told[settings.heldout or settings.data],
+        f"{len(reporting)} held-out answers that did not choose it, of "
+        f"{told[settings.heldout or settings.data]}",
     )
 
 
@@ -128,7 +120,7 @@ def _hold_back(path: Path, answers: list[Named]) -> tuple[list[Named], list[Name
     )
 
 
-def _halves(path: Path, held: list[Named], say: Say) -> tuple[Held, Held]:
+def _halves(path: Path, held: list[Named], say: Say) -> tuple[list[Example], list[Example]]:
     """The held-out answers to choose by, and those to report on."""
     names = _in_order(held)
     if len(names) < 2:
@@ -136,19 +128,15 @@ def _halves(path: Path, held: list[Named], say: Say) -> tuple[Held, Held]:
             f"{path} holds answers of {len(names)} conversation: 2 are needed, one to choose the "
             "best drafter by and one to report its worth on"
         )
-    chosen = set(names[: len(names) // 2])
-    parts = [
-        [answer for answer, name in held if (name in chosen) is choosing]
-        for choosing in (True, False)
-    ]
+    half = len(names) // 2
+    chosen = set(names[:half])
     choosing, reporting = (
-        Held([turn for answer in part for turn in answer.turns()], conversations)
-        for part, conversations in zip(parts, (len(chosen), len(names) - len(chosen)), strict=True)
+        [turn for answer, name in held if (name in chosen) is first for turn in answer.turns()]
+        for first in (True, False)
     )
     say(
-        f"the best drafter is chosen by {len(choosing.examples)} answers of "
-        f"{choosing.conversations} conversations and reported on {len(reporting.examples)} of "
-        f"{reporting.conversations} others"
+        f"the best drafter is chosen by {len(choosing)} answers of {half} conversations and "
+        f"reported on {len(reporting)} of {len(names) - half} others"
     )
     if len(names) < _FEW:
         say(

@@ -1,6 +1,6 @@
 """A whole run from its settings: read, begin or go on, train, measure, keep, say how it went."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,16 +12,18 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.data import DataError
+from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.layout import DTYPES, full_config
 from dflash_serve.training.features.store import FeatureStore, open_features
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.identity import check_same_run, identity, option_facts
 from dflash_serve.training.run.job import begin, feature_settings, train_options
-from dflash_serve.training.run.loop import Ending, Listener, Outcome, Position, Run, never
+from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
 from dflash_serve.training.run.measures import Measure, PrefixMeasure, RoundsMeasure, prefix_table
+from dflash_serve.training.run.record import RunRecord
 from dflash_serve.training.run.report import RunLog
-from dflash_serve.training.run.run_data import Held, RunData, read_data
+from dflash_serve.training.run.run_data import RunData, read_data
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.trainer import Trainer, TrainOptions
@@ -81,8 +83,19 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
             run.resume(checkpoint)
         if not processes.first:
             return run.go()
-        log = stack.enter_context(closing(_log(settings, run.position, data)))
-        keeper = Keeper(settings.out, settings.dtype, full_config(config), trainer, reporting, log)
+        position = run.position
+        log = RunLog(settings.out, position.step if position.step else None)
+        stack.enter_context(closing(log))
+        keeper = Keeper(
+            settings.out,
+            settings.dtype,
+            full_config(config),
+            RunRecord(target=settings.target, trained_on=data.trained_on),
+            data.reported_on,
+            trainer,
+            reporting,
+            log,
+        )
         run.listener = _listeners(settings, run, choosing.name, [keeper, log], watching, stack)
         outcome = run.go()
         keeper.keep_last()
@@ -113,7 +126,7 @@ def _identity(
     files = {"data": settings.data, "held-out data": settings.heldout}
     rest = {
         "answers": len(data.train),
-        "held-out answers": len(data.choosing.examples) + len(data.reporting.examples),
+        "held-out answers": len(data.choosing) + len(data.reporting),
         "measured block": settings.measure_block,
         "feature dtype": settings.feature_dtype,
         **option_facts(options),
@@ -149,26 +162,14 @@ def _checkpoint(
     return checkpoint
 
 
-def _measure(settings: RunSettings, target: TargetAdapter, trainer: Trainer, held: Held) -> Measure:
+def _measure(
+    settings: RunSettings, target: TargetAdapter, trainer: Trainer, held: Sequence[Example]
+) -> Measure:
     layers, dtype = trainer.drafter.target_layer_ids, DTYPES[settings.feature_dtype]
-    features = FeatureStore(target, layers, held.examples, _HELD_BYTES, dtype=dtype)
+    features = FeatureStore(target, layers, held, _HELD_BYTES, dtype=dtype)
     if trainer.options.prefix_weight_base is not None:
-        return PrefixMeasure(trainer, features, held.examples)
-    return RoundsMeasure(trainer, features, held.examples, settings.measure_block)
-
-
-def _log(settings: RunSettings, position: Position, data: RunData) -> RunLog:
-    log = RunLog(settings.out, position.step if position.step else None)
-    log.note(
-        {
-            "trained_on": data.trained_on,
-            "measured_on": data.measured_on,
-            "answers": len(data.train),
-            "choosing": data.choosing.counts,
-            "reporting": data.reporting.counts,
-        }
-    )
-    return log
+        return PrefixMeasure(trainer, features, held)
+    return RoundsMeasure(trainer, features, held, settings.measure_block)
 
 
 def _listeners(
@@ -209,9 +210,9 @@ def _conclude(
     if reporting.detail is not None:
         console.print(prefix_table(reporting.detail))
     if position.best_step:
+        worth = f"{position.reported:.2f} {reporting.name} on {data.reported_on}"
         console.print(
-            f"best drafter: {settings.out}, of step {position.best_step}: "
-            f"{position.reported:.2f} {reporting.name} on {len(data.reporting.examples)} answers "
-            f"that did not choose it ({position.best:.2f} on the {len(data.choosing.examples)} "
-            f"that did); last drafter: {settings.out / 'last'}"
+            f"best drafter: {settings.out}, of step {position.best_step}: {worth}; "
+            f"{position.best:.2f} on the {len(data.choosing)} that did; last drafter: "
+            f"{settings.out / 'last'}"
         )

@@ -12,6 +12,7 @@ from dflash_serve.atomic_files import replace_json
 from dflash_serve.training.drafter.layout import write_drafter
 from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.measures import Measure
+from dflash_serve.training.run.record import RunRecord, Worth
 from dflash_serve.training.run.report import RunLog
 from dflash_serve.training.run.trainer import StepReport, Trainer
 from dflash_serve.training.run.view import LiveView, PlainView
@@ -36,12 +37,15 @@ class Listeners:
 class Keeper:
     """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
 
-    What else ``reporting`` measured goes to the log, and for the best to vp.json.
+    run.json says what the best one is worth on ``reported_on``. What else ``reporting`` measured
+    goes to the log, and for the best to vp.json.
     """
 
     out: Path
     dtype: str
     config: dict[str, Any]
+    record: RunRecord
+    reported_on: str
     trainer: Trainer
     reporting: Measure
     log: RunLog
@@ -53,6 +57,7 @@ class Keeper:
         self.keep_last()
         if report.best:
             self._write(self.out)
+            self._worth(report).write(self.out)
         detail = self.reporting.detail
         if detail is not None:
             self.log.note({"step": report.step, "prefixes": detail})
@@ -61,6 +66,17 @@ class Keeper:
 
     def keep_last(self) -> None:
         self._write(self.out / "last")
+
+    def _worth(self, report: MeasureReport) -> RunRecord:
+        found = report.reported
+        assert found is not None
+        worth = Worth(
+            step=report.step,
+            on=self.reported_on,
+            tokens_per_round=found.value,
+            tokens_per_round_pooled=found.pooled,
+        )
+        return self.record.model_copy(update={"reported": worth})
 
     def _write(self, directory: Path) -> None:
         write_drafter(directory, self.config, self.trainer.masters(), self.dtype)
