@@ -61,3 +61,9 @@ def test_a_full_disk_is_told_with_the_file_and_keeps_what_is_there(tmp_path: Pat
     again.close()
     assert again.done == {0}
     assert path.read_bytes() == whole
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/answers\.jsonl cannot be written"):
+        AnswerFile(tmp_path / "file" / "answers.jsonl", ORIGIN)

@@ -233,12 +233,15 @@ def test_a_folder_of_somebody_elses_shards_is_left_alone(tmp_path: Path) -> None
     assert [path.read_bytes() for path in theirs] == [b"their data"] * 2
 
 
-def test_two_runs_cannot_write_to_one_folder(tmp_path: Path) -> None:
+def test_a_folder_is_one_runs_and_can_be_made(tmp_path: Path) -> None:
     first = files(tmp_path)
     with pytest.raises(DataError, match="in use by another run"):
         files(tmp_path)
     first.close()
     files(tmp_path).close()
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file/features cannot be made"):
+        files(tmp_path / "file" / "features")
 
 
 def test_other_layers_or_other_tokens_are_another_origin(

@@ -71,11 +71,11 @@ def read_set(path: Path) -> AnswerSet:
     read_origin(path)
     answers: list[Answer] = []
     parts: list[Part] = []
-    for number, value in _objects(path):
+    for number, value in read_rows(path):
         if _is_origin(value):
             parts.append(Part(value, 0))
             continue
-        sequences = _parse(path, number, value)
+        sequences = parse_row(path, number, value)
         answers += sequences
         parts[-1] = Part(parts[-1].origin, parts[-1].answers + sum(len(a.spans) for a in sequences))
     if not answers:
@@ -89,9 +89,9 @@ def stream_answers(path: Path) -> Iterator[Answer]:
     Raises:
         DataError: naming the line that is no answer.
     """
-    for number, value in _objects(path):
+    for number, value in read_rows(path):
         if not _is_origin(value):
-            yield from _parse(path, number, value)
+            yield from parse_row(path, number, value)
 
 
 def read_origin(path: Path) -> dict[str, Any]:
@@ -104,6 +104,42 @@ def read_origin(path: Path) -> dict[str, Any]:
     if first is None or not isinstance(first.value, dict) or not _is_origin(first.value):
         raise DataError(f"{path} is no answer file: its first line does not say its origin")
     return first.value
+
+
+def read_rows(path: Path, *, torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and objects. With ``torn`` a last line without an end is passed over.
+
+    Raises:
+        DataError: naming the line that is no JSON object.
+    """
+    rows = json_lines(path)
+    for raw in rows:
+        if isinstance(raw.value, dict):
+            yield raw.row + 1, raw.value
+        elif torn and next(rows, None) is None and not path.read_bytes().endswith(b"\n"):
+            return
+        else:
+            raise DataError(f"{path}, {raw.place} is no answer: {raw.fault or 'no object'}")
+
+
+def parse_row(path: Path, number: int, value: dict[str, Any]) -> list[Answer]:
+    """The sequences of one row.
+
+    Rows are ``{"row", "kind", "tokens", "loss"}``, or ``{"row", "kind", "sequences": [...]}`` with
+    several of tokens and loss, or ``{"row", "kind", "prompt", "answer"}``, as servers record them.
+
+    Raises:
+        DataError: naming the line, which is no answer.
+    """
+    try:
+        row, kind = int(value["row"]), str(value["kind"])
+        if "prompt" in value:
+            tokens = [*value["prompt"], *value["answer"]]
+            return [_checked(row, kind, tokens, [[len(value["prompt"]), len(tokens)]])]
+        parts = value.get("sequences", [value])
+        return [_checked(row, kind, part["tokens"], part["loss"]) for part in parts]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}, line {number}: {error!r} is no answer") from error
 
 
 def usable(
@@ -128,7 +164,8 @@ class AnswerFile:
     """Appends rows as they are finished; owner of the file while open.
 
     Raises:
-        DataError: the file exists but was made from something else; names both values.
+        DataError: the file exists but was made from something else, with both values; or it cannot
+            be written.
     """
 
     def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
@@ -138,8 +175,11 @@ class AnswerFile:
             raise DataError(f"{path} is no file")
         if path.exists():
             self._continue(origin)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error}") from error
         if self._file.tell() == 0:
             self._write(origin)
 
@@ -161,10 +201,10 @@ class AnswerFile:
         if changed := describe_changes(read_origin(self._path), origin):
             raise DataError(f"{self._path} was made with another {changed}: choose another file")
         _drop_torn_line(self._path)
-        for number, value in islice(_objects(self._path), 1, None):
+        for number, value in islice(read_rows(self._path), 1, None):
             if _is_origin(value):
                 raise DataError(f"{self._path}, line {number}: another file's answers follow")
-            self.done.add(_parse(self._path, number, value)[0].row)
+            self.done.add(parse_row(self._path, number, value)[0].row)
 
     def _write(self, value: Mapping[str, Any]) -> None:
         try:
@@ -186,23 +226,6 @@ def _is_origin(value: Mapping[str, Any]) -> bool:
     return "target" in value and "row" not in value
 
 
-def _parse(path: Path, number: int, value: dict[str, Any]) -> list[Answer]:
-    """The sequences of one row.
-
-    Rows are ``{"row", "kind", "tokens", "loss"}``, or ``{"row", "kind", "sequences": [...]}`` with
-    several of tokens and loss, or ``{"row", "kind", "prompt", "answer"}``, as servers record them.
-    """
-    try:
-        row, kind = int(value["row"]), str(value["kind"])
-        if "prompt" in value:
-            tokens = [*value["prompt"], *value["answer"]]
-            return [_checked(row, kind, tokens, [[len(value["prompt"]), len(tokens)]])]
-        parts = value.get("sequences", [value])
-        return [_checked(row, kind, part["tokens"], part["loss"]) for part in parts]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}, line {number}: {error!r} is no answer") from error
-
-
 def _checked(row: int, kind: str, tokens: list[int], loss: list[list[int]]) -> Answer:
     spans = tuple((int(start), int(end)) for start, end in loss)
     edges = [edge for span in spans for edge in span]
@@ -216,14 +239,6 @@ def _mask(length: int, spans: Iterable[Span]) -> np.ndarray:
     for start, end in spans:
         mask[start:end] = True
     return mask
-
-
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The numbers and the objects of all lines that are not blank."""
-    for raw in json_lines(path):
-        if raw.fault is not None or not isinstance(raw.value, dict):
-            raise DataError(f"{path}, {raw.place} is no answer: {raw.fault or 'no object'}")
-        yield raw.row + 1, raw.value
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -3,15 +3,11 @@
 Reads files only. Lines are those of `server.recording`; a torn last line of a file is passed over.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from dflash_serve.training.data import Answer, DataError, read_set, usable
+from dflash_serve.training.data.answers import Answer, parse_row, read_rows, read_set, usable
+from dflash_serve.training.data.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +34,14 @@ def read_records(directory: Path, target: str, max_length: int) -> Records:
     answers: list[Answer] = []
     without, others = 0, []
     for path in paths:
-        (_, header), *rows = list(_rows(path)) or [(0, {})]
+        rows = read_rows(path, torn=True)
+        _, header = next(rows, (0, {}))
         if header.get("target") != target:
             others.append(str(header.get("target")))
             continue
         for number, row in rows:
             if "answer" in row:
-                answers.append(_answer(path, number, row, len(answers)))
+                answers += parse_row(path, number, row | {"row": len(answers)})
             else:
                 without += 1
     if len(others) == len(paths):
@@ -76,28 +73,3 @@ def read_replay(path: Path, target: str, max_length: int) -> list[Answer]:
             f"{others[0].origin.get('target')}, but this is {target}"
         )
     return usable(found.answers, min_loss_tokens=2, max_length=max_length)[0]
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and objects; what follows the last line end was being written."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error} in a record") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number} is no record")
-        yield number, row
-
-
-def _answer(path: Path, number: int, row: dict[str, Any], index: int) -> Answer:
-    try:
-        prompt, answer = row["prompt"], row["answer"]
-        tokens = np.array([*prompt, *answer], dtype=np.int32)
-        return Answer(index, str(row["kind"]), tokens, ((len(prompt), len(tokens)),))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}, line {number}: {error!r} is no record") from error

@@ -103,9 +103,13 @@ class FeatureFiles:
         """The directory's rows so far. Torn shards are deleted; their rows come again.
 
         Raises:
-            DataError: the directory was made from something else, or another run uses it.
+            DataError: the directory was made from something else, another run uses it, or it
+                cannot be made.
         """
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{directory} cannot be made: {error}") from error
         files = cls(directory, max_bytes, min(shard_bytes, max_bytes), _lock(directory))
         try:
             _claim(directory, identity)
