@@ -18,6 +18,8 @@ from dflash_serve.adapters.loading import load_drafter, load_target, read_drafte
 from dflash_serve.training.cli import app
 from dflash_serve.training.drafter.layout import CARD, CONFIG, WEIGHTS, full_config, write_drafter
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointStore
+from dflash_serve.training.run.record import RunRecord, Worth
+from tests.adapters.test_dflash_config import PUBLISHED, QWEN3_8B
 from tests.tiny import DRAFTER, write_target
 from tests.tiny import write_drafter as write_tiny
 
@@ -37,17 +39,34 @@ def masters(config: dict[str, Any] = DRAFTER) -> dict[str, mx.array]:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """What a run leaves: the best drafter, the last one, a checkpoint and a log."""
+    """What a run leaves: the best drafter, the last one, a checkpoint, a log and its record."""
     run = tmp_path / "run"
     write_tiny(run)
     write_tiny(run / "last", seed=2)
     arrays = {f"masters.{name}": value for name, value in masters().items()}
     arrays |= {"optimizer.step": mx.array(2), "random": mx.array([0, 7])}
     CheckpointStore(run / "checkpoints").save(Checkpoint(200, arrays, {}))
-    log = [(100, 2.5), (200, 3.25), (300, 3.0)]
-    rows = [{"step": step, "tokens_per_round": value, "best": step < 300} for step, value in log]
+    rows = [measured(100, 2.5, True), measured(200, 3.25, True), measured(300, 3.0, False)]
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"st')
     return run
+
+
+def measured(step: int, value: float, best: bool) -> dict[str, Any]:
+    """A line of the log: pooled is half a token more."""
+    figures = {"tokens_per_round": value, "tokens_per_round_pooled": value + 0.5}
+    return {"step": step, **figures, "best": best}
+
+
+WORTH = Worth(
+    step=200,
+    on="41 answers of 20 conversations that neither trained nor chose it",
+    tokens_per_round=3.1,
+    tokens_per_round_pooled=3.6,
+)
+
+
+def record(trained_on: str = "1,204 greedy answers of the target") -> RunRecord:
+    return RunRecord(target="Qwen/Qwen3-8B", trained_on=trained_on, reported=WORTH)
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
@@ -70,16 +89,19 @@ def test_a_checkpoint_is_cut_once_from_its_float32_masters(
     assert read_config(tmp_path / "out")["dtype"] == dtype
 
 
+CHOSEN_BY = "on the answers that the best weights were chosen by, which none was trained on"
+
+
 @pytest.mark.parametrize(
-    ("part", "figure"),
+    ("part", "figures"),
     [
-        ("", "3.25 tokens per round"),
-        ("last", "3.00 tokens per round"),
-        ("checkpoints/step-00000200", "after 200 steps"),
+        ("", f"3.25 tokens per round (3.75 pooled), {CHOSEN_BY}, after 200 steps"),
+        ("last", f"3.00 tokens per round (3.50 pooled), {CHOSEN_BY}, after 300 steps"),
+        ("checkpoints/step-00000200", f"3.25 tokens per round (3.75 pooled), {CHOSEN_BY}"),
     ],
 )
-def test_the_card_says_what_was_measured_of_this_one(
-    part: str, figure: str, run_folder: Path, tmp_path: Path
+def test_the_card_says_what_was_measured_of_this_one_and_on_what(
+    part: str, figures: str, run_folder: Path, tmp_path: Path
 ) -> None:
     code, output = invoke(
         run_folder / part, "--out", tmp_path / "out", "--target", "Qwen/Qwen3-8B",
@@ -87,11 +109,54 @@ def test_the_card_says_what_was_measured_of_this_one(
     )  # fmt: skip
     assert code == 0, output
     card = (tmp_path / "out" / CARD).read_text()
-    assert figure in card
+    assert figures in card
     assert "base_model: Qwen/Qwen3-8B" in card
     assert "16 as trained, 6 advised" in card
     drafter = load_drafter(tmp_path / "out", load_target(write_target(tmp_path / "target")))
     assert drafter.runtime_block_size == 6
+
+
+@pytest.mark.parametrize(
+    ("part", "figures"),
+    [
+        ("", f"3.10 tokens per round (3.60 pooled), on {WORTH.on}, after 200 steps"),
+        ("last", f"3.00 tokens per round (3.50 pooled), {CHOSEN_BY}"),
+    ],
+)
+def test_the_card_prefers_answers_that_did_not_choose_the_drafter(
+    part: str, figures: str, run_folder: Path, tmp_path: Path
+) -> None:
+    """What was reported is of the best drafter, not of the last one."""
+    record().write(run_folder)
+    assert invoke(run_folder / part, "--out", tmp_path / "out")[0] == 0
+    assert figures in (tmp_path / "out" / CARD).read_text()
+
+
+@pytest.mark.parametrize(
+    "trained_on", ["1,204 greedy answers of the target", "answers sampled with temperature 0.7"]
+)
+def test_the_card_says_what_the_drafter_learned_from(
+    trained_on: str, run_folder: Path, tmp_path: Path
+) -> None:
+    """As the run's folder has it, and nothing where that does not say; no more than that."""
+    record(trained_on).write(run_folder)
+    assert invoke(run_folder, "--out", tmp_path / "out")[0] == 0
+    card = (tmp_path / "out" / CARD).read_text()
+    assert f"## Trained on\n{trained_on[0].upper()}{trained_on[1:]}.\n" in card
+    assert card.count("greedy") == trained_on.count("greedy")
+    assert "dflash-serve --target Qwen/Qwen3-8B --drafter out" in card
+    (run_folder / "run.json").write_text('{"target": 3}')
+    code, output = invoke(run_folder, "--out", tmp_path / "other")
+    assert (code, "run.json cannot be read" in output, output.count("\n")) == (2, True, 1)
+
+
+def test_a_card_names_no_folder_of_this_machine(run_folder: Path, tmp_path: Path) -> None:
+    code, output = invoke(run_folder, "--out", tmp_path / "out", "--target", tmp_path / "Tiny-1M")
+    assert code == 0, output
+    card = (tmp_path / "out" / CARD).read_text()
+    assert str(tmp_path) not in card
+    assert "| made for | Tiny-1M |" in card
+    assert "base_model" not in card
 
 
 def test_the_card_follows_a_resumed_run(run_folder: Path, tmp_path: Path) -> None:
@@ -99,7 +164,7 @@ def test_the_card_follows_a_resumed_run(run_folder: Path, tmp_path: Path) -> Non
     since = [
         {"resumed": 100},
         {"step": 199, "loss": 1.0},
-        {"step": 200, "tokens_per_round": 3.125, "best": True},
+        measured(200, 3.125, True),
         {"step": 200, "loss": 1.0},
     ]
     with (run_folder / "log.jsonl").open("a") as log:
@@ -112,6 +177,8 @@ def test_the_card_follows_a_resumed_run(run_folder: Path, tmp_path: Path) -> Non
 def test_the_card_of_a_vp_drafter_says_what_was_measured(run_folder: Path, tmp_path: Path) -> None:
     inner = INNER | {"training_mode": "vp_drafter", "prefix_weight_base": 0.9}
     (run_folder / CONFIG).write_text(json.dumps(DRAFTER | {"dflash_config": inner}))
+    row = {"step": 200, "tokens_per_round": 3.25, "tokens_per_round_pooled": None, "best": True}
+    (run_folder / "log.jsonl").write_text(json.dumps(row) + "\n")
     assert invoke(run_folder, "--out", tmp_path / "out")[0] == 0
     card = (tmp_path / "out" / CARD).read_text()
     assert "A VP-drafter (prefix weight base 0.9)" in card
@@ -120,10 +187,26 @@ def test_the_card_of_a_vp_drafter_says_what_was_measured(run_folder: Path, tmp_p
     assert {key: written[key] for key in inner} == inner
 
 
-def test_nothing_measured_is_said_too(tmp_path: Path) -> None:
-    code, output = invoke(write_tiny(tmp_path / "in"), "--out", tmp_path / "out")
+def test_what_is_not_known_is_said_too(tmp_path: Path) -> None:
+    """A log of an old version has only the pooled figure, under the other one's name."""
+    source = write_tiny(tmp_path / "in")
+    (source / "log.jsonl").write_text('{"step": 9, "tokens_per_round": 3.5, "best": true}\n')
+    code, output = invoke(source, "--out", tmp_path / "out")
     assert code == 0, output
-    assert "Nothing yet." in (tmp_path / "out" / CARD).read_text()
+    card = (tmp_path / "out" / CARD).read_text()
+    assert "## Trained on\nNot known." in card
+    assert "## Measured\nNothing yet." in card
+
+
+def test_an_export_is_served_with_the_runs_weights(run_folder: Path, tmp_path: Path) -> None:
+    assert invoke(run_folder, "--out", tmp_path / "out", "--dtype", "float32")[0] == 0
+    target = load_target(write_target(tmp_path / "target"))
+    served, trained = (
+        dict(tree_flatten(load_drafter(path, target).model.parameters()))
+        for path in (tmp_path / "out", run_folder)
+    )
+    assert served.keys() == trained.keys()
+    assert all(mx.array_equal(served[name], trained[name]).item() for name in trained)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +221,7 @@ def test_nothing_measured_is_said_too(tmp_path: Path) -> None:
         ),
         ({"dflash_config": INNER | {"causal_head": True}}, {"is_causal": True}),
         ({"dflash_config": INNER | {"block_size": 8}}, {"block_size": 8}),
-        (DFLASH2, {"auto_map": {"AutoModel": "dflash.DFlash2DraftModel"}}),
+        (DFLASH2, {"architectures": ["DFlash2DraftModel"]}),
     ],
 )
 def test_the_config_says_outright_what_readers_would_guess(
@@ -151,6 +234,16 @@ def test_the_config_says_outright_what_readers_would_guess(
     assert config["model_type"] == "qwen3"
     assert parse_dflash_config(config) == parse_dflash_config(raw)
     assert full_config(config) == config
+
+
+@pytest.mark.parametrize("changes", [changes for _, changes, _ in PUBLISHED])
+def test_every_published_layout_keeps_its_meaning(changes: dict[str, Any]) -> None:
+    """The Python file that z-lab's configs name is not shipped, and not named."""
+    raw = QWEN3_8B | changes
+    config = full_config(raw)
+    assert parse_dflash_config(config) == parse_dflash_config(raw)
+    assert "auto_map" in raw
+    assert "auto_map" not in config
 
 
 def test_keys_at_the_top_move_to_where_every_reader_looks() -> None:

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from httpx import HTTPError
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from dflash_serve.adapters.base import AdapterError
 
-_REFUSALS = (HTTPError, OSError, RuntimeError, ValueError)
+_TransportError: Any = HfHubHTTPError.__bases__[0]
+"""Base of what the client's HTTP library raises; which library that is depends on its version."""
+_REFUSALS = (_TransportError, OSError, RuntimeError, ValueError)
 """What the hub's client raises where the network, the hub or its storage refuses."""
 
 
