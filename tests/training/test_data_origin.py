@@ -42,8 +42,8 @@ SAMPLING = {"temperature": 0.7, "top_p": 0.95, "top_k": 20, "seed": 3}
         ),
         ({"target": "1a2b"}, "answers of the target, greedy or sampled is unknown"),
         (
-            {"target": "9f", "sampling": "greedy"},
-            "greedy answers of another target (9f)",
+            {"target": "9f", "sampling": "greedy", "structured": {"type": "object"}},
+            "greedy answers of another target (9f), some of them under a JSON schema",
         ),
         ({"sampling": "greedy"}, "greedy answers of another target (unknown)"),
     ],

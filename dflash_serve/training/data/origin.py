@@ -147,6 +147,8 @@ def _answers(origin: Mapping[str, Any], whose: str) -> str:
 def _limits(origin: Mapping[str, Any]) -> Iterator[str]:
     if "max_new" in origin:
         yield f"at most {origin['max_new']} tokens each"
+    if "structured" in origin:
+        yield "some of them under a JSON schema"
 
 
 def _template(origin: Mapping[str, Any]) -> Iterator[str]:
