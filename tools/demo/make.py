@@ -76,7 +76,7 @@ def run(stage: Stage, log: IO[str], progress: Progress) -> Done:
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(ROOT), environment.get("PYTHONPATH")))
     )
-    child = subprocess.Popen(
+    with subprocess.Popen(
         stage.command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -84,18 +84,17 @@ def run(stage: Stage, log: IO[str], progress: Progress) -> Done:
         errors="replace",
         env=environment,
         pass_fds=(log.fileno(),),  # and with it the lock
-    )
-    assert child.stdout is not None
-    try:
-        for line in child.stdout:
-            write(log, line.rstrip())
-            progress.update(task, last=line.strip()[:80])
-        _, status, usage = os.wait4(child.pid, 0)
-    except BaseException:
-        child.terminate()
-        child.wait()
-        raise
-    child.returncode = os.waitstatus_to_exitcode(status)
+    ) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                write(log, line.rstrip())
+                progress.update(task, last=line.strip()[:80])
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        except BaseException:
+            child.terminate()
+            raise
     if child.returncode:
         raise SystemExit(f"stage {stage.name!r} ended with {child.returncode}: see {log.name}")
     seconds = round(time.monotonic() - begin, 1)
