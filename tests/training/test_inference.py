@@ -18,7 +18,7 @@ from dflash_serve.training.drafter.initialise import (
     drafter_config,
     new_drafter,
 )
-from dflash_serve.training.features.store import FeatureStore, pad_tokens, target_features
+from dflash_serve.training.features.store import FeatureStore, target_features
 from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.step.attention import block_rows, context_keys_values
 from tests.adapters.dense import DenseRows
@@ -66,31 +66,6 @@ def test_a_trained_block_is_the_drafted_block(
         trained = drafter.logits(rows[:, 0, 1:])
         np.testing.assert_allclose(np.array(trained), np.array(drafted), rtol=1e-5, atol=1e-5)
         start = anchor
-
-
-def test_features_are_causal_and_do_not_depend_on_padding(
-    target: Qwen3Target, examples: list[Example]
-) -> None:
-    together = target_features(target, mx.array(pad_tokens(examples, 40)), (0, 3)).taps
-    for row, example in enumerate(examples):
-        alone = target_features(target, mx.array(example.tokens)[None], (0, 3)).taps
-        assert alone.shape == (1, example.length, 64)
-        np.testing.assert_allclose(
-            np.array(together[row, : example.length]), np.array(alone[0]), rtol=1e-5, atol=1e-6
-        )
-
-
-@pytest.mark.parametrize("room", [0, 1 << 30])
-def test_the_feature_store_pads_with_zeros_and_repeats_itself(
-    room: int, target: Qwen3Target, examples: list[Example]
-) -> None:
-    store = FeatureStore(target, (1, 2), examples, room)
-    first = np.array(store.batch([2, 0, 2], 32).taps)
-    assert not first[0, examples[2].length :].any()
-    np.testing.assert_array_equal(first[0], first[2])
-    exact = np.array(target_features(target, mx.array(examples[0].tokens)[None], (1, 2)).taps[0])
-    np.testing.assert_allclose(first[1, : examples[0].length], exact, rtol=2e-3, atol=1e-3)
-    np.testing.assert_array_equal(np.array(store.batch([2, 0, 2], 32).taps), first)
 
 
 def test_an_export_loads_into_the_same_drafter(
