@@ -1,4 +1,4 @@
-"""A chat on its way: what is asked next, and the exact token sequences that come of it.
+"""A chat that is being answered: the next prompt, and the exact token sequences so far.
 
 A sequence is always a prompt as serving renders it and the answer's own tokens. Where the next
 prompt begins with the sequence so far, it grows; where the template renders an earlier answer
@@ -106,7 +106,7 @@ class Dialogue:
                 self.cut_short = RowError("an answer reached its limit without a stop token")
 
     def answers(self) -> list[Answer]:
-        """What the chat has come to."""
+        """The sequences so far."""
         return [
             Answer(self.row, self.kind, np.array(tokens, dtype=np.int32), tuple(spans))
             for tokens, spans in self._sequences

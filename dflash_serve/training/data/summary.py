@@ -84,7 +84,7 @@ class Costs:
 
 
 class Totals:
-    """Over a whole answer file. ``open_ended`` answers came to no stop token: a limit cut them.
+    """Over a whole answer file. ``open_ended`` answers have no stop token: a limit cut them.
 
     ``longest`` maps each row to the loss tokens of its longest sequence.
     """

@@ -24,7 +24,7 @@ _FLOAT16_MAX = 65504.0
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a target leaves behind for S sequences, zero behind each one's end.
+    """Hidden states of a target for S sequences, zero behind each one's end.
 
     taps: [S, T, K * H], the residual stream after each tapped layer. final: [S, T, H] after the
     final norm, which the target's head makes logits of; None where it was not asked for.
@@ -96,7 +96,7 @@ def open_features(
 
 
 class CleanAttention:
-    """An `AttentionCache` of sequences that start at position 0 and are seen whole, then let go."""
+    """An `AttentionCache` for one forward over whole sequences from position 0; keeps nothing."""
 
     def __init__(self, spec: AttentionSpec, rows: int) -> None:
         self._window = spec.window
