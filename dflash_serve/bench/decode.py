@@ -12,9 +12,10 @@ from dflash_serve.bench import figures
 from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import Pair, load_pair, second_of
 from dflash_serve.bench.textsink import TextSink
-from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import nothing
 from dflash_serve.engine.runner import DeviceRunner
@@ -54,7 +55,7 @@ def run_decode(options: DecodeOptions) -> Result:
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to measure; give --drafter or --random-target")
-    blocks = options.block_sizes or (pair.drafter.runtime_block_size,)
+    blocks = options.blocks or (pair.drafter.runtime_block_size,)
     work = make_work(options, pair)
     bench = _Bench(options, pair, work, blocks)
     batches = [bench.measure(batch) for batch in options.batches]
@@ -73,7 +74,7 @@ def run_decode(options: DecodeOptions) -> Result:
         "batches": batches,
     }
     name = "decode-simulated" if options.simulated else "decode"
-    return Result(name, _settings(options, blocks), measured, tuple(failures))
+    return Result(name, options.recorded() | {"blocks": blocks}, measured, tuple(failures))
 
 
 class _Bench:
@@ -277,22 +278,3 @@ def _outside(runs: Sequence[Run], rows: int) -> float | None:
     """Median over repeats; None where no decode-only step had all rows."""
     found = [fraction for run in runs if (fraction := run.outside_fraction(rows)) is not None]
     return middle(found) if found else None
-
-
-def _settings(options: DecodeOptions, blocks: Sequence[int]) -> dict[str, Any]:
-    return {
-        "target": options.pair.random_target or options.pair.target or "demo",
-        "drafter": options.pair.drafter,
-        "prompts": str(options.prompt_file) if options.prompt_file else "default",
-        "batches": list(options.batches),
-        "block_sizes": list(blocks),
-        "max_tokens": options.max_tokens,
-        "repeats": options.repeats,
-        "temperature": options.temperature,
-        "seed": options.seed,
-        "baselines": list(options.baselines),
-        "acceptance": options.acceptance,
-        "tau": options.tau,
-        "trees": list(options.trees),
-        "second_drafter": options.second_drafter,
-    }

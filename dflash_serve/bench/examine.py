@@ -18,8 +18,9 @@ from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.bench import figures
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import Pair, PairChoice
-from dflash_serve.bench.work import DecodeOptions, make_work
+from dflash_serve.bench.work import make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
@@ -142,7 +143,7 @@ def _cost_table(target: TargetAdapter, drafter: DraftAdapter, block: int) -> lis
 
 def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:
     """Greedy tokens of a few prompts, drafted in a batch, against plain ones one at a time."""
-    options = DecodeOptions(pair=choice, prompts=prompts, max_tokens=48, seed=choice.seed)
+    options = DecodeOptions(prompts=prompts, max_tokens=48, seed=choice.seed)
     work = make_work(options, pair)
     block = work.drafter.runtime_block_size
     context = work.longest + block

@@ -19,6 +19,7 @@ from typing import Any
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.inprocess import Served, context_for, serving
+from dflash_serve.bench.options import HttpOptions
 from dflash_serve.bench.pace import PacedEngine
 from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.workloads import GENERIC, pick
@@ -41,28 +42,10 @@ _MODEL = "measured"
 _WARM_UP = 6
 
 
-@dataclass(frozen=True, slots=True)
-class HttpOptions:
-    """``prompts`` are for the first byte; ``streams``, ``chunks``, ``tokens`` and ``pace`` (in
-    seconds) for the cost of a chunk.
-    """
-
-    target: str | None = None
-    drafter: str = "auto"
-    prompts: int = 60
-    streams: int = 8
-    chunks: int = 200
-    tokens: int = 4
-    pace: float = 0.02
-    repeats: int = 3
-    seed: int = 0
-
-
 def run_http(options: HttpOptions) -> Result:
     """Both measurements, in turns with what they are compared with."""
-    settings = {name: getattr(options, name) for name in HttpOptions.__dataclass_fields__}
     measured = {"first_text": _first_text(options), "per_chunk": _per_chunk(options)}
-    return Result("http", settings | {"target": options.target or "demo"}, measured)
+    return Result("http", options.recorded(), measured)
 
 
 def _first_text(options: HttpOptions) -> dict[str, Any]:

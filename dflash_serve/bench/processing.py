@@ -13,6 +13,7 @@ import numpy as np
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.figures import both_rounds
+from dflash_serve.bench.options import ProcessingOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
 from dflash_serve.bench.workloads import encode, pick
@@ -69,21 +70,9 @@ RECORD = {
 """The record that the demo target writes when it is asked for JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessingOptions:
-    """``target`` names one of `RANDOM_TARGETS`; ``vocab`` replaces the size of its vocabulary."""
-
-    target: str = "qwen3-100m"
-    vocab: int = 151_936
-    rows: tuple[int, ...] = (1, 8)
-    repeats: int = 9
-    prompts: int = 24
-    seed: int = 0
-
-
 def run_processing(options: ProcessingOptions) -> Result:
     """All measurements; each ratio is of medians of turns within this run."""
-    if options.target not in RANDOM_TARGETS:
+    if options.random_target not in RANDOM_TARGETS:
         raise BenchError(f"--random-target must be one of {', '.join(RANDOM_TARGETS)}")
     demo = load_pair(PairChoice())
     measured = {
@@ -92,21 +81,13 @@ def run_processing(options: ProcessingOptions) -> Result:
         "neighbours": _neighbours(demo, options),
         "first_mask": _first_mask(demo.target.vocab_size),
     }
-    settings = {
-        "target": options.target,
-        "vocab": options.vocab,
-        "block_size": _BLOCK,
-        "repeats": options.repeats,
-        "prompts": options.prompts,
-        "seed": options.seed,
-    }
-    return Result("processing", settings, measured)
+    return Result("processing", options.recorded() | {"block_size": _BLOCK}, measured)
 
 
 def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
     """Milliseconds of a round by option, at each number of rows."""
     pair = load_pair(
-        PairChoice(random_target=options.target, block_size=_BLOCK, vocab=options.vocab)
+        PairChoice(random_target=options.random_target, block_size=_BLOCK, vocab=options.vocab)
     )
     entries = []
     for rows in options.rows:

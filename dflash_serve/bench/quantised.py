@@ -22,9 +22,10 @@ from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target, on_cpu
 from dflash_serve.bench import figures
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import DecodeOptions, QuantisedOptions
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
-from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.measure.driver import Run, run_all
@@ -37,21 +38,6 @@ FORMS: dict[str, tuple[CpuWeights, bool]] = {
     "float32": (CpuWeights.FLOAT32, True),
 }
 """How weights are held, and whether own products multiply them. The first one is the base."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantisedOptions:
-    """A target's shape and quantisation, and how its requests are decoded: ``batch`` at once."""
-
-    random_target: str = "qwen3-100m"
-    bits: int = 4
-    group: int = 64
-    tau: float = 5.0
-    block_size: int = 8
-    batch: int = 1
-    max_tokens: int = 64
-    repeats: int = 3
-    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -109,8 +95,7 @@ def run_quantised(options: QuantisedOptions) -> Result:
         "exact_path": exact_path(),
         "forms": entries,
     }
-    settings = {name: getattr(options, name) for name in QuantisedOptions.__dataclass_fields__}
-    return Result("quantised", settings, measured, tuple(failures))
+    return Result("quantised", options.recorded(), measured, tuple(failures))
 
 
 def _turns(forms: list[Form], options: QuantisedOptions) -> list[Callable[[], None]]:
@@ -132,10 +117,9 @@ def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOpt
     count = sum(value.size for _, value in tree_flatten(model.parameters()))
     pair = Pair(name, target, drafter, None, shape.parameters, count)
     decode = DecodeOptions(
-        pair=choice,
         prompts=max(4, options.batch),
         batches=(options.batch,),
-        block_sizes=(options.block_size,),
+        block_size=(options.block_size,),
         max_tokens=options.max_tokens,
         tau=options.tau,
         seed=options.seed,

@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import first_model
+from dflash_serve.bench.options import StallsOptions
 from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
 from dflash_serve.bench.spawn import Spawned, spawned
@@ -50,25 +51,6 @@ _SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads
 
 
 @dataclass(frozen=True, slots=True)
-class StallsOptions:
-    """``body_bytes``: of each body. ``prompt``: tokens of the long one, 0 leaves the part out.
-
-    ``swaps`` 0 leaves them out. ``quiet``: the shortest stretch that a disturbance is compared
-    with, in seconds.
-    """
-
-    target: str | None = None
-    drafter: str = "auto"
-    streams: int = 8
-    body_bytes: int = 8 * 2**20
-    repeats: int = 3
-    swaps: int = 3
-    prompt: int = 30_000
-    quiet: float = 0.5
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class _Disturbed:
     """One disturbance, the quiet stretch before it, and the status of the answer."""
 
@@ -90,7 +72,7 @@ def run_stalls(options: StallsOptions) -> Result:
         failures += _unexpected(measured["swaps"], _DONE)
     if options.prompt:
         measured["short_behind_long"] = _short_behind_long(options)
-    settings = asdict(options) | {"target": options.target or "demo"}
+    settings = options.recorded()
     return Result("stalls", settings, measured, tuple(failures))
 
 

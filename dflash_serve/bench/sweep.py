@@ -5,16 +5,16 @@ All arms run the same requests in turns in one process; the fastest repeats are 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import Pair, PairChoice, load_pair
+from dflash_serve.bench.options import DecodeOptions, SweepOptions
+from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.textsink import TextSink
-from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.block_policy import widths_to
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.cost_table import CostPoint
@@ -29,26 +29,6 @@ SETS = ("easy", "mixed", "useless")
 """Prompts of the kinds with the most tokens per round; all; all, with drafts that are wrong."""
 _EASY = 4
 """Kinds that are called easy."""
-
-
-@dataclass(frozen=True, slots=True)
-class SweepOptions:
-    """What to measure. ``prompts``: requests per run and set. ``block_size`` 0: as trained."""
-
-    pair: PairChoice = field(default_factory=PairChoice)
-    prompt_file: Path | None = None
-    prompts: int = 24
-    batches: tuple[int, ...] = (1, 4, 8)
-    sets: tuple[str, ...] = SETS
-    block_size: int = 0
-    max_tokens: int = 128
-    repeats: int = 7
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.sets if name not in SETS]
-        if unknown:
-            raise BenchError(f"--sets names {unknown[0]}, but must be of {', '.join(SETS)}")
 
 
 @dataclass(slots=True)
@@ -69,7 +49,7 @@ def run_sweep(options: SweepOptions) -> Result:
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to measure; give --drafter or --random-target")
-    block = options.block_size or pair.drafter.block_size
+    block = pair.drafter.block_size
     sets = _Sets(options, pair).works()
     cases = [
         _Case(pair, work, block, batch).measured(name, options.repeats)
@@ -87,7 +67,9 @@ def run_sweep(options: SweepOptions) -> Result:
         "cases": cases,
     }
     failures = failures if exact_path() else []
-    return Result("sweep", _settings(options, block), measured, (*failures, *_misses(cases)))
+    return Result(
+        "sweep", options.recorded() | {"block_size": block}, measured, (*failures, *_misses(cases))
+    )
 
 
 class _Sets:
@@ -110,7 +92,6 @@ class _Sets:
     def _work(self, prompts: int) -> Work:
         options = self._options
         decode = DecodeOptions(
-            pair=options.pair,
             prompt_file=options.prompt_file,
             prompts=prompts,
             max_tokens=options.max_tokens,
@@ -225,18 +206,3 @@ def _misses(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{name}: auto is {case['of_best']:.3f} of {case['best']}"
         if case["of_plain"] < OF_PLAIN:
             yield f"{name}: auto is {case['of_plain']:.3f} of plain decoding"
-
-
-def _settings(options: SweepOptions, block: int) -> dict[str, Any]:
-    return {
-        "target": options.pair.random_target or options.pair.target or "demo",
-        "drafter": options.pair.drafter,
-        "prompts": str(options.prompt_file) if options.prompt_file else "default",
-        "requests": options.prompts,
-        "batches": list(options.batches),
-        "sets": list(options.sets),
-        "block_size": block,
-        "max_tokens": options.max_tokens,
-        "repeats": options.repeats,
-        "seed": options.seed,
-    }

@@ -6,7 +6,7 @@ Random weights and features, no target in the step: what is measured is the step
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -18,7 +18,10 @@ from mlx import optimizers
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_target
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import TrainingStepOptions
 from dflash_serve.bench.plain_step import PlainStep
+from dflash_serve.kernels.updates import AdamW
+from dflash_serve.measure.results import Result
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config, new_drafter
 from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
@@ -71,15 +74,7 @@ SHAPES = {
 that of a target of half a billion weights over a part of its vocabulary; a large vocabulary."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepOptions:
-    """``shapes`` by name; ``rounds``: turns of each step, of which a figure is the median."""
-
-    shapes: tuple[str, ...]
-    rounds: int = 5
-
-
-def run_training_step(options: StepOptions) -> dict[str, Any]:
+def run_training_step(options: TrainingStepOptions) -> Result:
     """Peak memory of both steps, seconds of each in turns, and the compiled one's growth.
 
     Raises:
@@ -87,8 +82,10 @@ def run_training_step(options: StepOptions) -> dict[str, Any]:
     """
     unknown = [name for name in options.shapes if name not in SHAPES]
     if unknown:
-        raise BenchError(f"--shape is {unknown[0]!r}, but must be one of {', '.join(SHAPES)}")
-    return {name: _measure(SHAPES[name], options.rounds) for name in options.shapes}
+        raise BenchError(f"--only names {unknown[0]!r}, but must be of {', '.join(SHAPES)}")
+    measured = {name: _measure(SHAPES[name], options.rounds) for name in options.shapes}
+    shapes = {name: asdict(SHAPES[name]) for name in options.shapes}
+    return Result("training-step", options.recorded() | {"shapes": shapes}, measured)
 
 
 def _measure(shape: Shape, rounds: int) -> dict[str, Any]:
@@ -207,8 +204,7 @@ def random_drafter(shape: Shape) -> DFlashDrafter:
 
 def compiled_step(drafter: DFlashDrafter) -> TrainStep:
     """The trainer's step with AdamW."""
-    adamw = optimizers.AdamW(learning_rate=RATE, weight_decay=0.0, bias_correction=True)
-    return TrainStep(drafter, Objective(), adamw)
+    return TrainStep(drafter, Objective(), AdamW(RATE))
 
 
 def _compiled(shape: Shape) -> Step:

@@ -6,22 +6,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dflash_serve.bench import decode_report
 from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.decode import run_decode
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import PairChoice, load_pair
 from dflash_serve.bench.report import Destination, write
 from dflash_serve.bench.simulated import expected_tokens, seeded_hits, solve_probability
-from dflash_serve.bench.work import DecodeOptions, make_work
+from dflash_serve.bench.work import make_work
 from dflash_serve.measure.results import Result
 from tests.bench.conftest import Stored
 
 
 def simulated(**changes: Any) -> Result:
     options = {
-        "pair": PairChoice(random_target="qwen3-tiny"),
+        "random_target": "qwen3-tiny",
         "prompts": 2,
         "prompt_length": 8,
         "batches": (1,),
@@ -42,7 +44,8 @@ def arm(result: Result, block: int) -> dict[str, Any]:
 def test_a_stored_pair_gives_equal_tokens_and_all_figures(stored: Stored, tmp_path: Path) -> None:
     result = run_decode(
         DecodeOptions(
-            pair=PairChoice(str(stored.target), str(stored.drafter)),
+            target=str(stored.target),
+            drafter=str(stored.drafter),
             prompt_file=stored.prompts,
             prompts=4,
             batches=(2,),
@@ -111,7 +114,7 @@ def test_mlx_lm_decodes_the_same_tokens(stored: Stored) -> None:
     pair = load_pair(choice)
     random_drafter = load_pair(PairChoice(str(stored.target), "random"))
     assert pair.drafter is None
-    options = DecodeOptions(pair=choice, prompt_file=stored.prompts, prompts=2, max_tokens=6)
+    options = DecodeOptions(prompt_file=stored.prompts, prompts=2, max_tokens=6)
     work = make_work(options, random_drafter)
     prompts = [request.prompt for request in work.requests]
     run = run_mlx_lm("float32", stored.target, prompts, 6)
@@ -122,14 +125,14 @@ def test_mlx_lm_decodes_the_same_tokens(stored: Stored) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"acceptance": 1.5}, "--simulate-acceptance is 1.5"),
+        ({"acceptance": 1.5}, "less than or equal to 1"),
         ({"acceptance": 0.5, "tau": 2.0}, "exclude each other"),
         ({"acceptance": 0.5, "temperature": 1.0}, "--temperature"),
-        ({"acceptance": 0.5, "block_sizes": (4, 8)}, "exactly one --block-size"),
-        ({"baselines": ("fastest",)}, "--baseline is fastest"),
+        ({"acceptance": 0.5, "block_sizes": (4, 8)}, "takes one --block-size"),
+        ({"baselines": ("fastest",)}, "as-installed"),
         ({"acceptance": 0.5, "baselines": ("as-installed",)}, "--baseline needs"),
     ],
 )
 def test_options_that_cannot_be(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(BenchError, match=message):
+    with pytest.raises((BenchError, ValidationError), match=message):
         simulated(**changes)

@@ -8,12 +8,12 @@ import pytest
 
 from dflash_serve.bench import policy_report
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import PolicyOptions, RecordOptions
 from dflash_serve.bench.pair import PairChoice, load_pair
-from dflash_serve.bench.policy import OF_BEST, OF_PLAIN, PolicyOptions, run_policy
+from dflash_serve.bench.policy import OF_BEST, OF_PLAIN, run_policy
 from dflash_serve.bench.policy_machines import Machine, interpolated, machines
 from dflash_serve.bench.policy_record import (
     RECORDINGS,
-    RecordOptions,
     read_recording,
     record,
     run_record,
@@ -100,8 +100,17 @@ def test_recorded_traces_replay_the_rounds_of_the_engine(stored: Stored) -> None
 
 def test_a_recording_holds_traces_and_costs(stored: Stored, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "pair.json"
-    pair = PairChoice(str(stored.target), str(stored.drafter))
-    run_record(path, RecordOptions(pair, stored.prompts, prompts=2, max_tokens=6, rows=(1, 2)))
+    run_record(
+        RecordOptions(
+            path=path,
+            target=str(stored.target),
+            drafter=str(stored.drafter),
+            prompt_file=stored.prompts,
+            prompts=2,
+            max_tokens=6,
+            rows=(1, 2),
+        )
+    )
     recording = read_recording(path)
     assert recording.workload.name == "pair"
     assert recording.machine.round(3, 4) > 0

@@ -1,7 +1,8 @@
 """`dflash-bench stops` on the shipped pair: real processes, stopped under load."""
 
 from dflash_serve.bench import stops_report
-from dflash_serve.bench.stops import StopsOptions, run_stops
+from dflash_serve.bench.options import StopsOptions
+from dflash_serve.bench.stops import run_stops
 
 
 def test_servers_under_load_end_with_exit_code_0() -> None:

@@ -18,6 +18,9 @@ from dflash_serve.training.settings import Settings, fault, option_name
 
 S = TypeVar("S", bound=Settings)
 
+Guard = Callable[[Callable[[], int | None]], int | None]
+"""Runs a command's work and ends it as its program does."""
+
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 """Attributes of a field's limits, in words."""
 _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
@@ -28,20 +31,29 @@ class Positional:
     """Marks a field that is given by its place instead of by name."""
 
 
-def command(settings: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., None]]:
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Marks a field of several texts whose option is given once for each."""
+
+
+def command(
+    settings: type[S], guard: Guard | None = None
+) -> Callable[[Callable[[S], int | None]], Callable[..., int | None]]:
     """Turn work on ``settings`` into a command for typer; its docstring is the command's help.
 
     Only options that were given reach the model, so ``model_fields_set`` tells them from defaults.
     All but flags reach it as text: types, choices and limits are checked by the model alone.
+    ``guard`` runs the work and shows its mistakes; without one, as dflash-train does.
     """
 
-    def decorate(work: Callable[[S], int | None]) -> Callable[..., None]:
+    def decorate(work: Callable[[S], int | None]) -> Callable[..., int | None]:
         fields = settings.model_fields.items()
         aliases = {name: field.alias or name for name, field in fields}
 
-        def run(**given: Any) -> None:
-            named = {aliases[name]: value for name, value in given.items() if value is not None}
-            guarded(lambda: work(settings(**named)))
+        def run(**given: Any) -> int | None:
+            told = {name: value for name, value in given.items() if value not in (None, [])}
+            named = {aliases[name]: value for name, value in told.items()}
+            return (guard or guarded)(lambda: work(settings(**named)))
 
         parameters = [_parameter(name, field) for name, field in fields]
         run.__name__, run.__doc__ = work.__name__, work.__doc__
@@ -52,7 +64,7 @@ def command(settings: type[S]) -> Callable[[Callable[[S], int | None]], Callable
     return decorate
 
 
-def guarded(job: Callable[[], int | None]) -> None:
+def guarded(job: Callable[[], int | None]) -> int | None:
     """A mistake of the caller is one line and exit code 2; else ``job``'s own code, if any.
 
     Any other exception passes with its traceback.
@@ -69,6 +81,7 @@ def guarded(job: Callable[[], int | None]) -> None:
         raise typer.Exit(2) from error
     if code:
         raise typer.Exit(code)
+    return None
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -80,7 +93,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     else:
         about["metavar"] = None if kind is bool else _METAVARS.get(kind, "TEXT")
         option = typer.Option(*([option_name(field.alias)] if field.alias else []), **about)
-    read = bool if kind is bool else str
+    repeated = any(isinstance(mark, Repeated) for mark in field.metadata)
+    read: Any = list[str] if repeated else bool if kind is bool else str
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -97,12 +111,18 @@ def _kind(annotation: Any) -> Any:
     return annotation
 
 
+def _text(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return "on" if default is True else str(default)
+
+
 def _help(field: FieldInfo) -> str:
     """The description, then choices, default and limits in brackets."""
     kind = _kind(field.annotation)
     facts = [" or ".join(get_args(kind))] if get_origin(kind) is Literal else []
-    if not field.is_required() and field.default is not None and field.default is not False:
-        facts.append(f"default {'on' if field.default is True else field.default}")
+    if not (field.is_required() or field.default in (None, ()) or field.default is False):
+        facts.append(f"default {_text(field.default)}")
     for mark in field.metadata:
         facts += [
             f"{word} {getattr(mark, at)}" for at, word in _LIMITS.items() if hasattr(mark, at)
