@@ -50,9 +50,6 @@ def test_data_then_run_gives_a_drafter_that_answers_alike(
         "--layers", 1, "--block-size", 4, "--target-layers", "0,1,2", "--steps", 4,
         "--batch", 2, "--anchors", 4, "--measure-every", 2,
     )  # fmt: skip
-    assert {path.name for path in out.iterdir()} == {
-        "config.json", "model.safetensors", "log.jsonl", "plot.png", "last", "checkpoints",
-    }  # fmt: skip
     drafter = load_drafter(out, load_target(target_dir))
     assert drafter.target_layer_ids == (0, 1, 2)
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
