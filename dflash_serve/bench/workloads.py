@@ -3,7 +3,6 @@
 Orders and samples depend on the seed alone.
 """
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.compose.cards import stop_tokens
 from dflash_serve.measure.shapes import Chat
 from dflash_serve.text.tokenizer import ChatTokenizer
 
@@ -57,7 +57,7 @@ def pick(chats: Sequence[Chat], count: int, seed: int) -> list[Chat]:
 
 
 def encode(chats: Sequence[Chat], directory: Path) -> list[Prompt]:
-    """Prompts by the target's own chat template; they end at the target's own stop tokens."""
+    """Prompts by the target's own chat template; they end where a server's answers do."""
     try:
         tokenizer = ChatTokenizer.load(directory)
     except ValueError as error:
@@ -77,15 +77,3 @@ def synthetic(count: int, length: int, vocab: int, seed: int) -> list[Prompt]:
         )
         for _ in range(count)
     ]
-
-
-def stop_tokens(directory: Path) -> frozenset[int]:
-    """``eos_token_id`` of generation_config.json, else of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if not path.exists():
-            continue
-        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        if value is not None:
-            return frozenset(value if isinstance(value, list) else [value])
-    return frozenset()
