@@ -50,6 +50,16 @@ def test_a_file_that_is_not_what_its_name_says(name: str, tmp_path: Path) -> Non
         list(open_source(str(tmp_path / name)).rows())
 
 
+def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="saved cannot be read"):
+        open_source(str(tmp_path / "saved"))
+    (tmp_path / "rows" / "folder.json").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"folder\.json cannot be read"):
+        list(open_source(str(tmp_path / "rows")).rows())
+
+
 def test_the_digest_changes_with_the_rows(tmp_path: Path, values: list[dict[str, str]]) -> None:
     path = write_rows(tmp_path / "rows.jsonl", list(values))
     before = open_source(str(path)).digest

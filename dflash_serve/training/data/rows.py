@@ -132,8 +132,11 @@ def _csv_values(path: Path) -> Iterator[Any]:
 
 
 def _begins_with_bracket(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4096).lstrip().startswith(b"[")
+    try:
+        with path.open("rb") as file:
+            return file.read(4096).lstrip().startswith(b"[")
+    except OSError:
+        return False  # who reads the lines will say so
 
 
 def _tables() -> Any:

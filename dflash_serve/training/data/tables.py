@@ -40,10 +40,14 @@ def from_folder(path: Path, split: str | None) -> TableSource:
     """What `Dataset.save_to_disk` wrote.
 
     Raises:
-        DataError: it has no such split, or several where none is named.
+        DataError: it cannot be read, has no such split, or several where none is named.
     """
     name = str(path)
-    return TableSource(name, split, None, _one_split(name, load_from_disk(name), split))
+    try:
+        found = load_from_disk(name)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise DataError(f"{name} cannot be read: {first_line(error)}") from error
+    return TableSource(name, split, None, _one_split(name, found, split))
 
 
 def from_hub(name: str, split: str | None, config: str | None) -> TableSource:

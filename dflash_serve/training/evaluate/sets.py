@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from dflash_serve.training.data import DataError
-from dflash_serve.training.data.hub import reach_hub
+from dflash_serve.training.data.hub import first_line, reach_hub
 from dflash_serve.training.data.rows import FileSource, Source, open_source
 from dflash_serve.training.evaluate.prompts import Conversation
 
@@ -175,8 +175,9 @@ def from_hub(name: str) -> list[Conversation]:
         else:
             source = open_source(wanted.hub, wanted.split, wanted.config)
     except (DataError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{name}: {reason}; --data-dir reads its files from a folder") from error
+        raise DataError(
+            f"{name}: {first_line(error)}; --data-dir reads its files from a folder"
+        ) from error
     return _conversations(name, source)
 
 
