@@ -125,8 +125,8 @@ def first_config(drafter: Path) -> DFlashConfig:
     config = read_drafter_config(drafter)
     if config.prefix_weight_base:
         raise AdapterError(
-            f"drafter {drafter} is a VP-drafter, which goes on behind another's drafts: give it "
-            "with --second-drafter"
+            f"drafter {drafter} is a VP-drafter, which only goes on behind another's drafts "
+            "(dflash-serve --second-drafter)"
         )
     return config
 

@@ -48,25 +48,22 @@ def run_folder(tmp_path: Path) -> Path:
     CheckpointStore(run / "checkpoints").save(Checkpoint(200, arrays, {}))
     rows = [measured(100, 2.5, True), measured(200, 3.25, True), measured(300, 3.0, False)]
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"st')
+    record().write(run)
     return run
 
 
 def measured(step: int, value: float, best: bool) -> dict[str, Any]:
-    """A line of the log: pooled is half a token more."""
-    figures = {"tokens_per_round": value, "tokens_per_round_pooled": value + 0.5}
-    return {"step": step, **figures, "best": best}
+    """A line of the log: pooled is half a token more, and what is reported one less."""
+    return {"step": step, **figures(value), "best": best, "reported": figures(value - 1)}
 
 
-WORTH = Worth(
-    step=200,
-    on="41 answers of 20 conversations that neither trained nor chose it",
-    tokens_per_round=3.1,
-    tokens_per_round_pooled=3.6,
-)
+def figures(value: float) -> dict[str, float]:
+    return {"tokens_per_round": value, "tokens_per_round_pooled": value + 0.5}
 
 
 def record(trained_on: str = "1,204 greedy answers of the target") -> RunRecord:
-    return RunRecord(target="Qwen/Qwen3-8B", trained_on=trained_on, reported=WORTH)
+    worth = Worth(step=200, on="41 answers that did not choose it", tokens_per_round=2.25)
+    return RunRecord(target="Qwen/Qwen3-8B", trained_on=trained_on, reported=worth)
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
@@ -89,47 +86,29 @@ def test_a_checkpoint_is_cut_once_from_its_float32_masters(
     assert read_config(tmp_path / "out")["dtype"] == dtype
 
 
-CHOSEN_BY = "on the answers that the best weights were chosen by, which none was trained on"
-
-
 @pytest.mark.parametrize(
-    ("part", "figures"),
+    ("part", "told"),
     [
-        ("", f"3.25 tokens per round (3.75 pooled), {CHOSEN_BY}, after 200 steps"),
-        ("last", f"3.00 tokens per round (3.50 pooled), {CHOSEN_BY}, after 300 steps"),
-        ("checkpoints/step-00000200", f"3.25 tokens per round (3.75 pooled), {CHOSEN_BY}"),
+        (
+            "",
+            "2.25 tokens per round (2.75 pooled), on 41 answers that did not choose it, after 200",
+        ),
+        ("last", "2.00 tokens per round (2.50 pooled), on 41 answers that did not choose it"),
+        ("checkpoints/step-00000200", "2.25 tokens per round (2.75 pooled)"),
     ],
 )
 def test_the_card_says_what_was_measured_of_this_one_and_on_what(
-    part: str, figures: str, run_folder: Path, tmp_path: Path
+    part: str, told: str, run_folder: Path, tmp_path: Path
 ) -> None:
-    code, output = invoke(
-        run_folder / part, "--out", tmp_path / "out", "--target", "Qwen/Qwen3-8B",
-        "--runtime-block-size", 6,
-    )  # fmt: skip
+    """Not on the answers that it was chosen by."""
+    code, output = invoke(run_folder / part, "--out", tmp_path / "out", "--runtime-block-size", 6)
     assert code == 0, output
     card = (tmp_path / "out" / CARD).read_text()
-    assert figures in card
+    assert told in card
     assert "base_model: Qwen/Qwen3-8B" in card
     assert "16 as trained, 6 advised" in card
     drafter = load_drafter(tmp_path / "out", load_target(write_target(tmp_path / "target")))
     assert drafter.runtime_block_size == 6
-
-
-@pytest.mark.parametrize(
-    ("part", "figures"),
-    [
-        ("", f"3.10 tokens per round (3.60 pooled), on {WORTH.on}, after 200 steps"),
-        ("last", f"3.00 tokens per round (3.50 pooled), {CHOSEN_BY}"),
-    ],
-)
-def test_the_card_prefers_answers_that_did_not_choose_the_drafter(
-    part: str, figures: str, run_folder: Path, tmp_path: Path
-) -> None:
-    """What was reported is of the best drafter, not of the last one."""
-    record().write(run_folder)
-    assert invoke(run_folder / part, "--out", tmp_path / "out")[0] == 0
-    assert figures in (tmp_path / "out" / CARD).read_text()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +148,7 @@ def test_the_card_follows_a_resumed_run(run_folder: Path, tmp_path: Path) -> Non
     ]
     with (run_folder / "log.jsonl").open("a") as log:
         log.write("\n" + "".join(json.dumps(row) + "\n" for row in since))
-    for part, figure in (("", "3.12 tokens"), ("last", "Nothing yet.")):
+    for part, figure in (("", "2.12 tokens"), ("last", "Nothing yet.")):
         assert invoke(run_folder / part, "--out", tmp_path / "out")[0] == 0
         assert figure in (tmp_path / "out" / CARD).read_text()
 
@@ -177,7 +156,8 @@ def test_the_card_follows_a_resumed_run(run_folder: Path, tmp_path: Path) -> Non
 def test_the_card_of_a_vp_drafter_says_what_was_measured(run_folder: Path, tmp_path: Path) -> None:
     inner = INNER | {"training_mode": "vp_drafter", "prefix_weight_base": 0.9}
     (run_folder / CONFIG).write_text(json.dumps(DRAFTER | {"dflash_config": inner}))
-    row = {"step": 200, "tokens_per_round": 3.25, "tokens_per_round_pooled": None, "best": True}
+    row = measured(200, 4.25, True)
+    row["reported"]["tokens_per_round_pooled"] = None
     (run_folder / "log.jsonl").write_text(json.dumps(row) + "\n")
     assert invoke(run_folder, "--out", tmp_path / "out")[0] == 0
     card = (tmp_path / "out" / CARD).read_text()
@@ -188,10 +168,7 @@ def test_the_card_of_a_vp_drafter_says_what_was_measured(run_folder: Path, tmp_p
 
 
 def test_what_is_not_known_is_said_too(tmp_path: Path) -> None:
-    """A log of an old version has only the pooled figure, under the other one's name."""
-    source = write_tiny(tmp_path / "in")
-    (source / "log.jsonl").write_text('{"step": 9, "tokens_per_round": 3.5, "best": true}\n')
-    code, output = invoke(source, "--out", tmp_path / "out")
+    code, output = invoke(write_tiny(tmp_path / "in"), "--out", tmp_path / "out")
     assert code == 0, output
     card = (tmp_path / "out" / CARD).read_text()
     assert "## Trained on\nNot known." in card

@@ -104,13 +104,12 @@ def adapt(settings: AdaptSettings) -> int:
 
 
 def _check_drafters(out: Path, old: Path) -> None:
-    from dflash_serve.adapters.checkpoint import read_config
+    from dflash_serve.compose.cards import first_config
     from dflash_serve.training.data import DataError
 
     if out.exists() and not out.is_dir():
         raise DataError(f"--out {out} is no folder")
-    if (read_config(old).get("dflash_config") or {}).get("training_mode") == "vp_drafter":
-        raise DataError(f"{old} is a VP-drafter, which serves nobody by itself: give the first one")
+    first_config(old)
 
 
 def _splits(settings: AdaptSettings, directory: Path, console: Console) -> list[Split]:
@@ -194,16 +193,21 @@ def _write(out: Path, config: dict[str, Any], tuned: Tuned, card: str | None = N
 def _card(settings: AdaptSettings, config: dict[str, Any], tuned: Tuned, held: HeldOut) -> str:
     from dflash_serve.training.data import describe_parts, read_set
     from dflash_serve.training.evaluate.judge import NEW
-    from dflash_serve.training.export.card import Measured, model_card
+    from dflash_serve.training.export.card import model_card
+    from dflash_serve.training.run.record import Worth
 
     found = held.acceptance(NEW)
     on = f"{held.responses} recorded answers of {held.conversations} held-out conversations"
-    figures = found.tokens_per_round, found.tokens_per_round_pooled
+    worth = Worth(
+        step=tuned.chosen.step,
+        on=on,
+        tokens_per_round=found.tokens_per_round,
+        tokens_per_round_pooled=found.tokens_per_round_pooled,
+    )
     trained_on = "recorded answers of the target, from an older drafter on"
     if settings.replay is not None:
         trained_on += f"; beside them on {describe_parts(read_set(settings.replay).parts)}"
-    name, measured = settings.out.resolve().name, Measured(tuned.chosen.step, *figures, on)
-    return model_card(name, config, settings.target, measured, trained_on)
+    return model_card(settings.out.resolve().name, config, settings.target, worth, trained_on)
 
 
 def _report(

@@ -16,7 +16,7 @@ from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint, resolve
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.compose.cards import stop_tokens
+from dflash_serve.compose.cards import first_config, stop_tokens
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
@@ -42,6 +42,7 @@ class LocalRun:
     def __init__(self, settings: EvaluateSettings) -> None:
         assert settings.drafter is not None
         directory, drafted = target_directory(settings.target), resolve(settings.drafter)
+        first_config(drafted)
         target = load_target(directory)
         drafter = load_drafter(drafted, target)
         self.block: int | None = settings.block_size or drafter.block_size

@@ -4,13 +4,12 @@ Says nothing but what the config, the run's folder and the given figures say.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.dflash_config import DFlashConfig, parse_dflash_config
+from dflash_serve.training.run.record import Worth
 
-HELD_OUT = "answers held out of the training"
 _MEANING = """
 
 Tokens per round: the mean over responses of each one's mean tokens per verify pass, the target's
@@ -21,25 +20,11 @@ _MEANING_VP = """
 Tokens per round behind a visible prefix: the mean over the lengths of that prefix."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Tokens per round after ``step`` steps, on the answers that ``on`` names in words.
-
-    Of a VP-drafter: those behind the visible prefixes that it was given. ``pooled`` is None where
-    only the mean over responses is known.
-    """
-
-    step: int
-    tokens_per_round: float
-    pooled: float | None = None
-    on: str = HELD_OUT
-
-
 def model_card(
     name: str,
     config: dict[str, Any],
     target: str | None,
-    measured: Measured | None = None,
+    worth: Worth | None = None,
     trained_on: str | None = None,
 ) -> str:
     """Markdown with the hub's front matter; ``config`` is complete (see `layout.full_config`).
@@ -62,7 +47,7 @@ target's own.
 {_sentence(trained_on) if trained_on else "Not known."}
 
 ## Measured
-{_measured(parsed, measured)}
+{_measured(parsed, worth)}
 
 ## Use
 ```
@@ -110,15 +95,16 @@ def _windowed(layers: tuple[int | None, ...]) -> str:
     return f"{len(windows)} of them with a sliding window of {max(windows)}"
 
 
-def _measured(config: DFlashConfig, measured: Measured | None) -> str:
-    if measured is None:
+def _measured(config: DFlashConfig, worth: Worth | None) -> str:
+    if worth is None:
         return "Nothing yet."
-    pooled = "" if measured.pooled is None else f" ({measured.pooled:.2f} pooled)"
-    behind, meaning = "", _MEANING
+    figure = f"{worth.tokens_per_round:.2f} tokens per round"
+    if worth.tokens_per_round_pooled is not None:
+        figure += f" ({worth.tokens_per_round_pooled:.2f} pooled)"
+    meaning = _MEANING
     if config.prefix_weight_base:
-        behind, meaning = " behind a visible prefix", _MEANING_VP
-    figure = f"{measured.tokens_per_round:.2f} tokens per round{pooled}{behind}"
-    return f"{figure}, on {measured.on}, after {measured.step} steps.{meaning}"
+        figure, meaning = f"{figure} behind a visible prefix", _MEANING_VP
+    return f"{figure}, on {worth.on}, after {worth.step} steps.{meaning}"
 
 
 def _sentence(text: str) -> str:

@@ -74,16 +74,19 @@ def _read_file(path: Path) -> dict[str, mx.array]:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise AdapterError(f"{path} cannot be read: {reason}") from error
     return {
-        name: mx.array(tensor.detach().float().numpy()).astype(getattr(mx, _dtype(tensor)))
+        name: _array(tensor)
         for name, tensor in _innermost(path, state).items()
-        if torch.is_tensor(tensor) and tensor.is_floating_point()
+        if torch.is_tensor(tensor)
     }
 
 
-def _dtype(tensor: Any) -> str:
-    """The tensor's dtype as MLX names it; float64 becomes float32."""
+def _array(tensor: Any) -> mx.array:
+    """In the tensor's dtype; float64 becomes float32."""
+    if not tensor.is_floating_point():
+        return mx.array(tensor.numpy())
     name = str(tensor.dtype).removeprefix("torch.")
-    return name if name in ("float16", "bfloat16") else "float32"
+    dtype = name if name in ("float16", "bfloat16") else "float32"
+    return mx.array(tensor.detach().float().numpy()).astype(getattr(mx, dtype))
 
 
 def _innermost(path: Path, state: Any) -> Mapping[str, Any]:

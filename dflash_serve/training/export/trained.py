@@ -9,14 +9,14 @@ import mlx.core as mx
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, read_shard, read_weights
 from dflash_serve.training.drafter.layout import full_config, write_drafter
-from dflash_serve.training.export.card import Measured, model_card
-from dflash_serve.training.run.record import RunRecord, read_record
+from dflash_serve.training.export.card import model_card
+from dflash_serve.training.run.record import RunRecord, Worth, read_record
 from dflash_serve.training.run.report import read_log
 
 _STATE, _MASTERS = "arrays.safetensors", "masters."
 """What `run.checkpoint` and `Trainer.state` call the file and the float32 weights in it."""
-_POOLED = "tokens_per_round_pooled"
-_CHOOSING = "the answers that the best weights were chosen by, which none was trained on"
+_FIGURES = "reported"
+"""What a line of `run.report` calls the figures on the answers that did not choose the drafter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def export_drafter(job: ExportJob) -> int:
         job.name,
         config,
         job.target or (record.target if record else None),
-        _measured(run, job.source, record),
+        _worth(run, job.source, record),
         record.trained_on if record else None,
     )
     write_drafter(job.out, config, weights, job.dtype, card)
@@ -75,24 +75,21 @@ def _drafter(source: Path, run: Path) -> tuple[dict[str, Any], dict[str, mx.arra
     return read_config(run if (run / "config.json").exists() else run / "last"), masters
 
 
-def _measured(run: Path, source: Path, record: RunRecord | None) -> Measured | None:
-    """What is known of exactly this source: the reported figures, or else those it was chosen by.
+def _worth(run: Path, source: Path, record: RunRecord | None) -> Worth | None:
+    """What the run reported of exactly this source, None if it did not.
 
-    A resumed run may go another way than before, so the newest line counts, not the highest. Logs
-    of old versions, whose one figure was the pooled one, count as without figures.
+    A resumed run may go another way than before, so the newest line counts, not the highest.
     """
-    newest_first = [row for row in read_log(run / "log.jsonl") if "loss" in row or _POOLED in row][
-        ::-1
-    ]
+    if record is None or record.reported is None:
+        return None
+    newest_first = [row for row in read_log(run / "log.jsonl") if "loss" in row or _FIGURES in row]
+    newest_first.reverse()
     if source.name == "last":
         newest_first = newest_first[:1]  # trained on since it was measured: it was not measured
-    row = next((row for row in newest_first if _POOLED in row and _is_of(source, row)), None)
+    row = next((row for row in newest_first if _FIGURES in row and _is_of(source, row)), None)
     if row is None:
         return None
-    worth = record.reported if record else None
-    if worth is not None and worth.step == row["step"]:
-        return Measured(worth.step, worth.tokens_per_round, worth.tokens_per_round_pooled, worth.on)
-    return Measured(row["step"], row["tokens_per_round"], row[_POOLED], _CHOOSING)
+    return record.reported.model_copy(update={"step": row["step"], **row[_FIGURES]})
 
 
 def _is_of(source: Path, row: dict[str, Any]) -> bool:

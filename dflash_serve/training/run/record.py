@@ -16,7 +16,8 @@ FILE = "run.json"
 class Worth(BaseModel):
     """Tokens per round of the drafter after ``step`` steps, on the answers that ``on`` describes.
 
-    ``tokens_per_round_pooled`` is None where there is no such figure.
+    Of a VP-drafter: those behind a visible prefix. ``tokens_per_round_pooled`` is None where there
+    is no such figure.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
