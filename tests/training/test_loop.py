@@ -10,6 +10,7 @@ import pytest
 
 from dflash_serve.training.run.checkpoint import CheckpointStore
 from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.guard import Diverged
 from dflash_serve.training.run.loop import Ending, Measurement, MeasureReport, Run
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.trainer import StepReport, TrainOptions
@@ -106,7 +107,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_with_a_checkpoint(make_run: Ma
 def test_an_exploded_loss_stops_and_is_not_saved(make_run: MakeRun) -> None:
     losses = chain(repeat(2.0, 60), repeat(9.0))
     run = make_run(horizon=Horizon(steps=500), checkpoint_every=20, losses=losses)
-    with pytest.raises(FloatingPointError, match=r"exploded: 9 at step 67; .*step-00000060"):
+    with pytest.raises(Diverged, match=r"exploded: 9 at step 67; .*step-00000060"):
         run.go()
     assert saved(run) == [40, 60]
 
@@ -124,5 +125,5 @@ def test_a_resumed_run_remembers_what_losses_were_usual(make_run: MakeRun) -> No
     again = make_run(horizon=Horizon(steps=500), losses=repeat(9.0))
     assert again.store is not None
     again.resume(again.store.newest())
-    with pytest.raises(FloatingPointError, match="at step 67"):
+    with pytest.raises(Diverged, match="at step 67"):
         again.go()

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from rich.table import Table
 
 from dflash_serve.measure.figures import Acceptance
+from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.loop import Measurement
@@ -42,7 +43,7 @@ class RoundsMeasure:
         trained = trainer.drafter.block_size
         self._width = trained if width is None else width
         if not 2 <= self._width <= trained:
-            raise ValueError(
+            raise DataError(
                 f"--measure-block is {width}, but must be 2 to the drafter's block, {trained}"
             )
 
