@@ -7,8 +7,7 @@ and its own rows, nothing else. Knows nothing of losses or optimisers.
 import mlx.core as mx
 
 from dflash_serve.adapters.dflash import Attend, DFlashDrafter, DraftAttention
-
-KeysValues = tuple[mx.array, mx.array]
+from dflash_serve.kernels.block_attention import KeysValues, attend_blocks
 
 
 def context_keys_values(drafter: DFlashDrafter, taps: mx.array) -> list[KeysValues]:
@@ -43,15 +42,11 @@ def block_rows(
     """
     sequences, count, block = tokens.shape
     x = drafter.embed_block(tokens.reshape(sequences * count, block))
-    positions, length = anchors.reshape(-1), context[0][0].shape[2]
-    masks = {
-        kind: training_mask(anchors, block, length, *kind)
-        for kind in dict.fromkeys(drafter.config.layer_kinds)
-    }
-    for layer, keys_values, kind in zip(
+    positions = anchors.reshape(-1)  # one array, for which a rotation computes its tables once
+    for layer, keys_values, (window, causal) in zip(
         drafter.model.layers, context, drafter.config.layer_kinds, strict=True
     ):
-        x = layer(x, _over_context(keys_values, positions, masks[kind]))
+        x = layer(x, _over_context(keys_values, anchors, positions, window, causal))
     return drafter.model.norm(x).reshape(sequences, count, block, -1)
 
 
@@ -69,74 +64,19 @@ def proposals(
     return drafter.read(rows, tokens[:, 0]).chain()
 
 
-def training_mask(
-    anchors: mx.array, block_size: int, length: int, window: int | None, causal: bool
-) -> mx.array:
-    """[S, N] anchors -> visibility [S, N, B or 1, T + B] over [context; own block].
-
-    Context t < anchor; own rows all, or with ``causal`` up to the query; with ``window`` W also
-    query - key < W. A row always sees itself, so no row is fully masked.
-    """
-    slots = mx.arange(block_size, dtype=mx.int32)
-    key = mx.arange(length, dtype=mx.int32)
-    context = key < anchors[..., None, None]  # [S, N, 1, T]
-    own = slots <= slots[:, None] if causal else mx.ones((1, block_size), mx.bool_)
-    if window is not None:
-        query = anchors[..., None, None] + slots[:, None]  # [S, N, B, 1]
-        context = context & (query - key < window)
-        own = own & (slots[:, None] - slots < window)
-    rows = max(context.shape[2], own.shape[0])
-    shape = (*anchors.shape, rows)
-    return mx.concatenate(
-        [mx.broadcast_to(context, (*shape, length)), mx.broadcast_to(own, (*shape, block_size))],
-        axis=-1,
-    )
-
-
-def _over_context(context: KeysValues, positions: mx.array, mask: mx.array) -> Attend:
-    """Attention of blocks [S * N, B, H] over [context; own block]."""
-    split = mask.shape[:2]
+def _over_context(
+    context: KeysValues,
+    anchors: mx.array,
+    positions: mx.array,
+    window: int | None,
+    causal: bool,
+) -> Attend:
+    """Attention of blocks [S * N, B, H] over [context; own block]; ``positions``: the anchors."""
 
     def attend(attention: DraftAttention, normed: mx.array) -> mx.array:
-        rows, block, _ = normed.shape
-        queries = attention.queries(normed, positions).reshape(*split, attention.heads, block, -1)
-        keys, values = (
-            part.reshape(*split, attention.kv_heads, block, -1)
-            for part in attention.keys_values(normed, positions)
-        )
-        out = _attend_blocks(queries, (keys, values), context, mask)
-        return attention.o_proj(out.reshape(rows, block, -1))
+        queries = attention.queries(normed, positions)
+        own = attention.keys_values(normed, positions)
+        seen = attend_blocks(queries, own, context, anchors, window=window, causal=causal)
+        return attention.o_proj(seen.reshape(*normed.shape[:2], -1))
 
     return attend
-
-
-def _attend_blocks(
-    queries: mx.array, own: KeysValues, context: KeysValues, mask: mx.array
-) -> mx.array:
-    """One softmax over [context; own block] per row: [S, N, heads, B, hd] -> [S, N, B, heads * hd].
-
-    The context's keys and values [S, kv, T, hd] are shared by all blocks of a sequence and never
-    repeated; a block's own are [S, N, kv, B, hd].
-    """
-    sequences, count, heads, block, dim = queries.shape
-    kv = own[0].shape[2]
-    group = heads // kv
-    rows = (sequences, kv, count, group, block)
-    q = (queries * dim**-0.5).reshape(sequences, count, kv, group * block, dim).swapaxes(1, 2)
-    k_own, v_own = (part.swapaxes(1, 2) for part in own)  # [S, kv, N, B, hd]
-    k_context, v_context = context
-    flat = q.reshape(sequences, kv, count * group * block, dim)
-    scores = mx.concatenate(
-        [
-            (flat @ k_context.swapaxes(-1, -2)).reshape(*rows, -1),
-            (q @ k_own.swapaxes(-1, -2)).reshape(*rows, -1),
-        ],
-        axis=-1,
-    )  # [S, kv, N, group, B, T + B]
-    scores = mx.where(mask[:, None, :, None], scores, -mx.inf)
-    shares = mx.softmax(scores, axis=-1, precise=True)
-    length = k_context.shape[2]
-    over_context = shares[..., :length].reshape(sequences, kv, count * group * block, length)
-    over_own = shares[..., length:].reshape(sequences, kv, count, group * block, block)
-    out = (over_context @ v_context).reshape(*rows, dim) + (over_own @ v_own).reshape(*rows, dim)
-    return out.transpose(0, 2, 4, 1, 3, 5).reshape(sequences, count, block, -1)

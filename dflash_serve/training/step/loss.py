@@ -9,6 +9,8 @@ import mlx.core as mx
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash2 import CandidateSelector
+from dflash_serve.kernels.argmax import argmax
+from dflash_serve.kernels.cross_entropy import cross_entropy
 from dflash_serve.training.step.objective import DFLASH, DPACE, DPACE_CONTINUATION, Objective
 
 Sums = dict[str, mx.array]
@@ -47,7 +49,7 @@ def block_objective(drafter: DFlashDrafter, objective: Objective, slots: SlotRow
         distance = _divergence(logits, drafter.target_logits(slots.final))
         loss = (1.0 - objective.soft_label) * loss + objective.soft_label * distance
     sums = {"loss": (loss * weights).sum(), "weight": weights.sum()}
-    right = mx.argmax(logits, axis=-1) == slots.labels[:, 1:]
+    right = argmax(logits) == slots.labels[:, 1:]
     if drafter.config.selector_rank:
         chosen, right = _selector_loss(drafter.model.candidate_selector, slots, logits)
         # two sums of one graph would be one output: MLX's compiler cannot tell them apart
@@ -55,13 +57,6 @@ def block_objective(drafter: DFlashDrafter, objective: Objective, slots: SlotRow
         total = unary + objective.selector_alpha * (chosen * weights).sum()
         sums |= {"loss": total, "unary": unary}
     return sums | _counts(right, slots)
-
-
-def cross_entropy(logits: mx.array, labels: mx.array) -> mx.array:
-    """[..., V] logits, [...] labels -> [...] float32."""
-    logits = logits.astype(mx.float32)
-    picked = mx.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return mx.logsumexp(logits, axis=-1) - picked
 
 
 def _divergence(logits: mx.array, target_logits: mx.array) -> mx.array:
