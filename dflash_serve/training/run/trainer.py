@@ -13,6 +13,7 @@ from mlx import optimizers
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.kernels.updates import AdamW
 from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
@@ -240,7 +241,7 @@ def _part_size(options: TrainOptions, processes: Processes) -> int:
 def _optimizer(options: TrainOptions) -> optimizers.MultiOptimizer:
     """AdamW for everything, or for what Muon leaves; in the order of `_FACTORS`."""
     decay = options.weight_decay
-    adamw = optimizers.AdamW(learning_rate=0.0, weight_decay=decay, bias_correction=True)
+    adamw = AdamW(learning_rate=0.0, weight_decay=decay)
     if not options.muon:
         return optimizers.MultiOptimizer([adamw])
     matrices = optimizers.Muon(learning_rate=0.0, weight_decay=decay)
