@@ -14,7 +14,6 @@ from dflash_serve.adapters.config_values import first, nested, section
 from dflash_serve.adapters.dflash_config import DFLASH, DFLASH2, DSPARK, default_layer_ids
 
 Z_LAB, TORCHSPEC, SPECFORGE, SPECULATORS = "z-lab", "torchspec", "specforge", "speculators"
-KINDS = (Z_LAB, TORCHSPEC, SPECFORGE, SPECULATORS)
 
 _PREFIXES = ("module.", "draft_model.", "model.")
 _RENAMED = {

@@ -1,6 +1,7 @@
 """The two commands on a tiny checkpoint, as a user would call them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import read_answers
+from tests.tiny import DRAFTER, write_drafter
 from tests.training.chat_target import write_chat_target
 
 
@@ -59,6 +61,28 @@ def test_data_then_run_gives_a_drafter_that_answers_alike(
     invoke("data", *common, "--out", drafted, "--drafter", out)
     again = read_answers(drafted)
     assert [answer.tokens.tolist() for answer in again] == [a.tokens.tolist() for a in answers]
+
+    invoke("export", out, "--out", tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "greedy answers of the target to every turn, at most 12 tokens each" in card
+    assert re.search(
+        r"tokens per round \(\d\.\d\d pooled\), on \d held-out answers that did not", card
+    )
+
+
+@pytest.mark.parametrize("command", ["data", "eval", "adapt"])
+def test_a_vp_drafter_is_refused_where_it_would_draft_alone(
+    command: str, target_dir: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """As SpecForge says it; before any weights are read."""
+    said = DRAFTER["dflash_config"] | {"loss_type": "vp_drafter"}
+    drafter = write_drafter(tmp_path / "drafter", dflash_config=said)
+    source = "--records" if command == "adapt" else "--prompts"
+    pair = ["--target", target_dir, "--drafter", drafter]
+    options = [*pair, source, prompts, "--out", tmp_path / "out"]
+    result = CliRunner().invoke(app, [command, *map(str, options)])
+    assert result.exit_code == 2, result.output
+    assert f"drafter {drafter} is a VP-drafter" in result.output
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

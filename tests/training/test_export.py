@@ -47,6 +47,9 @@ def run_folder(tmp_path: Path) -> Path:
     arrays |= {"optimizer.step": mx.array(2), "random": mx.array([0, 7])}
     CheckpointStore(run / "checkpoints").save(Checkpoint(200, arrays, {}))
     rows = [measured(100, 2.5, True), measured(200, 3.25, True), measured(300, 3.0, False)]
+    rows.append(
+        {"ended": "finished", "step": 300, "best": 3.25, "best_step": 200, "reported": 2.25}
+    )
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"st')
     record().write(run)
     return run

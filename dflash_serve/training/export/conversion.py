@@ -13,7 +13,7 @@ import mlx.core as mx
 from dflash_serve.adapters.base import AdapterError, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config, read_object, resolve
 from dflash_serve.adapters.dflash_config import parse_dflash_config
-from dflash_serve.adapters.drafter_checkpoint import published, read_drafter_object, refuse_mask
+from dflash_serve.adapters.drafter_checkpoint import published, refuse_mask
 from dflash_serve.adapters.drafter_tables import offsets
 from dflash_serve.adapters.foreign import Given, detect, published_name
 from dflash_serve.adapters.loading import check_pair, make_target, open_target
@@ -84,7 +84,7 @@ def _config(given: Path | None, source: Path) -> dict[str, Any]:
         return read_config(given) if given.is_dir() else read_object(given)
     if not (directory / "config.json").exists():
         raise AdapterError(f"{directory} has no config.json: give the drafter's with --config")
-    return read_drafter_object(directory)
+    return read_config(directory)
 
 
 def _target(directory: Path, stored: Iterable[str], what: str) -> TargetAdapter:

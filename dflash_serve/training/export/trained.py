@@ -82,14 +82,17 @@ def _worth(run: Path, source: Path, record: RunRecord | None) -> Worth | None:
     """
     if record is None or record.reported is None:
         return None
-    newest_first = [row for row in read_log(run / "log.jsonl") if "loss" in row or _FIGURES in row]
-    newest_first.reverse()
+    lines = [row for row in read_log(run / "log.jsonl") if "loss" in row or _measures(row)]
     if source.name == "last":
-        newest_first = newest_first[:1]  # trained on since it was measured: it was not measured
-    row = next((row for row in newest_first if _FIGURES in row and _is_of(source, row)), None)
+        lines = lines[-1:]  # trained on since it was measured: it was not measured
+    row = next((row for row in reversed(lines) if _measures(row) and _is_of(source, row)), None)
     if row is None:
         return None
     return record.reported.model_copy(update={"step": row["step"], **row[_FIGURES]})
+
+
+def _measures(row: dict[str, Any]) -> bool:
+    return "tokens_per_round" in row and _FIGURES in row
 
 
 def _is_of(source: Path, row: dict[str, Any]) -> bool:
