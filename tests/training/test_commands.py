@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.compose.options import OptionsError
 from dflash_serve.training.cli import app
+from dflash_serve.training.commands.options import guarded
 from dflash_serve.training.data import read_answers
 from tests.tiny import DRAFTER, write_drafter
 from tests.training.chat_target import write_chat_target
@@ -90,3 +93,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert result.output.startswith("dflash-train: error: no directory")
+
+
+def test_a_wrong_environment_is_a_mistake_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """DFLASH_KERNELS is read once per process, so the refusal of it is made by hand."""
+
+    def refused() -> None:
+        raise OptionsError("DFLASH_KERNELS='fast' is none of auto, plain")
+
+    with pytest.raises(typer.Exit) as ended:
+        guarded(refused)
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == (
+        "dflash-train: error: DFLASH_KERNELS='fast' is none of auto, plain\n"
+    )

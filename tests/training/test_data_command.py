@@ -313,14 +313,6 @@ def test_options_without_effect_are_refused(
     assert message in " ".join(invoke(*common, *options, code=2).split())
 
 
-def test_a_wrong_environment_is_one_line(
-    target_dir: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DFLASH_KERNELS", "fast")
-    common = ("--target", target_dir, "--prompts", prompts, "--out", tmp_path / "o")
-    assert "DFLASH_KERNELS='fast' is none of" in invoke(*common, code=2)
-
-
 def test_json_and_csv_need_no_datasets(target_dir: Path, tmp_path: Path) -> None:
     """In a process where neither `datasets` nor what it brings can be imported."""
     row = {"question": "a", "answer": "b c"}
