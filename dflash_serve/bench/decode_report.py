@@ -1,12 +1,12 @@
 """Tables and plot of `dflash-bench decode`, made from its JSON values alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import percent, table, table_of, times
 from dflash_serve.measure.results import Result
 
 
@@ -46,63 +46,50 @@ def _arm(batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _speeds(batches: list[dict[str, Any]]) -> Table:
-    rows = []
-    for batch in batches:
-        for arm in batch["arms"]:
-            rows.append(
-                (
-                    f"batch {batch['batch']}, {arm['name']}",
-                    arm["end_to_end"]["tokens_per_second"],
-                    _times(arm["speedup_end_to_end"]),
-                    _span(arm["end_to_end"]["speedup_per_repeat"]),
-                    1e3 * arm["decode"]["time_per_output_token"],
-                    _times(arm["speedup_decode"]),
-                    _span(arm["decode"]["speedup_per_repeat"]),
-                    _percent(arm.get("outside_mlx_fraction")),
-                    arm["different_answers"],
-                )
-            )
-    columns = (
-        "",
-        "tok/s, prompts included",
-        "speedup",
-        "repeats",
-        "decode ms/token",
-        "speedup",
-        "repeats",
-        "outside MLX",
-        "different",
+    return table_of(
+        "Speed",
+        _named(batches, lambda arm: True),
+        (
+            ("", "row"),
+            ("tok/s, prompts included", "end_to_end.tokens_per_second"),
+            ("speedup", times("speedup_end_to_end")),
+            ("repeats", lambda arm: _span(arm["end_to_end"]["speedup_per_repeat"])),
+            ("decode ms/token", lambda arm: 1e3 * arm["decode"]["time_per_output_token"]),
+            ("speedup", times("speedup_decode")),
+            ("repeats", lambda arm: _span(arm["decode"]["speedup_per_repeat"])),
+            ("outside MLX", percent("outside_mlx_fraction")),
+            ("different", "different_answers"),
+        ),
     )
-    return table("Speed", columns, rows)
 
 
 def _acceptance(batches: list[dict[str, Any]]) -> Table:
-    rows = [
+    return table_of(
+        "Acceptance",
+        _named(batches, lambda arm: arm["block"] > 1),
         (
-            f"batch {batch['batch']}, {arm['name']}",
-            arm["tokens_per_round"],
-            arm["tokens_per_round_pooled"],
-            _percent(arm["accepted_per_proposed"]),
-            _percent(arm["accepted_per_generated"]),
-            _percent(arm["share_above_3"]),
-            _percent(arm["share_above_5"]),
-            arm["rounds"],
-        )
+            ("", "row"),
+            ("tokens/round", "tokens_per_round"),
+            ("pooled", "tokens_per_round_pooled"),
+            ("accepted/proposed", percent("accepted_per_proposed")),
+            ("accepted/generated", percent("accepted_per_generated")),
+            ("above 3", percent("share_above_3")),
+            ("above 5", percent("share_above_5")),
+            ("rounds", "rounds"),
+        ),
+    )
+
+
+def _named(
+    batches: list[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool]
+) -> list[dict[str, Any]]:
+    """The arms that are wanted, called by their batch size too."""
+    return [
+        arm | {"row": f"batch {batch['batch']}, {arm['name']}"}
         for batch in batches
         for arm in batch["arms"]
-        if arm["block"] > 1
+        if wanted(arm)
     ]
-    columns = (
-        "",
-        "tokens/round",
-        "pooled",
-        "accepted/proposed",
-        "accepted/generated",
-        "above 3",
-        "above 5",
-        "rounds",
-    )
-    return table("Acceptance", columns, rows)
 
 
 def _kinds(batch: Mapping[str, Any]) -> Table:
@@ -113,7 +100,7 @@ def _kinds(batch: Mapping[str, Any]) -> Table:
         for arm in arms:
             found = arm["kinds"][kind]
             cells += [found["tokens_per_round"], found["tokens_per_round_pooled"]]
-            cells.append(_times(found["speedup_decode"]))
+            cells.append(times("speedup_decode")(found))
         rows.append(cells)
     columns = ["kind"]
     for arm in arms:
@@ -122,39 +109,23 @@ def _kinds(batch: Mapping[str, Any]) -> Table:
 
 
 def _costs(batches: list[dict[str, Any]]) -> Table:
-    rows = [
+    return table_of(
+        "Step costs",
+        (costs for batch in batches for costs in batch["step_costs"]),
         (
-            f"{costs['rows']} x {costs['block']} at {costs['length']}",
-            costs["plain_ms"],
-            costs["verify_ms"],
-            costs["draft_ms"],
-            costs["round_ms"],
-            costs["break_even_tokens_per_round"],
-            _times(costs["speedup_bound"]),
-            _percent(costs["achieved_of_bound"]),
-        )
-        for batch in batches
-        for costs in batch["step_costs"]
-    ]
-    columns = (
-        "rows x block at length",
-        "plain ms",
-        "verify ms",
-        "draft ms",
-        "round ms",
-        "break-even",
-        "bound",
-        "achieved",
+            (
+                "rows x block at length",
+                lambda one: f"{one['rows']} x {one['block']} at {one['length']}",
+            ),
+            ("plain ms", "plain_ms"),
+            ("verify ms", "verify_ms"),
+            ("draft ms", "draft_ms"),
+            ("round ms", "round_ms"),
+            ("break-even", "break_even_tokens_per_round"),
+            ("bound", times("speedup_bound")),
+            ("achieved", percent("achieved_of_bound")),
+        ),
     )
-    return table("Step costs", columns, rows)
-
-
-def _times(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f}x"
-
-
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f} %"
 
 
 def _span(values: list[float | None]) -> str:

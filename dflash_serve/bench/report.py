@@ -1,11 +1,13 @@
 """What a measurement leaves behind: a JSON file, a plot beside it and tables on the terminal."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +22,10 @@ if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
 
 RESULTS = Path("docs/results")
 """Where ``--save`` puts results, relative to the working directory."""
+
+
+Source = str | Callable[[Any], object]
+"""A cell of a row: the keys to its value, with dots between them, or what makes it of the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def write(
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, text: bool = False
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, text: bool = False
 ) -> Table:
     """A table with the first column left and the rest right; with ``text`` all left, no header."""
     made = Table(title=title, title_justify="left", show_header=not text)
@@ -71,6 +77,26 @@ def table(
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made
+
+
+def table_of(title: str, entries: Iterable[Any], columns: Sequence[tuple[str, Source]]) -> Table:
+    """A row for each of ``entries``, which are JSON objects."""
+    rows = [[_value(entry, source) for _, source in columns] for entry in entries]
+    return table(title, [name for name, _ in columns], rows)
+
+
+def _value(entry: Any, source: Source) -> object:
+    return reduce(getitem, source.split("."), entry) if isinstance(source, str) else source(entry)
+
+
+def times(key: str) -> Callable[[Any], str | None]:
+    """The value at ``key`` as in 1.50x."""
+    return lambda entry: None if entry[key] is None else f"{entry[key]:.2f}x"
+
+
+def percent(key: str) -> Callable[[Any], str | None]:
+    """The share at ``key`` as in 12.5 %, if there is one."""
+    return lambda entry: None if entry.get(key) is None else f"{100 * entry[key]:.1f} %"
 
 
 def cell(value: object) -> str:

@@ -6,7 +6,6 @@ Rivals take turns, the order reversed each repeat, with the same prompts in the 
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from dflash_serve.bench.load import Endpoint, LoadRun, Sample, first_model, run_load
@@ -15,7 +14,7 @@ from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO
-from dflash_serve.measure.figures import middle, percentile, ratio
+from dflash_serve.measure.figures import Acceptance, RoundCount, middle, percentile, ratio
 from dflash_serve.measure.prompts import read_chats
 from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
@@ -120,7 +119,12 @@ def figures(runs: Sequence[LoadRun]) -> dict[str, Any]:
     """Rates are medians over repeats, times are percentiles over all requests, in seconds."""
     samples = [sample for run in runs for sample in run.good]
     failed = [sample.error for run in runs for sample in run.samples if sample.error is not None]
-    lengths = [s.accept_length for s in samples if s.accept_length is not None]
+    counts = [
+        RoundCount(s.accept_length * s.verify_passes, s.verify_passes)
+        for s in samples
+        if s.accept_length is not None and s.verify_passes is not None
+    ]
+    found = Acceptance.of(counts)
     return {
         "total_tokens_per_second": middle([run.total_rate for run in runs]),
         "total_tokens_per_second_repeats": [run.total_rate for run in runs],
@@ -130,8 +134,9 @@ def figures(runs: Sequence[LoadRun]) -> dict[str, Any]:
         "requests": len(samples),
         "completion_tokens": sum(sample.tokens for sample in samples),
         "tokens_counted_by": _sources(samples),
-        "spec_accept_length": fmean(lengths) if lengths else None,
-        "spec_verify_passes": sum(s.verify_passes or 0 for s in samples) if lengths else None,
+        "tokens_per_round": found.tokens_per_round if counts else None,
+        "tokens_per_round_pooled": found.tokens_per_round_pooled if counts else None,
+        "verify_passes": int(found.rounds) if counts else None,
         "errors": len(failed),
         "first_error": failed[0] if failed else None,
     }

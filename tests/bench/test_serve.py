@@ -84,8 +84,8 @@ def test_usage_and_drafting_figures(server: tuple[str, list[dict[str, Any]]]) ->
     found = figures([load(server[0], meta_info=True)])
     assert found["completion_tokens"] == 35
     assert found["tokens_counted_by"] == "usage"
-    assert found["spec_accept_length"] == 3.5
-    assert found["spec_verify_passes"] == 10
+    assert found["tokens_per_round"] == found["tokens_per_round_pooled"] == 3.5
+    assert found["verify_passes"] == 10
 
 
 def test_without_usage_chunks_are_counted(server: tuple[str, list[dict[str, Any]]]) -> None:
