@@ -164,7 +164,7 @@ OWN_PARTS = {
 
 @pytest.mark.parametrize("name", OWN_PARTS)
 def test_heads_and_tables_of_its_own_are_kept(name: str, target: Path, tmp_path: Path) -> None:
-    """What is converted drafts as the source does; converting it again changes nothing."""
+    """What is converted drafts as the source does; it may be converted again, and exported."""
     source = write_head(tmp_path / "theirs", HEADS[name])
     assert f"the drafter's own, kept: {OWN_PARTS[name]}" in run(source, target, tmp_path / "ours")
     loaded = load_target(target)
@@ -176,8 +176,13 @@ def test_heads_and_tables_of_its_own_are_kept(name: str, target: Path, tmp_path:
     assert all(mx.array_equal(held[part], wanted[part]).item() for part in wanted)
     assert "tables of its own" in (tmp_path / "ours" / "README.md").read_text()
     run(tmp_path / "ours", target, tmp_path / "twice")
-    for file in ("config.json", "model.safetensors"):
-        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
+    words = ["export", tmp_path / "ours", "--out", tmp_path / "thrice", "--dtype", "float32"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    for again in ("twice", "thrice"):
+        for file in ("config.json", "model.safetensors"):
+            content = (tmp_path / again / file).read_bytes()
+            assert content == (tmp_path / "ours" / file).read_bytes()
 
 
 def test_a_reduced_head_without_its_size_in_the_config_is_refused(

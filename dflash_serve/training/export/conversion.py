@@ -106,7 +106,5 @@ def _target(directory: Path, stored: Iterable[str], what: str) -> TargetAdapter:
 
 def _stored_dtype(tensors: Iterable[mx.array]) -> str:
     """The dtype of the first floating tensor, which is that of all in every known checkpoint."""
-    kinds = [tensor.dtype for tensor in tensors]
-    return next(
-        (name for kind in kinds for name, known in DTYPES.items() if known == kind), "float32"
-    )
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return next((names[one.dtype] for one in tensors if one.dtype in names), "float32")
