@@ -148,6 +148,23 @@ def test_what_a_block_does_not_see_may_hold_anything() -> None:
     assert mx.array_equal(out, attend_blocks(queries, (k, v), (keys, values), anchors, **kinds))
 
 
+def test_scratch_memory_of_an_earlier_call_does_not_matter() -> None:
+    anchors = mx.array([[2, 5]], dtype=mx.int32)
+    arrays = [normal(2, 2, 3, DIM, seed=seed) for seed in range(3)]
+    arrays += [normal(1, 2, 9, DIM, seed=seed) for seed in (3, 4)]
+
+    def total(*given: mx.array) -> mx.array:
+        queries, k, v, keys, values = given
+        out = attend_blocks(queries, (k, v), (keys, values), anchors, window=None, causal=False)
+        return mx.square(out).sum()
+
+    slopes = mx.grad(total, (0, 1, 2, 3, 4))
+    wanted = slopes(*arrays)
+    mx.eval(wanted, slopes(*(mx.full(array.shape, mx.nan) for array in arrays)))
+    for found, want in zip(slopes(*arrays), wanted, strict=True):
+        np.testing.assert_array_equal(np.array(found), np.array(want))
+
+
 def test_adamw_is_mlx_s() -> None:
     weights = {"a": normal(300, 70), "b": normal(5, seed=1)}
     own = AdamW(1e-2, weight_decay=0.1)

@@ -1,12 +1,14 @@
 /* Attention of training, several blocks at a time: rows of a chunk are [blocks, group, B], columns
- * its context's keys [low, high) and then a block's own. Included once per instruction set, after
- * grads.inc.h. */
+ * a block's own and from `before` on its context's keys [low, high). Both begin at multiples of
+ * sixteen, so that a row's sums do not depend on the other blocks of its chunk. Included once per
+ * instruction set, after grads.inc.h. */
 
 #define CHUNK_ROWS 96
 
 typedef struct {
     const dflash_blocks *job;
     int sequence, kv, group, block, dim, length;
+    int before;
     ptrdiff_t ld; /* of scores */
     float *turned_keys, *turned_values; /* [dim, T] */
     float *queries, *to_out, *out;      /* [rows, dim] */
@@ -31,7 +33,8 @@ ISA_FN static block_chunk chunks_of(const dflash_blocks *job, int sequence, int 
                      .length = job->keys.columns};
     int each = c.group * c.block;
     ptrdiff_t rows = each > CHUNK_ROWS ? each : CHUNK_ROWS, turned = (ptrdiff_t)c.dim * c.length;
-    c.ld = round_up(c.length + c.block, 16);
+    c.before = (int)round_up(c.block, 16);
+    c.ld = c.before + round_up(c.length, 16);
     float *at = scratch_for(SCRATCH_BLOCKS, (size_t)(2 * turned + rows * (3 * c.dim + 2 * c.ld)));
     c.turned_keys = at;
     c.turned_values = at + turned;
@@ -60,7 +63,7 @@ ISA_FN static int next_chunk(block_chunk *c) {
         if (anchor > c->high) c->high = anchor;
     }
     c->high = least(c->high, c->length);
-    c->low = least(c->low, c->high);
+    c->low = least(c->low, c->high) / 16 * 16;
     return c->count > 0;
 }
 
@@ -90,17 +93,19 @@ ISA_FN static void over_columns(const block_chunk *c, const float *x, const floa
                                 const dflash_heads *own, float *out) {
     int wide = c->high - c->low, each = c->group * c->block;
     gemm_job context = {.M = c->rows, .N = wide, .K = c->dim, .a = x, .a_row = c->dim, .a_col = 1,
-                        .b = turned + c->low, .ldb = c->length, .c = out, .ldc = c->ld,
+                        .b = turned + c->low, .ldb = c->length, .c = out + c->before, .ldc = c->ld,
                         .alpha = 1.0f, .beta = 0.0f};
     if (wide > 0) seq_gemm(&context);
     for (int i = 0; i < c->count; i++) {
         gemm_job inside = {.M = each, .N = c->block, .K = c->dim,
                            .a = x + (ptrdiff_t)i * each * c->dim, .a_row = c->dim, .a_col = 1,
                            .b = head_of(own, batch_of(c, i), c->kv), .ldb = own->strides[2],
-                           .c = out + i * each * c->ld + wide, .ldc = c->ld,
+                           .c = out + i * each * c->ld, .ldc = c->ld,
                            .alpha = 1.0f, .beta = 0.0f};
         dot_gemm(&inside);
     }
+    for (int row = 0; row < c->rows; row++)
+        for (int l = c->block; l < c->before; l++) out[row * c->ld + l] = 0.0f;
 }
 
 /* The other way: out [rows, dim] = x [rows, columns] times the columns' keys or values. */
@@ -108,14 +113,14 @@ ISA_FN static void over_dim(const block_chunk *c, const float *x, const dflash_h
                             const dflash_heads *own, float *out) {
     int wide = c->high - c->low, each = c->group * c->block;
     const float *from = head_of(context, c->sequence, c->kv) + c->low * context->strides[2];
-    gemm_job before = {.M = c->rows, .N = c->dim, .K = wide, .a = x, .a_row = c->ld, .a_col = 1,
-                       .b = from, .ldb = context->strides[2], .c = out, .ldc = c->dim,
+    gemm_job before = {.M = c->rows, .N = c->dim, .K = wide, .a = x + c->before, .a_row = c->ld,
+                       .a_col = 1, .b = from, .ldb = context->strides[2], .c = out, .ldc = c->dim,
                        .alpha = 1.0f, .beta = 0.0f};
     if (wide > 0) seq_gemm(&before);
     else memset(out, 0, (size_t)c->rows * c->dim * sizeof(float));
     for (int i = 0; i < c->count; i++) {
         gemm_job inside = {.M = each, .N = c->dim, .K = c->block,
-                           .a = x + i * each * c->ld + wide, .a_row = c->ld, .a_col = 1,
+                           .a = x + i * each * c->ld, .a_row = c->ld, .a_col = 1,
                            .b = head_of(own, batch_of(c, i), c->kv), .ldb = own->strides[2],
                            .c = out + (ptrdiff_t)i * each * c->dim, .ldc = c->dim,
                            .alpha = 1.0f, .beta = 1.0f};
@@ -129,14 +134,14 @@ ISA_FN static void to_columns(const block_chunk *c, const float *x, const float 
                               float *own) {
     int wide = c->high - c->low, each = c->group * c->block, heads = c->job->keys.heads;
     ptrdiff_t head = (ptrdiff_t)c->sequence * heads + c->kv;
-    gemm_job before = {.M = wide, .N = c->dim, .K = c->rows, .a = x, .a_row = 1, .a_col = c->ld,
-                       .b = y, .ldb = c->dim, .c = context + (head * c->length + c->low) * c->dim,
+    gemm_job before = {.M = wide, .N = c->dim, .K = c->rows, .a = x + c->before, .a_row = 1,
+                       .a_col = c->ld, .b = y, .ldb = c->dim, .c = context + (head * c->length + c->low) * c->dim,
                        .ldc = c->dim, .alpha = 1.0f, .beta = 1.0f};
     if (wide > 0) seq_gemm(&before);
     for (int i = 0; i < c->count; i++) {
         ptrdiff_t to = ((ptrdiff_t)batch_of(c, i) * c->block * heads + c->kv) * c->dim;
         gemm_job inside = {.M = c->block, .N = c->dim, .K = each,
-                           .a = x + i * each * c->ld + wide, .a_row = 1, .a_col = c->ld,
+                           .a = x + i * each * c->ld, .a_row = 1, .a_col = c->ld,
                            .b = y + (ptrdiff_t)i * each * c->dim, .ldb = c->dim, .c = own + to,
                            .ldc = (ptrdiff_t)heads * c->dim, .alpha = 1.0f, .beta = 0.0f};
         seq_gemm(&inside);
@@ -149,10 +154,11 @@ ISA_FN static void mask_row(const block_chunk *c, int block, int row, float *s) 
     int anchor = job->anchors[batch_of(c, block)], slot = row % c->block, wide = c->high - c->low;
     int from = job->window ? anchor + slot - job->window + 1 - c->low : 0;
     int to = least(anchor, c->high) - c->low, own = job->window ? slot - job->window + 1 : 0;
-    if (from > 0) hide(s, 0, least(from, wide));
-    hide(s, to < 0 ? 0 : to, wide);
-    if (own > 0) hide(s, wide, wide + own);
-    if (job->causal) hide(s, wide + slot + 1, wide + c->block);
+    float *context = s + c->before;
+    if (from > 0) hide(context, 0, least(from, wide));
+    hide(context, to < 0 ? 0 : to, wide);
+    if (own > 0) hide(s, 0, own);
+    hide(s, job->causal ? slot + 1 : c->block, c->before);
 }
 
 /* Scores of the chunk, those that nobody sees at minus infinity. */
@@ -174,7 +180,7 @@ ISA_FN static void attend_blocks(const dflash_blocks *job, int sequence, int kv)
     int each = c.group * c.block;
     float *sums = c.to_out;
     while (next_chunk(&c)) {
-        int columns = c.high - c.low + c.block;
+        int columns = c.before + c.high - c.low;
         score(&c);
         for (int row = 0; row < c.rows; row++) {
             float *s = c.scores + row * c.ld, most = greatest(s, columns, HIDDEN);
@@ -214,7 +220,7 @@ ISA_FN static void attend_blocks_grad(const dflash_blocks *job, int sequence, in
     memset(job->to_keys + head, 0, bytes);
     memset(job->to_values + head, 0, bytes);
     while (next_chunk(&c)) {
-        int columns = c.high - c.low + c.block;
+        int columns = c.before + c.high - c.low;
         score(&c);
         for (int row = 0; row < c.rows; row++)
             memcpy(c.to_out + (ptrdiff_t)row * c.dim,
