@@ -63,7 +63,7 @@ class DrafterShape:
 
 
 def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any]:
-    """config.json of a new drafter from its target's config.json.
+    """config.json of a new drafter from its target's, without what `layout.full_config` adds.
 
     Raises:
         AdapterError: the block is longer than the target's context.
@@ -78,7 +78,6 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
     kind = "full_attention" if shape.sliding_window is None else "sliding_attention"
     config: dict[str, Any] = {
         "architectures": [shape.architecture],
-        "model_type": "qwen3",
         "block_size": shape.block_size,
         "dflash_config": {
             "mask_token_id": shape.mask_token_id,
@@ -99,14 +98,8 @@ def drafter_config(target: dict[str, Any], shape: DrafterShape) -> dict[str, Any
         "rms_norm_eps": float(target.get("rms_norm_eps", 1e-6)),
         "rope_theta": float(target.get("rope_theta") or rope["rope_theta"]),
         "rope_scaling": target.get("rope_scaling"),
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "tie_word_embeddings": False,
         "layer_types": [kind] * shape.layers,
-        "max_window_layers": shape.layers,
         "sliding_window": shape.sliding_window,
-        "use_sliding_window": shape.sliding_window is not None,
         "bos_token_id": target.get("bos_token_id"),
         "eos_token_id": target.get("eos_token_id"),
     }
