@@ -22,6 +22,7 @@ from dflash_serve.bench.inprocess import Served, context_for, serving
 from dflash_serve.bench.options import HttpOptions
 from dflash_serve.bench.pace import PacedEngine
 from dflash_serve.bench.pair import target_directory
+from dflash_serve.bench.rawstream import raw_stream
 from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO, checkpoints
 from dflash_serve.compose.loading import load
@@ -283,13 +284,8 @@ async def _read_all(port: int, streams: int) -> None:
 
 
 async def _read(port: int) -> None:
-    body = {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    content = json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST {_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-    writer.write(head.encode() + content)
-    seen = await reader.read()
-    writer.close()
+    body = {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    async with raw_stream(port, body) as reader:
+        seen = await reader.read()
     if b"data: [DONE]" not in seen:
         raise BenchError(f"a stream ended early: {seen[-200:]!r}")

@@ -8,12 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dflash_serve.bench.load import Endpoint, LoadRun, Sample, first_model, run_load
+from dflash_serve.bench.load import Endpoint, LoadRun, Sample, run_load
 from dflash_serve.bench.options import ServeOptions
 from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO
+from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import Acceptance, RoundCount, middle, percentile, ratio
 from dflash_serve.measure.prompts import read_chats
 from dflash_serve.measure.results import Result

@@ -17,7 +17,6 @@ from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.load import first_model
 from dflash_serve.bench.options import StallsOptions
 from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
@@ -37,6 +36,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
 from dflash_serve.measure.driver import Driver, Step
+from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 

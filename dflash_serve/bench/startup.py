@@ -8,10 +8,11 @@ import sys
 import time
 
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.load import Endpoint, first_model, run_load
+from dflash_serve.bench.load import Endpoint, run_load
 from dflash_serve.bench.options import StartOptions
 from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.spawn import spawned
+from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat

@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import psutil
 
-from dflash_serve.bench.load import first_model
 from dflash_serve.bench.options import StopsOptions
 from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.spawn import Spawned, spawned
+from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle, percentile
 from dflash_serve.measure.results import Result
 

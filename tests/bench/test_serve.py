@@ -10,11 +10,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 
 from dflash_serve.bench import serve_report
-from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import Endpoint, LoadRun, run_load
 from dflash_serve.bench.options import ServeOptions
 from dflash_serve.bench.serve import figures, run_serve
 from dflash_serve.bench.workloads import GENERIC
+from dflash_serve.measure.errors import DataError
 from tests.fakes import serving
 
 
@@ -103,7 +103,7 @@ def test_errors_are_counted_and_shown(server: tuple[str, list[dict[str, Any]]]) 
 
 def test_a_server_that_is_not_there() -> None:
     options = ServeOptions(base_url="http://127.0.0.1:9/v1", clients=(1,))
-    with pytest.raises(BenchError, match="gives no model"):
+    with pytest.raises(DataError, match="cannot be reached"):
         run_serve(options)
 
 

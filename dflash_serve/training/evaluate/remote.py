@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from dflash_serve.measure.endpoint import FAILED, base_url, first_model, headers, reason
 from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate.prompts import Conversation, Message
 from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
@@ -18,7 +19,6 @@ from dflash_serve.training.evaluate.settings import EvaluateSettings
 
 _WARM_UP_TOKENS = 64
 _WARM_UP: list[Message] = [{"role": "user", "content": "Tell me about the sea in a few words."}]
-_FAILED = (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError)
 
 _WAVE = 8  # conversations per client that one server is asked before the other
 
@@ -132,34 +132,6 @@ class Endpoint:
     meta_info: bool = True
 
 
-def base_url(url: str) -> str:
-    """With /v1 at its end.
-
-    Raises:
-        DataError: no URL.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise DataError(f"the URL is {url!r}, but must start with http:// or https://")
-    stem = url.rstrip("/")
-    return stem if stem.endswith("/v1") else f"{stem}/v1"
-
-
-def first_model(url: str, api_key: str | None) -> str:
-    """The first id of GET /models.
-
-    Raises:
-        DataError: the server cannot be reached, or lists nothing.
-    """
-    try:
-        reply = httpx.get(f"{url}/models", headers=_headers(api_key), timeout=30.0)
-        reply.raise_for_status()
-        return str(reply.json()["data"][0]["id"])
-    except httpx.TransportError as error:
-        raise DataError(f"{url} cannot be reached: {_reason(error)}") from error
-    except _FAILED as error:
-        raise DataError(f"{url}/models names no model ({_reason(error)}): give --model") from error
-
-
 async def warmed_up(endpoint: Endpoint, requests: int) -> Endpoint:
     """The endpoint after some short requests at once; without ``meta_info`` if it refuses that.
 
@@ -173,10 +145,10 @@ async def warmed_up(endpoint: Endpoint, requests: int) -> Endpoint:
         except httpx.HTTPStatusError as error:
             if endpoint.meta_info and error.response.status_code in (400, 422):
                 return await warmed_up(replace(endpoint, meta_info=False), requests)
-            raise DataError(f"{endpoint.base_url} refuses requests: {_reason(error)}") from error
-        except _FAILED as error:
-            reason = _reason(error)
-            raise DataError(f"{endpoint.base_url} cannot be reached: {reason}") from error
+            raise DataError(f"{endpoint.base_url} refuses requests: {reason(error)}") from error
+        except FAILED as error:
+            why = reason(error)
+            raise DataError(f"{endpoint.base_url} cannot be reached: {why}") from error
     return endpoint
 
 
@@ -221,8 +193,8 @@ async def _conversation(
     for turn in range(len(one.turns)):
         try:
             text, decoded = await _ask(client, endpoint, one.messages(replies))
-        except _FAILED as error:
-            take(Failure(one.dataset, one.row, turn, _reason(error)))
+        except FAILED as error:
+            take(Failure(one.dataset, one.row, turn, reason(error)))
             return
         replies.append(text)
         take(Response(one.dataset, one.row, one.digest, turn, text, decoded))
@@ -233,8 +205,8 @@ async def _again(
 ) -> Response | Failure:
     try:
         text, plain = await _ask(client, endpoint, messages)
-    except _FAILED as error:
-        return Failure(one.dataset, one.row, one.turn, f"plain: {_reason(error)}")
+    except FAILED as error:
+        return Failure(one.dataset, one.row, one.turn, f"plain: {reason(error)}")
     return replace(one, plain=plain.without_rounds(), same=text == one.text)
 
 
@@ -273,21 +245,5 @@ def _decoded(value: Mapping[str, Any], span: tuple[float, float]) -> Decoded:
 def _client(endpoint: Endpoint) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncClient(
-        headers=_headers(endpoint.api_key), timeout=endpoint.timeout, limits=limits
+        headers=headers(endpoint.api_key), timeout=endpoint.timeout, limits=limits
     )
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
-
-
-def _reason(error: Exception) -> str:
-    """One line; a refusal with what the server said."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, httpx.HTTPStatusError):
-        text = f"status {error.response.status_code}: {error.response.text}"
-    if isinstance(error, httpx.TimeoutException):
-        text = f"no answer in time ({type(error).__name__})"
-    if isinstance(error, LookupError):
-        text = f"the reply lacks {error}"
-    return " ".join(text.split())[:300]
