@@ -10,10 +10,11 @@ import mlx.core as mx
 import numpy as np
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.kernels.block_attention import KeysValues
 from dflash_serve.measure.figures import RoundCount
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore, pad_tokens
-from dflash_serve.training.step.attention import KeysValues, context_keys_values, proposals
+from dflash_serve.training.step.attention import context_keys_values, proposals
 from dflash_serve.training.step.batches import padded_length
 
 _BATCH, _BUCKET = 16, 64  # answers walked together, and what their length is padded to

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.kernels.block_attention import KeysValues
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.measure import contexts
-from dflash_serve.training.step.attention import KeysValues, block_rows
+from dflash_serve.training.step.attention import block_rows
 from dflash_serve.training.step.blocks import BlockRecipe, Blocks, blocks_at, eligible_anchors
 
 Counts = npt.NDArray[np.float64]
