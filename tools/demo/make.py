@@ -72,7 +72,7 @@ def run(stage: Stage, log: IO[str], progress: Progress) -> Done:
     """Run one stage to its end, its lines to the log; a failure ends the program."""
     task = progress.add_task(stage.name, total=None, last="")
     begin = time.monotonic()
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(ROOT), environment.get("PYTHONPATH")))
     )

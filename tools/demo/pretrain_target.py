@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -87,6 +88,7 @@ def work(
 ) -> None:
     """The loop of one worker; rank 0 also reports."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # sent when the parent dies; a shell may ignore it
     os.setsid()  # Linux shares a core by session: two workers in one session get one share
     if hasattr(os, "sched_setaffinity"):  # the scheduler was seen to keep both on one core
         os.sched_setaffinity(0, {rank % (os.cpu_count() or 1)})

@@ -49,7 +49,7 @@ class Recipe:
         return replace(
             self,
             target_steps=max(8, round(self.target_steps * share)),
-            prompts=max(200, round(self.prompts * share)),
+            prompts=max(48, round(self.prompts * share)),
             structured=max(4, round(self.structured * share)),
             choosing=max(1, round(self.choosing * share)),
             judged=max(1, round(self.judged * share)),

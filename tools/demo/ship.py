@@ -64,7 +64,7 @@ def ship_target(work: Path, shipped: Path) -> None:
     target = shipped / "target"
     target.mkdir(parents=True, exist_ok=True)
     for name in TARGET_FILES:
-        shutil.copy(work / "target" / name, target / name)
+        shutil.copyfile(work / "target" / name, target / name)
     scores = json.loads((work / "accuracy.json").read_text(encoding="utf-8"))["scores"]
     (target / "README.md").write_text(card(scores), encoding="utf-8")
     for kind, score in scores.items():
