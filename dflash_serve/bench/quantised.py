@@ -5,10 +5,8 @@ with drafts that are simulated over a real drafter's compute. All of it in turns
 """
 
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,14 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target, on_cpu
 from dflash_serve.bench import figures
+from dflash_serve.bench.arms import Arm, in_turns
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, QuantisedOptions
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
-from dflash_serve.bench.work import Work, make_work
+from dflash_serve.bench.work import make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.measure.driver import Run, run_all
 from dflash_serve.measure.figures import middle, ratio
 from dflash_serve.measure.results import Result
 
@@ -40,30 +38,19 @@ FORMS: dict[str, tuple[CpuWeights, bool]] = {
 """How weights are held, and whether own products multiply them. The first one is the base."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Form:
-    """One form of the weights, its requests, and the runs so far."""
+    """One form of the weights: ``held`` bytes of them, decoded plainly and with drafts."""
 
     name: str
     pair: Pair
-    work: Work
     held: int
-    plain: list[Run] = field(default_factory=list)
-    drafted: list[Run] = field(default_factory=list)
+    plain: Arm
+    drafted: Arm
 
-    def measure(self, runs: list[Run], options: QuantisedOptions, block: int) -> None:
-        drafter = self.work.drafter if block > 1 else None
-        config = EngineConfig(
-            max_batch=options.batch, max_context=self.work.longest + block, block_size=block
-        )
-        with closing(DeviceRunner(self.pair.target, drafter, block)) as runner:
-            runs.append(run_all(runner, config, self.work.requests))
-
-    def different(self) -> int:
-        """Answers of any run that are not those of the first plain one."""
-        wanted = figures.tokens_of(self.plain[0])
-        runs = (*self.plain, *self.drafted)
-        return sum(len(figures.differing(run.answers, wanted)) for run in runs)
+    @property
+    def arms(self) -> tuple[Arm, Arm]:
+        return self.plain, self.drafted
 
 
 def run_quantised(options: QuantisedOptions) -> Result:
@@ -81,11 +68,13 @@ def run_quantised(options: QuantisedOptions) -> Result:
             forms = [_form(name, Path(directory), shape, options) for name in FORMS]
         except AdapterError as error:
             raise BenchError(str(error)) from error
-    for repeat in range(options.repeats + 1):
-        for turn in _turns(forms, options)[:: -1 if repeat % 2 else 1]:
-            turn()
-    base = middle([run.step_rate for run in forms[0].plain[1:]])
-    entries = [_entry(form, base, options) for form in forms]
+    arms = [arm for form in forms for arm in form.arms]
+    references = [figures.tokens_of(arm.once()) for arm in arms][::2]
+    in_turns([arm.record for arm in arms], options.repeats)
+    for arm in arms:
+        arm.runner.close()
+    base = middle(forms[0].plain.step_rates)
+    entries = [_entry(form, base, wanted) for form, wanted in zip(forms, references, strict=True)]
     different = sum(entry["different_answers"] for entry in entries)
     wrong = exact_path() and different
     failures = [f"{different} answers differ from plain decoding"] if wrong else []
@@ -96,14 +85,6 @@ def run_quantised(options: QuantisedOptions) -> Result:
         "forms": entries,
     }
     return Result("quantised", options.recorded(), measured, tuple(failures))
-
-
-def _turns(forms: list[Form], options: QuantisedOptions) -> list[Callable[[], None]]:
-    turns: list[Callable[[], None]] = []
-    for form in forms:
-        turns.append(partial(form.measure, form.plain, options, 1))
-        turns.append(partial(form.measure, form.drafted, options, options.block_size))
-    return turns
 
 
 def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOptions) -> Form:
@@ -124,13 +105,20 @@ def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOpt
         tau=options.tau,
         seed=options.seed,
     )
-    return Form(name, pair, make_work(decode, pair), held)
+    work = make_work(decode, pair)
+
+    def arm(block: int) -> Arm:
+        runner = DeviceRunner(target, work.drafter if block > 1 else None, block)
+        config = EngineConfig(
+            max_batch=options.batch, max_context=work.longest + block, block_size=block
+        )
+        return Arm(name, runner, config, work.requests)
+
+    return Form(name, pair, held, arm(1), arm(options.block_size))
 
 
-def _entry(form: Form, base: float, options: QuantisedOptions) -> dict[str, Any]:
-    """The first run of each kind traced and warmed up; it is compared, and not timed."""
-    plain, drafted = ([run.step_rate for run in runs[1:]] for runs in (form.plain, form.drafted))
-    answers = [answer for run in form.drafted[1:] for answer in run.answers.values()]
+def _entry(form: Form, base: float, reference: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    plain, drafted = form.plain.step_rates, form.drafted.step_rates
     return {
         "name": form.name,
         "held_bytes": form.held,
@@ -139,8 +127,8 @@ def _entry(form: Form, base: float, options: QuantisedOptions) -> dict[str, Any]
         "drafted_tokens_per_second": middle(drafted),
         "drafted_over_plain": ratio(middle(drafted), middle(plain)),
         "drafted_over_base": ratio(middle(drafted), base),
-        **figures.both_rounds(answers),
-        "different_answers": form.different(),
+        **figures.both_rounds(form.drafted.answers),
+        "different_answers": sum(arm.different(reference) for arm in form.arms),
         "plain_repeats": plain,
         "drafted_repeats": drafted,
     }

@@ -4,23 +4,21 @@ All arms run the same requests in turns in one process; the fastest repeats are 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
 from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
+from dflash_serve.bench.arms import Arm, in_turns
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, SweepOptions
 from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.simulated import EchoDrafter
-from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.block_policy import widths_to
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
-from dflash_serve.measure.driver import Run, run_all
 from dflash_serve.measure.results import Result
 
 OF_BEST, OF_PLAIN = 0.97, 0.98
@@ -29,19 +27,6 @@ SETS = ("easy", "mixed", "useless")
 """Prompts of the kinds with the most tokens per round; all; all, with drafts that are wrong."""
 _EASY = 4
 """Kinds that are called easy."""
-
-
-@dataclass(slots=True)
-class _Arm:
-    """One way to choose blocks. Owner of its runner, and of what its runs gave."""
-
-    name: str
-    runner: DeviceRunner
-    config: EngineConfig
-    costs: tuple[CostPoint, ...] = ()
-    rates: list[float] = field(default_factory=list)
-    rounds: dict[str, float] = field(default_factory=dict)
-    different: int = 0
 
 
 def run_sweep(options: SweepOptions) -> Result:
@@ -102,9 +87,9 @@ class _Sets:
     def _easy(self, mixed: Work) -> Work:
         """As many requests as ``mixed`` has, of the kinds that commit most per round."""
         assert self._pair.drafter is not None
-        runner = DeviceRunner(self._pair.target, mixed.drafter, self._pair.drafter.block_size)
-        run = _run(_Arm("", runner, _config(mixed, 4, self._pair.drafter.block_size)), mixed)
-        runner.close()
+        block = self._pair.drafter.block_size
+        with closing(DeviceRunner(self._pair.target, mixed.drafter, block)) as runner:
+            run = Arm("easy", runner, _config(mixed, 4, block), mixed.requests).once()
         grouped = figures.by_kind(run.answers, mixed.kinds)
         taus = {
             kind: figures.both_rounds(answers)["tokens_per_round"]
@@ -133,23 +118,21 @@ class _Case:
         self._auto = self._arm("auto", block, adaptive=True)
 
     def measured(self, name: str, repeats: int) -> dict[str, Any]:
-        """Every arm once untimed, then in turns, the order reversed each repeat."""
+        """Every arm once untimed, then in turns."""
         arms = [self._plain, *self._fixed, self._auto]
-        reference = figures.tokens_of(_run(self._plain, self._work, self._pair))
-        for arm in arms[1:]:
-            _run(arm, self._work, self._pair)
-        for repeat in range(repeats):
-            for arm in arms[:: -1 if repeat % 2 else 1]:
-                run = _run(arm, self._work, self._pair)
-                arm.rates.append(run.step_rate)
-                arm.rounds = figures.both_rounds(run.answers.values())
-                arm.different += len(figures.differing(run.answers, reference))
+        reference, *_ = [figures.tokens_of(arm.once()) for arm in arms]
+        in_turns([arm.record for arm in arms], repeats)
         for arm in arms:
             arm.runner.close()
-        return self._entry(name, arms)
+        return self._entry(name, arms, reference)
 
-    def _entry(self, name: str, arms: Sequence[_Arm]) -> dict[str, Any]:
-        rates = {arm.name: max(arm.rates) for arm in arms}  # whatever disturbs a run slows it
+    def _entry(
+        self, name: str, arms: Sequence[Arm], reference: Mapping[str, Sequence[int]]
+    ) -> dict[str, Any]:
+        rates = {arm.name: max(arm.step_rates) for arm in arms}
+        different = {
+            arm.name: arm.different(reference) for arm in arms
+        }  # whatever disturbs a run slows it
         fixed = {arm.name: rates[arm.name] for arm in (self._plain, *self._fixed)}
         best = max(fixed, key=lambda one: fixed[one])
         return {
@@ -159,14 +142,14 @@ class _Case:
                 {
                     "name": arm.name,
                     "tokens_per_second": rates[arm.name],
-                    "repeats": arm.rates,
+                    "repeats": arm.step_rates,
                     "of_plain": rates[arm.name] / rates["plain"],
-                    **arm.rounds,
-                    "different_answers": arm.different,
+                    **figures.both_rounds(arm.answers),
+                    "different_answers": different[arm.name],
                 }
                 for arm in arms
             ],
-            "different_answers": sum(arm.different for arm in arms),
+            "different_answers": sum(different.values()),
             "round_costs": [
                 {"rows": cost.rows, "width": cost.width, "milliseconds": 1e3 * cost.seconds}
                 for cost in self._auto.costs
@@ -176,12 +159,12 @@ class _Case:
             "of_plain": rates["auto"] / rates["plain"],
         }
 
-    def _arm(self, name: str, block: int, *, drafts: bool = True, adaptive: bool = False) -> _Arm:
+    def _arm(self, name: str, block: int, *, drafts: bool = True, adaptive: bool = False) -> Arm:
         drafter = self._work.drafter if drafts else None
         runner = DeviceRunner(self._pair.target, drafter, block)
         config = _config(self._work, self._batch, block, adaptive=adaptive)
         costs = measured_costs(runner, config, runner.bytes_for) if adaptive else ()
-        return _Arm(name, runner, config, costs)
+        return Arm(name, runner, config, self._work.requests, self._pair.directory, costs)
 
 
 def _config(work: Work, batch: int, block: int, *, adaptive: bool = False) -> EngineConfig:
@@ -192,11 +175,6 @@ def _config(work: Work, batch: int, block: int, *, adaptive: bool = False) -> En
         block_size=block,
         adaptive=adaptive,
     )
-
-
-def _run(arm: _Arm, work: Work, pair: Pair | None = None) -> Run:
-    sink = None if pair is None else TextSink.load(pair.directory)
-    return run_all(arm.runner, arm.config, work.requests, sink, arm.costs)
 
 
 def _misses(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
