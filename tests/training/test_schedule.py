@@ -65,13 +65,11 @@ def test_no_step_lies_beyond_the_end(kind: Kind) -> None:
     [
         {"minimum": 2.0},
         {"minimum": -1.0},
-        {"warmup": 1.0},
-        {"decay": 0.0},
         {"kind": "wsd", "warmup": 0.5, "decay": 0.6},
     ],
 )
 def test_what_makes_no_schedule_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"cannot fall|shares|exceed"):
+    with pytest.raises(ValueError, match=r"cannot fall|exceed"):
         Schedule(1.0, **wrong)
 
 

@@ -81,9 +81,12 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
         ("nonsense", "cannot be read"),
         ("[grid]\nlr = []\n", "no runs"),
         ("[[runs]]\nname='a'\n[[runs]]\nname='a'\n", "two runs are called a"),
-        ("[[run]]\nname='a'\n", "'run' is none of"),
-        ("[grid]\nlr = [1]\n[prune]\nshare = 2\n", "0 to 1"),
-        ("[grid]\nlr = [1]\n[prune]\nshares = 1\n", "shares"),
+        ("[[run]]\nname='a'\n", "run is .*: Extra inputs"),
+        (
+            "[grid]\nlr = [1]\n[prune]\nshare = 2\n",
+            r"prune\.share is 2: Input should be less than or equal to 1",
+        ),
+        ("[grid]\nlr = [1]\n[prune]\nshares = 1\n", r"prune\.shares"),
     ],
 )
 def test_a_wrong_table_is_named(text: str, message: str, tmp_path: Path) -> None:

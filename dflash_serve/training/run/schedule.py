@@ -55,7 +55,7 @@ class Schedule:
     of the run in the form of ``style``. ``warmup`` and ``decay`` are shares of the whole run.
 
     Raises:
-        ValueError: a share or a rate that makes no schedule.
+        ValueError: rates or shares that make no schedule.
     """
 
     peak: float
@@ -66,10 +66,8 @@ class Schedule:
     style: Style = "cosine"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.minimum <= self.peak < math.inf:
+        if not 0 <= self.minimum <= self.peak:
             raise ValueError(f"a rate of {self.peak} cannot fall to {self.minimum}")
-        if not 0 <= self.warmup < 1 or not 0 < self.decay <= 1:
-            raise ValueError(f"warm-up {self.warmup} and decay {self.decay} must be shares of 1")
         if self.kind == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(f"warm-up {self.warmup} and decay {self.decay} exceed the run")
 

@@ -1,8 +1,6 @@
 """Runs of a table, one after another: pruned early, ranked in the end, taken up where stopped."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +93,11 @@ def _done(settings: RunSettings) -> Result | None:
     path = settings.out / _OUTCOME
     if not path.exists():
         return None
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    changed = describe_changes(raw["settings"], settings.model_dump(mode="json"))
+    result = Result.model_validate_json(path.read_text(encoding="utf-8"))
+    changed = describe_changes(result.settings, settings.model_dump(mode="json"))
     if changed:
         raise DataError(f"{settings.out} was made with {changed}: choose another name or folder")
-    return Result(**raw | {"course": tuple((at, value) for at, value in raw["course"])})
+    return result
 
 
 def _run(
@@ -126,7 +124,7 @@ def _run(
         state = "pruned"
         console.print("pruned: too far behind the best by now")
     result = _result(entry.name, state, settings, message)
-    replace_json(settings.out / _OUTCOME, asdict(result))
+    replace_json(settings.out / _OUTCOME, result.model_dump())
     return result
 
 
@@ -138,9 +136,9 @@ def _result(name: str, state: str, settings: RunSettings, message: str) -> Resul
     )
     steps = [row for row in rows if "loss" in row]
     return Result(
-        name,
-        state,
-        settings.model_dump(mode="json"),
+        name=name,
+        state=state,
+        settings=settings.model_dump(mode="json"),
         best=best.get("tokens_per_round", 0.0),
         reported=best.get("reported", {}).get("tokens_per_round", 0.0),
         best_step=best.get("step", 0),
@@ -160,7 +158,7 @@ def _course(folder: Path) -> tuple[Point, ...]:
 
 def _report(out: Path, results: Sequence[Result]) -> None:
     """sweep.json and sweep.png: all runs so far, the best first."""
-    replace_json(out / "sweep.json", [asdict(result) for result in ranked(results)])
+    replace_json(out / "sweep.json", [result.model_dump() for result in ranked(results)])
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for result in ranked(results):
@@ -176,17 +174,8 @@ def _show(console: Console, results: Sequence[Result], entries: Sequence[Entry])
     own = {entry.name: entry.own for entry in entries}
     columns = list(dict.fromkeys(name for entry in entries for name in entry.own))
     table = rich_table.Table(title="tokens per round, the best first")
-    for heading in (
-        "rank",
-        "run",
-        *columns,
-        "best",
-        "reported",
-        "at step",
-        "steps",
-        "minutes",
-        "state",
-    ):
+    found = ("best", "reported", "at step", "steps", "minutes", "state")
+    for heading in ("rank", "run", *columns, *found):
         table.add_column(heading)
     for rank, result in enumerate(ranked(results), start=1):
         table.add_row(

@@ -12,24 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dflash_serve.training.data.errors import DataError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Settings = dict[str, Any]
+from dflash_serve.training.data.errors import DataError
+from dflash_serve.training.settings import Settings
+
+Values = dict[str, Any]
 Point = tuple[float, float]  # progress 0 to 1, tokens per round
 
-_PARTS = ("base", "runs", "grid", "prune")
 
-
-@dataclass(frozen=True, slots=True)
-class Prune:
+class Prune(Settings):
     """A run behind ``after`` of its course ends if it is below ``share`` of the best by then."""
 
-    share: float = 0.8
-    after: float = 0.25
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and 0 <= self.after <= 1):
-            raise DataError(f"prune: share {self.share} and after {self.after} must be 0 to 1")
+    share: float = Field(default=0.8, ge=0, le=1)
+    after: float = Field(default=0.25, ge=0, le=1)
 
     def hopeless(self, own: Sequence[Point], others: Sequence[Sequence[Point]]) -> bool:
         """Whether the course ``own`` lags behind the best of ``others`` at the same progress."""
@@ -45,33 +41,41 @@ class Entry:
     """One run: its folder's name, and what it sets besides the base."""
 
     name: str
-    own: Settings
+    own: Values
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    base: Settings
+    base: Values
     entries: tuple[Entry, ...]
     prune: Prune
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(BaseModel):
     """How one run ended: ``state`` is finished, pruned or failed; ``course`` its measurements.
 
     Runs are ranked by ``best``; ``reported`` is the same drafter's value on other answers.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     name: str
     state: str
-    settings: Settings
-    best: float
-    reported: float
-    best_step: int
-    steps: int
-    seconds: float
-    course: tuple[Point, ...]
+    settings: Values
+    best: float = 0.0
+    reported: float = 0.0
+    best_step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    course: tuple[Point, ...] = ()
     message: str = ""
+
+
+class _File(Settings):
+    base: Values = Field(default_factory=dict)
+    runs: list[Values] | None = None
+    grid: dict[str, list[Any]] | None = None
+    prune: Prune = Prune()
 
 
 def read_table(path: Path) -> Table:
@@ -83,23 +87,21 @@ def read_table(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8")
         raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        file = _File.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {place} is {first['input']}: {first['msg']}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    unknown = [name for name in raw if name not in _PARTS]
-    if unknown:
-        raise DataError(f"{path}: {unknown[0]!r} is none of {', '.join(_PARTS)}")
-    if ("runs" in raw) == ("grid" in raw):
+    if (file.runs is None) == (file.grid is None):
         raise DataError(f"{path} needs either runs or a grid")
-    try:
-        entries = _listed(raw["runs"]) if "runs" in raw else _grid(raw["grid"])
-        prune = Prune(**raw.get("prune", {}))
-    except TypeError as error:
-        raise DataError(f"{path}: {error}") from error
+    entries = _listed(file.runs) if file.grid is None else _listed(_combined(file.grid))
     names = [entry.name for entry in entries]
     twice = [name for name in names if names.count(name) > 1]
     if not entries or twice:
         raise DataError(f"{path}: " + (f"two runs are called {twice[0]}" if twice else "no runs"))
-    return Table(_named(raw.get("base", {})), tuple(entries), prune)
+    return Table(_named(file.base), tuple(entries), file.prune)
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:
@@ -107,31 +109,19 @@ def ranked(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=lambda result: (result.state == "failed", -result.best))
 
 
-def _named(settings: Mapping[str, Any]) -> Settings:
+def _named(settings: Mapping[str, Any]) -> Values:
     return {name.replace("-", "_"): value for name, value in settings.items()}
 
 
-def _listed(runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
+def _listed(runs: Sequence[Mapping[str, Any]] | None) -> list[Entry]:
     entries = []
-    for run in runs:
+    for run in runs or []:
         own = _named(run)
-        name = own.pop("name", None) or _name(own)
-        entries.append(Entry(_folder(name), own))
+        name = own.pop("name", None) or ",".join(f"{key}={own[key]}" for key in own) or "base"
+        entries.append(Entry(re.sub(r"[^\w.,=+-]", "_", name).lstrip(".") or "_", own))
     return entries
 
 
-def _grid(grid: Mapping[str, Sequence[Any]]) -> list[Entry]:
-    names = list(_named(grid))
-    for name, values in grid.items():
-        if not isinstance(values, list):
-            raise TypeError(f"grid: {name} is {values!r}, but must be a list")
-    rows = [dict(zip(names, values, strict=True)) for values in itertools.product(*grid.values())]
-    return [Entry(_folder(_name(row)), row) for row in rows]
-
-
-def _name(own: Settings) -> str:
-    return ",".join(f"{name}={value}" for name, value in own.items()) or "base"
-
-
-def _folder(name: str) -> str:
-    return re.sub(r"[^\w.,=+-]", "_", name).lstrip(".") or "_"
+def _combined(grid: Mapping[str, Sequence[Any]]) -> list[Values]:
+    """Every combination of the grid's values."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

@@ -1,6 +1,5 @@
 """What a slot's prediction is held against, and which weights slots have. Plain Python."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,11 +24,3 @@ class Objective:
     loss_type: LossType = "dflash"
     d_pace: float = 0.5
     selector_alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.loss_type not in get_args(LossType):
-            raise ValueError(f"loss_type {self.loss_type!r} is none of {get_args(LossType)}")
-        if not 0.0 <= self.soft_label <= 1.0 or not 0.0 <= self.d_pace <= 1.0:
-            raise ValueError(f"soft_label {self.soft_label}, d_pace {self.d_pace}: must be 0 to 1")
-        if not 0.0 <= self.selector_alpha < math.inf:
-            raise ValueError(f"selector_alpha is {self.selector_alpha}, but must be 0 or more")
