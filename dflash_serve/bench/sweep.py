@@ -129,10 +129,8 @@ class _Case:
     def _entry(
         self, name: str, arms: Sequence[Arm], reference: Mapping[str, Sequence[int]]
     ) -> dict[str, Any]:
-        rates = {arm.name: max(arm.step_rates) for arm in arms}
-        different = {
-            arm.name: arm.different(reference) for arm in arms
-        }  # whatever disturbs a run slows it
+        rates = {arm.name: max(arm.step_rates) for arm in arms}  # what disturbs a run slows it
+        different = {arm.name: arm.different(reference) for arm in arms}
         fixed = {arm.name: rates[arm.name] for arm in (self._plain, *self._fixed)}
         best = max(fixed, key=lambda one: fixed[one])
         return {

@@ -1,6 +1,7 @@
 """The course of a run in bounded memory, and its picture. Knows no files but the one it draws."""
 
 from dataclasses import dataclass, field
+from math import isnan, nan
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -58,8 +59,8 @@ class Curves:
         """``rest`` is the expected tokens per round, then the accuracy of each slot."""
         self.steps.add((float(step), loss, rate, *rest))
 
-    def add_measured(self, step: int, tokens_per_round: float) -> None:
-        self.measured.add((float(step), tokens_per_round))
+    def add_measured(self, step: int, tokens_per_round: float, pooled: float | None) -> None:
+        self.measured.add((float(step), tokens_per_round, nan if pooled is None else pooled))
 
     def cut(self, step: int) -> None:
         """Forget what a resumed run is about to repeat: steps from ``step``, later measurements."""
@@ -82,7 +83,10 @@ def draw(curves: Curves, path: Path) -> None:
         accuracy.plot(steps, curve, color=(slot / slots, 0.3, 1 - slot / slots))
     accuracy.set(title=f"accuracy by slot, 1 (blue) to {slots} (red)", ylim=(0, 1))
     rounds.plot(steps, _smooth(course.values(2)), label="training")
-    rounds.plot(curves.measured.steps, curves.measured.values(), "o-", label="held out")
+    held, pooled = curves.measured.values(), curves.measured.values(1)
+    rounds.plot(curves.measured.steps, held, "o-", label="held out")
+    if not all(map(isnan, pooled)):
+        rounds.plot(curves.measured.steps, pooled, "x:", label="held out, pooled")
     rounds.set(title="tokens per round", xlabel="step")
     rounds.legend()
     rate.plot(steps, course.values(1))

@@ -54,7 +54,7 @@ class RunLog:
         self._draw_after(_REDRAW_SECONDS)
 
     def on_measure(self, report: MeasureReport) -> None:
-        self._curves.add_measured(report.step, report.value)
+        self._curves.add_measured(report.step, report.value, report.pooled)
         row: dict[str, Any] = {
             "step": report.step,
             "progress": round(report.progress, 6),
@@ -98,7 +98,8 @@ class RunLog:
                     row["step"], row["loss"], row["rate"], row["expected"], tuple(row["accuracy"])
                 )
             elif "tokens_per_round" in row:
-                self._curves.add_measured(row["step"], row["tokens_per_round"])
+                pooled = row.get("tokens_per_round_pooled")
+                self._curves.add_measured(row["step"], row["tokens_per_round"], pooled)
         self._curves.cut(resumed_at)
 
     def _add_step(
