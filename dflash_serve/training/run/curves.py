@@ -72,8 +72,9 @@ def draw(curves: Curves, path: Path) -> None:
     """Loss, accuracy by slot, tokens per round and learning rate; the file is replaced whole."""
     if not curves.steps.points:
         return
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    loss, accuracy, rounds, rate = figure.subplots(2, 2, sharex=True).flatten()
+    figure = Figure(figsize=(11, 7))  # a layout that fits itself draws twice
+    margins = {"left": 0.06, "right": 0.98, "bottom": 0.08, "top": 0.95, "hspace": 0.13}
+    loss, accuracy, rounds, rate = figure.subplots(2, 2, sharex=True, gridspec_kw=margins).flatten()
     course, steps = curves.steps, curves.steps.steps
     loss.plot(steps, _smooth(course.values(0)))
     loss.set(title="loss", yscale="log")
