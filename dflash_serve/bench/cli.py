@@ -184,6 +184,14 @@ def _policy(given: options.PolicyOptions) -> int:
     return _finish(run_policy(given), policy_report, given)
 
 
+@_command("training-memory", options.TrainingMemoryOptions)
+def _training_memory(given: options.TrainingMemoryOptions) -> int:
+    from dflash_serve.bench import training_memory_report
+    from dflash_serve.bench.training_memory import run_training_memory
+
+    return _finish(run_training_memory(given), training_memory_report, given)
+
+
 @_command("training-step", options.TrainingStepOptions)
 def _training_step(given: options.TrainingStepOptions) -> int:
     from dflash_serve.bench import training_step_report

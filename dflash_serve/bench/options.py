@@ -462,6 +462,27 @@ class RecordOptions(PairOptions):
         return self.choice((), self.seed)
 
 
+class TrainingMemoryOptions(Options):
+    """A training step at the true shapes of published pairs, on random weights: memory and time."""
+
+    pairs: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=("qwen3-4b", "qwen3-8b", "qwen3-coder-30b-a3b", "qwen3.5-4b", "gpt-oss-20b"),
+        alias="only",
+        description="Also qwen3.5-9b, llama-3.1-8b.",
+    )
+    length: int = Field(default=3072, ge=2, description="Tokens of the sequence.")
+    anchors: int = Field(default=64, ge=1, description="Blocks of it; they take time, not memory.")
+    muon: bool = Field(default=False, description="Muon for matrices, as in `dflash-train run`.")
+    compute_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of the step, as in `dflash-train run`."
+    )
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="Most that a step may take; default: what is free."
+    )
+    out: Out = None
+    save: Save = False
+
+
 class TrainingStepOptions(Options):
     """The compiled training step against the same step written plainly: memory and time."""
 

@@ -14,13 +14,15 @@ from dflash_serve.training.drafter.layout import stored_tensors
 from dflash_serve.training.features.store import bytes_per_token
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.step.batches import padded_length, steps_per_epoch
-from dflash_serve.training.step.train_step import GROUP_BYTES
+from dflash_serve.training.step.train_step import GROUP_BYTES, PORTION_BYTES
 
 _BUCKET = 64
 _ANSWER_BYTES = 6  # of JSON per token id
 _LOGITS, _SCORES, _ROWS, _INNER = 3, 2, 12, 5
 """Copies of a group's logits, and of each layer's attention scores, rows and inner rows, that are
-held on the way back: what fits the peaks of `dflash-bench training-memory`."""
+held on the way back: no less than the peaks of `dflash-bench training-memory`."""
+_ADAMW_COPIES, _MUON_COPIES = 4, 5
+"""Of a portion of weights while it is updated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Weights(Parts):
 class Memory(Parts):
     """At the worst moment of a step.
 
-    ``work`` is the larger of two. While blocks go through the network: a group's logits, scores,
-    activations and gradients, and features, keys and values of the sequences computed at once.
-    While weights are updated: new masters, optimiser's state and scaled gradients beside the old.
+    ``work`` is the larger of two. While blocks go through the network: a group's logits, scores and
+    activations, or its gradients, and features, keys and values of the sequences computed at once.
+    While weights are updated: a portion of them and of the optimiser's state, old and new.
     """
 
     target: int
@@ -160,10 +162,14 @@ def weight_bytes(shapes: Sequence[tuple[int, ...]], settings: RunSettings) -> We
 
 
 def work_bytes(config: DFlashConfig, weights: Weights, settings: RunSettings, longest: int) -> int:
-    """What a step takes for a moment, beside what it keeps. An estimate."""
-    through = weights.gradients + _batch_bytes(config, settings, longest)
-    through += _group_bytes(config, settings, longest)
-    return max(through, weights.masters + weights.optimizer + weights.gradients)
+    """What a step takes for a moment, beside what it keeps. An estimate.
+
+    A group's activations make way for its gradients on the way back.
+    """
+    through = max(_group_bytes(config, settings, longest), weights.gradients)
+    portion = min(weights.masters, PORTION_BYTES)
+    update = portion * (_MUON_COPIES if settings.muon else _ADAMW_COPIES)
+    return max(through + _batch_bytes(config, settings, longest), update)
 
 
 def _batch_bytes(config: DFlashConfig, settings: RunSettings, longest: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
@@ -20,6 +20,8 @@ from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentit
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.trainer import Trainer, TrainOptions
 
+_TABLES = ("embed_tokens.weight", "lm_head.weight")
+_ROWS = 256  # of a table that differ
 _MANY = 1 << 40  # bytes: the directory's room for features
 
 
@@ -56,6 +58,10 @@ class Trial:
         """Weights that are trained."""
         return sum(value.size for _, value in tree_flatten(self._drafter.model.parameters()))
 
+    def state(self) -> dict[str, mx.array]:
+        """What steps change, by name."""
+        return self._trainer.state()
+
     def step(self, number: int) -> float:
         """One step; its seconds."""
         started = time.perf_counter()
@@ -70,11 +76,24 @@ def _target(config: dict[str, Any]) -> TargetAdapter:
     """Of which embedding and head are computed, and nothing else."""
     mx.random.seed(0)
     adapter, model = make_model(config)
+    tables = [
+        (name, _table(value.shape))
+        for name, value in tree_flatten(model.parameters())
+        if name.endswith(_TABLES)
+    ]
+    model.update(tree_unflatten(tables))
     if not on_cpu():
         model.set_dtype(mx.bfloat16)
     target: TargetAdapter = adapter(model)
     mx.eval(target.logits(target.embed(mx.array([[0]]))))
     return target
+
+
+def _table(shape: tuple[int, int]) -> mx.array:
+    """Some random rows again and again: new ones take a minute for a large vocabulary."""
+    rows = 0.02 * mx.random.normal((_ROWS, shape[1]))
+    times = -(-shape[0] // _ROWS)
+    return mx.contiguous(mx.tile(rows, (times, 1))[: shape[0]])
 
 
 def _example(rng: np.random.Generator, vocab: int, length: int) -> Example:
