@@ -180,34 +180,15 @@ def test_a_run_of_a_held_rate_is_made_longer(world: World) -> None:
     assert rates[39] < rates[33] < 1e-3
 
 
-def test_a_drafter_goes_on_as_what_it_is(world: World) -> None:
-    """A VP-drafter stays one, with its own base; a plain one becomes one only if asked."""
-    vp_drafter = {"training_mode": "vp_drafter", "prefix_weight_base": 0.7}
-    assert world.invoke("vp", steps=1, **vp_drafter).exit_code == 0
-    assert world.invoke("plain", steps=1).exit_code == 0
-
-    def go_on(out: str, start: str, **options: object) -> dict[str, object]:
-        given = {"start": world.root / start, "steps": 1} | options
-        none = dict.fromkeys(("layers", "block_size", "target_layers", "mask_token"))
-        result = world.invoke(out, **given, **none)
-        assert result.exit_code == 0, result.output
-        inner = json.loads((world.root / out / "config.json").read_text())["dflash_config"]
-        return {name: inner.get(name) for name in ("training_mode", "prefix_weight_base")}
-
-    kept = {"training_mode": "vp_drafter", "prefix_weight_base": 0.7}
-    assert go_on("1", "vp") == kept
-    assert "prefixes" in (world.root / "1" / "log.jsonl").read_text()
-    assert go_on("2", "vp", prefix_weight_base=0.5) == kept | {"prefix_weight_base": 0.5}
-    plain = {"training_mode": None, "prefix_weight_base": None}
-    assert go_on("3", "vp", training_mode="dflash") == plain
-    assert go_on("4", "plain") == plain
-    assert go_on("5", "plain", training_mode="vp_drafter") == kept | {"prefix_weight_base": 0.9}
-
-
-def test_a_vp_drafter_is_measured_by_visible_prefix(world: World) -> None:
-    options = {"training_mode": "vp_drafter", "steps": 3, "muon": True, "lr": 0.01}
-    result = world.invoke("out", **options)
+def test_a_vp_drafter_stays_one_when_it_is_started_from(world: World) -> None:
+    """What its config says counts: the mode, the base of its prefixes, the shape."""
+    options = {"training_mode": "vp_drafter", "steps": 3, "muon": True, "prefix_weight_base": 0.7}
+    result = world.invoke("vp", **options)
     assert result.exit_code == 0, result.output
+    shape = dict.fromkeys(("layers", "block_size", "target_layers", "mask_token"))
+    result = world.invoke("out", start=world.root / "vp", steps=1, **shape)
+    assert result.exit_code == 0, result.output
+    assert "accuracy by visible slots" in result.output
     table = json.loads((world.root / "out" / "vp.json").read_text())
     assert table["visible"] == [1, 2, 3]
     for visible, row in enumerate(table["accuracy"], start=1):
@@ -215,7 +196,8 @@ def test_a_vp_drafter_is_measured_by_visible_prefix(world: World) -> None:
     assert table["mean_tokens_per_round"] == pytest.approx(sum(table["tokens_per_round"][1:]) / 2)
     config = json.loads((world.root / "out" / "config.json").read_text())
     assert config["dflash_config"]["training_mode"] == "vp_drafter"
-    assert "accuracy by visible slots" in result.output
+    assert config["dflash_config"]["prefix_weight_base"] == 0.7
+    assert (config["block_size"], config["num_hidden_layers"]) == (4, 1)
 
 
 @pytest.mark.parametrize(
