@@ -14,8 +14,9 @@ from mlx import optimizers
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
+from dflash_serve.kernels.block_attention import KeysValues
+from dflash_serve.kernels.updates import sum_of_squares
 from dflash_serve.training.step.attention import (
-    KeysValues,
     block_rows,
     block_tokens,
     context_keys_values,
@@ -30,6 +31,9 @@ GROUP_BYTES = 384 << 20
 """Block rows that go through the network and back together, and what their attention scores of
 one layer and their logits may take in float32. At least one block of every sequence: memory grows
 with these and with the sequences of a step, not with the blocks of each."""
+PORTION_BYTES = 256 << 20
+"""Float32 weights that are updated together, beside which their new values and those of the
+optimiser's state exist for a moment. At least one tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class TrainStep:
         clip: float = 1.0,
         compute_dtype: mx.Dtype = mx.float32,
         group_rows: int = GROUP_ROWS,
+        portion_bytes: int = PORTION_BYTES,
     ) -> None:
         self.drafter = drafter
         self.objective = objective
@@ -82,8 +87,10 @@ class TrainStep:
         self._context = mx.compile(self._trace_context)
         self._through_context = mx.compile(self._trace_through_context)
         self._through_group = mx.compile(self._trace_through_group)
-        self._apply = _compiled_update(optimizer, clip)
-        self._publish()
+        self._clipping = mx.compile(partial(_clipping, clip=clip))
+        self._update = _compiled_update(optimizer)
+        self._portions = _portions(self.masters, portion_bytes)
+        self._publish(self.masters)
 
     def gradients(self, batch: StepBatch) -> tuple[Sums, Tree]:
         """Sums over the batch (see `block_objective`) and the gradient of sums["loss"].
@@ -105,20 +112,32 @@ class TrainStep:
 
         ``rates`` are the learning rates of the optimiser's parts, in order.
         """
-        for part, rate in zip(_parts(self.optimizer), rates, strict=True):
+        parts = _parts(self.optimizer)
+        for part, rate in zip(parts, rates, strict=True):
             part.learning_rate = rate
-        self.masters, norm = self._apply(self.masters, gradients, weight)
-        mx.eval(self.masters, self.optimizer.state, norm)
-        self._publish()
+        factor, norm = self._clipping(gradients, weight)
+        steps = [part.state["step"] for part in parts]
+        given, masters = dict(tree_flatten(gradients)), dict(tree_flatten(self.masters))
+        for names in self._portions:
+            for part, step in zip(parts, steps, strict=True):
+                part.state["step"] = step  # which every portion counts up
+            old = tree_unflatten([(name, masters[name]) for name in names])
+            new = self._update(old, tree_unflatten([(name, given[name]) for name in names]), factor)
+            masters.update(tree_flatten(new))
+            self.masters = tree_unflatten(list(masters.items()))
+            self._publish(new)
+            del old
+            mx.eval(new, self.optimizer.state, norm)
         return norm
 
     def load_masters(self, masters: Tree) -> None:
         """Go on from other weights."""
         self.masters = masters
-        self._publish()
+        self._publish(masters)
 
-    def _publish(self) -> None:
-        self.drafter.model.update(self._cast(self.masters))
+    def _publish(self, masters: Tree) -> None:
+        """Give the model new weights, all of them or some."""
+        self.drafter.model.update(self._cast(masters))
 
     def _cast(self, masters: Tree) -> Tree:
         cast: Tree = tree_map(lambda value: value.astype(self._dtype), masters)
@@ -214,21 +233,37 @@ def _parts(optimizer: optimizers.Optimizer) -> list[optimizers.Optimizer]:
     return getattr(optimizer, "optimizers", [optimizer])
 
 
-def _compiled_update(optimizer: optimizers.Optimizer, clip: float) -> Callable[..., Any]:
-    """(masters, gradients, weight) -> new masters and the gradient's norm."""
+def _clipping(gradients: Tree, weight: mx.array, clip: float) -> tuple[mx.array, mx.array]:
+    """What gradients are multiplied by, and the norm of ``gradients / weight`` before clipping."""
+    scale = 1.0 / mx.maximum(weight, 1e-9)
+    norm = scale * mx.sqrt(sum_of_squares([value for _, value in tree_flatten(gradients)]))
+    return scale * mx.minimum(1.0, clip / (norm + 1e-6)), norm
+
+
+def _portions(masters: Tree, portion_bytes: int) -> list[list[str]]:
+    """Names of the tensors that are updated together, in order."""
+    portions: list[list[str]] = [[]]
+    room = portion_bytes
+    for name, value in tree_flatten(masters):
+        if portions[-1] and value.nbytes > room:
+            portions.append([])
+            room = portion_bytes
+        portions[-1].append(name)
+        room -= value.nbytes
+    return portions
+
+
+def _compiled_update(optimizer: optimizers.Optimizer) -> Callable[..., Any]:
+    """(some masters, their gradients, factor) -> these masters, new."""
     state = [optimizer.state]
 
     @partial(mx.compile, inputs=state, outputs=state)
-    def update(masters: Tree, gradients: Tree, weight: mx.array) -> tuple[Tree, mx.array]:
-        scale = 1.0 / mx.maximum(weight, 1e-9)
-        flat = [(name, value * scale) for name, value in tree_flatten(gradients)]
-        norm = mx.sqrt(sum((mx.square(value).sum() for _, value in flat), mx.array(0.0)))
-        factor = mx.minimum(1.0, clip / (norm + 1e-6))
-        clipped = tree_unflatten([(name, value * factor) for name, value in flat])
-        updated = optimizer.apply_gradients(clipped, masters)
+    def update(masters: Tree, gradients: Tree, factor: mx.array) -> Tree:
+        scaled = tree_map(lambda value: value * factor, gradients)
+        updated = optimizer.apply_gradients(scaled, masters)
         # MLX merges its parts through sets: without an order of our own, sums over all weights
         # would differ in their last bits from one process to the next.
         ordered: Tree = tree_map(lambda _, value: value, masters, updated)
-        return ordered, norm
+        return ordered
 
     return update
