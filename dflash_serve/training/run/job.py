@@ -89,8 +89,12 @@ def train_options(
     """The options of a run over ``examples``; ``prefix_weight_base`` is 0 but for a VP-drafter.
 
     Raises:
-        DataError: the block is too long for a gamma of its own.
+        DataError: the block is too long for a gamma of its own, or a batch is never full.
     """
+    if settings.batch > examples:
+        raise DataError(
+            f"--batch is {settings.batch}, but there are {examples} answers to train on"
+        )
     horizon = settings.horizon.in_steps(steps_per_epoch(examples, settings.batch))
     return TrainOptions(
         settings.horizon,
