@@ -109,7 +109,8 @@ def take(
     """
     started = time.perf_counter()
     kept = _quantised_parts(model)
-    packed = packed_modules(model) if dtype == mx.float32 else {}
+    widening = dtype is not None and dtype == mx.float32  # MLX compares dtypes with no None
+    packed = packed_modules(model) if widening else {}
     left = sum(growth(module) for module in packed.values() if not expand(module))
     packed = {path: module for path, module in packed.items() if expand(module)}
     sizes = sizes_of(model, dtype, expand)
@@ -147,7 +148,7 @@ def sizes_of(
     """
     tensors: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
     stored = sum(value.nbytes for _, value in tensors)
-    if dtype != mx.float32:
+    if dtype is None or dtype != mx.float32:
         return Sizes(stored, 0, 0)
     kept = _quantised_parts(model)
     half = [value.nbytes for name, value in tensors if value.dtype in _HALF and name not in kept]
