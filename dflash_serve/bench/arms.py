@@ -1,6 +1,6 @@
-"""Ways to decode the same requests, measured in turns: what drifts falls on all of them alike."""
+"""Ways to decode the same requests, each with a runner that stays warm between its runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,10 +49,3 @@ class Arm:
     def different(self, reference: Mapping[str, Sequence[int]]) -> int:
         """Answers whose tokens are not the reference's."""
         return sum(len(figures.differing(run.answers, reference)) for run in self.runs)
-
-
-def in_turns(turns: Sequence[Callable[[], None]], repeats: int) -> None:
-    """Each turn ``repeats`` times, the order reversed each time."""
-    for repeat in range(repeats):
-        for turn in turns[:: -1 if repeat % 2 else 1]:
-            turn()

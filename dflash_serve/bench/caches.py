@@ -12,8 +12,8 @@ import mlx.core as mx
 
 from dflash_serve.bench.options import CachesOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.processing import in_rounds
 from dflash_serve.bench.schedules import BESIDE, SLACK, load_world, run_schedules
+from dflash_serve.bench.turns import timed
 from dflash_serve.engine.plan import DecodeRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
@@ -59,7 +59,7 @@ def _ragged(pair: Pair, options: CachesOptions, block: int) -> dict[str, Any]:
     rows = _decode([options.long] + [options.short] * (options.rows - 1), block)
     arms = {"long": rows[:1], "short": rows[1:], "all": rows}
     rounds = [partial(runner.run, StepPlan(decode=arm)) for arm in arms.values()]
-    taken = in_rounds(rounds, options.repeats)
+    taken = timed(rounds, options.repeats)
     runner.close()
     ratios = [both / (long + short) for long, short, both in zip(*taken, strict=True)]
     times = {name: 1e3 * middle(own) for name, own in zip(arms, taken, strict=True)}
@@ -85,7 +85,7 @@ def _leave(pair: Pair, options: CachesOptions, block: int) -> dict[str, Any]:
             runner.run(plan)
         risen[name].append(max(0, mx.get_peak_memory() - before))
 
-    taken = in_rounds(
+    taken = timed(
         [
             partial(runner.run, everybody),  # gives the row its caches again
             partial(runner.run, everybody),

@@ -11,12 +11,13 @@ from typing import Any
 from dflash_serve.adapters.base import FillingDrafter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
-from dflash_serve.bench.arms import Arm, in_turns
+from dflash_serve.bench.arms import Arm
 from dflash_serve.bench.baseline import BaselineRun, run_mlx_lm
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import Pair, load_pair, second_of
+from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner

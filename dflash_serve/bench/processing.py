@@ -16,6 +16,7 @@ from dflash_serve.bench.figures import both_rounds
 from dflash_serve.bench.options import ProcessingOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
+from dflash_serve.bench.turns import timed
 from dflash_serve.bench.workloads import encode, pick
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
@@ -92,7 +93,7 @@ def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
     entries = []
     for rows in options.rows:
         calls = {name: _round_call(pair, option, rows) for name, option in OPTIONS.items()}
-        times = in_rounds(list(calls.values()), options.repeats)
+        times = timed(list(calls.values()), options.repeats)
         for name, seconds in zip(calls, times, strict=True):
             entries.append(
                 {
@@ -117,19 +118,6 @@ def _round_call(pair: Pair, option: RowOption, rows: int) -> Callable[[], object
         runner.run(StepPlan(opened=opened if row == 0 else (), prefill=prefill))
     decode = tuple(DecodeRow(row, _HISTORY, 5, _BLOCK, sampling) for row in range(rows))
     return lambda: runner.run(StepPlan(decode=decode))
-
-
-def in_rounds(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Seconds of each call, ``repeats`` times in turns, after two untimed ones."""
-    times: list[list[float]] = [[] for _ in calls]
-    for call in [*calls, *calls]:
-        call()
-    for _ in range(repeats):
-        for call, taken in zip(calls, times, strict=True):
-            started = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - started)
-    return times
 
 
 def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target, on_cpu
 from dflash_serve.bench import figures
-from dflash_serve.bench.arms import Arm, in_turns
+from dflash_serve.bench.arms import Arm
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, QuantisedOptions
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
+from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner

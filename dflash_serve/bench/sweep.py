@@ -9,11 +9,12 @@ from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
-from dflash_serve.bench.arms import Arm, in_turns
+from dflash_serve.bench.arms import Arm
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, SweepOptions
 from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.simulated import EchoDrafter
+from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.block_policy import widths_to
 from dflash_serve.engine.config import EngineConfig
