@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from dflash_serve.bench import cli, doctor
 from tests.bench.conftest import VOCAB, Stored
@@ -35,6 +36,13 @@ def test_help_imports_no_mlx(module: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+@pytest.mark.parametrize("command", [one.name for one in cli.app.registered_commands])
+def test_every_command_says_what_it_takes(command: str) -> None:
+    shown = CliRunner().invoke(cli.app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "--help" in shown.output
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -46,6 +54,7 @@ def test_help_imports_no_mlx(module: str) -> None:
         (["decode", "--random-target", "qwen9"], "--random-target qwen9"),
         (["decode", "--random-target", "qwen3-tiny", "--target", "x"], "excludes"),
         (["exact", "--prompts", "0"], "--prompts"),
+        (["training-step", "--only", "huge"], "--only names 'huge', but must be of demo,"),
         (["serve"], "--base-url"),
         (["stops", "--shortest", "3", "--longest", "2"], "--longest is 2.0"),
         (["http", "--target", "/no/such/place"], "no directory /no/such/place"),

@@ -169,6 +169,26 @@ def test_another_text_of_the_plain_server_is_counted(data: Path, tmp_path: Path)
     assert sorted(replies) == ["<hello 0>", "<hello 1>"]
 
 
+def test_both_servers_take_turns(tmp_path: Path) -> None:
+    """Of ten conversations the plain server is asked some before the other one has had all."""
+    order: list[str] = []
+
+    def noting(name: str) -> Callable[[Body], Awaitable[JSONResponse]]:
+        async def reply(body: Body) -> JSONResponse:
+            order.append(name)
+            return await echo(body)
+
+        return reply
+
+    prompts = tmp_path / "own.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"ask {n}"}) + "\n" for n in range(10)))
+    with serving(Rival(noting("fast")).app) as url, serving(Rival(noting("plain")).app) as other:
+        options = ("--url", url, "--plain-url", other, "--prompts", prompts)
+        assert run(tmp_path / "out", *options).exit_code == 0
+    measured = order[2:]  # each was warmed up by one request
+    assert measured == ["fast"] * 8 + ["plain"] * 8 + ["fast"] * 2 + ["plain"] * 2
+
+
 def test_sampling_is_sent_and_meta_info_only_to_who_takes_it(data: Path, tmp_path: Path) -> None:
     async def strict(body: Body) -> JSONResponse:
         if "return_meta_info" in body:
