@@ -13,6 +13,7 @@ from dflash_serve.adapters.loading import load_target
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.data import DataError
 from dflash_serve.training.data.example import Example
+from dflash_serve.training.drafter.initialise import Beginning
 from dflash_serve.training.drafter.layout import DTYPES, full_config
 from dflash_serve.training.features.store import FeatureStore, open_features
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
@@ -21,7 +22,6 @@ from dflash_serve.training.run.identity import check_same_run, identity, option_
 from dflash_serve.training.run.job import begin, feature_settings, train_options
 from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
 from dflash_serve.training.run.measures import Measure, PrefixMeasure, RoundsMeasure, prefix_table
-from dflash_serve.training.run.record import RunRecord
 from dflash_serve.training.run.report import RunLog
 from dflash_serve.training.run.run_data import RunData, read_data
 from dflash_serve.training.run.schedule import Horizon
@@ -53,55 +53,71 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
     processes, console = processes or Processes(), watching.console
     store = CheckpointStore(settings.out / "checkpoints", settings.keep)
     _check_out(settings, store)
-    directory = target_directory(settings.target)
-    target = load_target(directory)
-    begun = begin(settings, directory, target)
-    config, drafter = begun.config, begun.drafter
-    if begun.not_copied:
-        console.print(
-            f"begun at random, the target has no such part: {', '.join(begun.not_copied)}"
-        )
-    data = read_data(settings, directory, target, console.print)
-    base = drafter.config.prefix_weight_base
-    options = train_options(settings, drafter.block_size, base, len(data.train))
-    facts = _identity(settings, directory, config, data, options)
-    processes.check_same(facts)
-    checkpoint = None
-    if processes.first and settings.resume:
-        checkpoint = _checkpoint(store, facts, options, len(data.train), console)
+    parts = _parts(settings, console)
+    processes.check_same(parts.facts)
+    wanted = processes.first and settings.resume
+    checkpoint = _checkpoint(store, parts, console) if wanted else None
+    drafter, data = parts.begun.drafter, parts.data
     with ExitStack() as stack:
         rank = processes.rank if processes.size > 1 else None
-        kept = feature_settings(settings, directory, rank)
-        features = open_features(target, drafter.target_layer_ids, data.train, kept)
+        place = feature_settings(settings, parts.directory, rank)
+        features = open_features(parts.target, drafter.target_layer_ids, data.train, place)
         stack.enter_context(closing(features))
-        trainer = Trainer(drafter, data.train, features, options, processes)
+        trainer = Trainer(drafter, data.train, features, parts.options, processes)
         choosing, reporting = (
-            _measure(settings, target, trainer, held) for held in (data.choosing, data.reporting)
+            _measure(settings, parts.target, trainer, held)
+            for held in (data.choosing, data.reporting)
         )
-        run = Run(trainer, choosing, Listeners([]), store, facts, watching.stop, reporting)
+        run = Run(trainer, choosing, Listeners([]), store, parts.facts, watching.stop, reporting)
         if processes.told({"resume": checkpoint is not None})["resume"]:
             run.resume(checkpoint)
         if not processes.first:
             return run.go()
-        position = run.position
-        log = RunLog(settings.out, position.step if position.step else None)
+        log = RunLog(settings.out, run.position.step or None)
         stack.enter_context(closing(log))
-        keeper = Keeper(
-            settings.out,
-            settings.dtype,
-            full_config(config),
-            RunRecord(target=settings.target, trained_on=data.trained_on),
-            data.reported_on,
-            trainer,
-            reporting,
-            log,
-        )
+        keeper = Keeper(settings, full_config(parts.begun.config), data, trainer, reporting, log)
         run.listener = _listeners(settings, run, choosing.name, [keeper, log], watching, stack)
         outcome = run.go()
         keeper.keep_last()
         log.note({"ended": outcome.ending, **asdict(outcome.position)})
     _conclude(settings, outcome, reporting, data, console)
     return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a run is made of; ``facts`` say so for its checkpoints."""
+
+    directory: Path
+    target: TargetAdapter
+    begun: Beginning
+    data: RunData
+    options: TrainOptions
+    facts: dict[str, Any]
+
+
+def _parts(settings: RunSettings, console: Console) -> _Parts:
+    directory = target_directory(settings.target)
+    target = load_target(directory)
+    begun = begin(settings, directory, target)
+    if begun.not_copied:
+        console.print(
+            f"begun at random, the target has no such part: {', '.join(begun.not_copied)}"
+        )
+    data = read_data(settings, directory, target, console.print)
+    drafter = begun.drafter
+    base = drafter.config.prefix_weight_base
+    options = train_options(settings, drafter.block_size, base, len(data.train))
+    files = {"data": settings.data, "held-out data": settings.heldout}
+    rest = {
+        "answers": len(data.train),
+        "held-out answers": len(data.choosing) + len(data.reporting),
+        "measured block": settings.measure_block,
+        "feature dtype": settings.feature_dtype,
+        **option_facts(options),
+    }
+    facts = identity(directory, files, begun.config, rest)
+    return _Parts(directory, target, begun, data, options, facts)
 
 
 def _check_out(settings: RunSettings, store: CheckpointStore) -> None:
@@ -116,31 +132,7 @@ def _check_out(settings: RunSettings, store: CheckpointStore) -> None:
         raise DataError(f"--out {settings.out} cannot be written: {error}") from error
 
 
-def _identity(
-    settings: RunSettings,
-    directory: Path,
-    config: dict[str, Any],
-    data: RunData,
-    options: TrainOptions,
-) -> dict[str, Any]:
-    files = {"data": settings.data, "held-out data": settings.heldout}
-    rest = {
-        "answers": len(data.train),
-        "held-out answers": len(data.choosing) + len(data.reporting),
-        "measured block": settings.measure_block,
-        "feature dtype": settings.feature_dtype,
-        **option_facts(options),
-    }
-    return identity(directory, files, config, rest)
-
-
-def _checkpoint(
-    store: CheckpointStore,
-    facts: dict[str, Any],
-    options: TrainOptions,
-    examples: int,
-    console: Console,
-) -> Checkpoint | None:
+def _checkpoint(store: CheckpointStore, parts: _Parts, console: Console) -> Checkpoint | None:
     """The checkpoint to go on from; None to begin anew."""
     checkpoint = store.newest()
     if checkpoint is None:
@@ -149,7 +141,8 @@ def _checkpoint(
     kept = checkpoint.facts.get("identity")
     if not isinstance(kept, dict):
         raise CheckpointError("the newest checkpoint does not say what its run was made of")
-    per_epoch, position = steps_per_epoch(examples, options.batch), checkpoint.facts["position"]
+    options, position = parts.options, checkpoint.facts["position"]
+    per_epoch = steps_per_epoch(len(parts.data.train), options.batch)
     before = Horizon(*(kept.get(f"horizon.{unit}") for unit in ("steps", "minutes", "epochs")))
     may_grow = options.schedule.may_grow(
         before.in_steps(per_epoch),
@@ -157,7 +150,7 @@ def _checkpoint(
         position["step"],
         position["seconds"],
     )
-    tuned = check_same_run(kept, facts, may_grow=may_grow)
+    tuned = check_same_run(kept, parts.facts, may_grow=may_grow)
     console.print(f"going on behind step {checkpoint.step}" + (f"; {tuned}" if tuned else ""))
     return checkpoint
 

@@ -14,6 +14,8 @@ from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.measures import Measure
 from dflash_serve.training.run.record import RunRecord, Worth
 from dflash_serve.training.run.report import RunLog
+from dflash_serve.training.run.run_data import RunData
+from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.trainer import StepReport, Trainer
 from dflash_serve.training.run.view import LiveView, PlainView
 
@@ -37,15 +39,13 @@ class Listeners:
 class Keeper:
     """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
 
-    run.json says what the best one is worth on ``reported_on``. What else ``reporting`` measured
-    goes to the log, and for the best to vp.json.
+    run.json says what the best one is worth on answers that did not choose it. What else
+    ``reporting`` measured goes to the log, and for the best to vp.json.
     """
 
-    out: Path
-    dtype: str
+    settings: RunSettings
     config: dict[str, Any]
-    record: RunRecord
-    reported_on: str
+    data: RunData
     trainer: Trainer
     reporting: Measure
     log: RunLog
@@ -56,30 +56,30 @@ class Keeper:
     def on_measure(self, report: MeasureReport) -> None:
         self.keep_last()
         if report.best:
-            self._write(self.out)
-            self._worth(report).write(self.out)
+            self._write(self.settings.out)
+            self._record(report).write(self.settings.out)
         detail = self.reporting.detail
         if detail is not None:
             self.log.note({"step": report.step, "prefixes": detail})
         if detail is not None and report.best:
-            replace_json(self.out / "vp.json", {"step": report.step, **detail})
+            replace_json(self.settings.out / "vp.json", {"step": report.step, **detail})
 
     def keep_last(self) -> None:
-        self._write(self.out / "last")
+        self._write(self.settings.out / "last")
 
-    def _worth(self, report: MeasureReport) -> RunRecord:
-        found = report.reported
+    def _record(self, report: MeasureReport) -> RunRecord:
+        found, data = report.reported, self.data
         assert found is not None
         worth = Worth(
             step=report.step,
-            on=self.reported_on,
+            on=data.reported_on,
             tokens_per_round=found.value,
             tokens_per_round_pooled=found.pooled,
         )
-        return self.record.model_copy(update={"reported": worth})
+        return RunRecord(target=self.settings.target, trained_on=data.trained_on, reported=worth)
 
     def _write(self, directory: Path) -> None:
-        write_drafter(directory, self.config, self.trainer.masters(), self.dtype)
+        write_drafter(directory, self.config, self.trainer.masters(), self.settings.dtype)
 
 
 class View(Listener, AbstractContextManager[object], Protocol):
