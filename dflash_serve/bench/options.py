@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from dflash_serve.training.commands.options import Positional, Repeated
-from dflash_serve.training.settings import Settings
+from dflash_serve.training.settings import Positional, Repeated, Settings
 
 if TYPE_CHECKING:
     from dflash_serve.bench.pair import PairChoice

@@ -3,9 +3,20 @@
 A model is the source of its command's options and, for `run`, of the rows of a sweep's table.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+@dataclass(frozen=True, slots=True)
+class Positional:
+    """Marks a field that is given by its place instead of by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Marks a field of several texts whose option is given once for each."""
 
 
 class Settings(BaseModel):

@@ -5,7 +5,6 @@ Knows no command and imports no MLX before one runs, so that ``--help`` needs no
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -14,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from dflash_serve.training.settings import Settings, fault, option_name
+from dflash_serve.training.settings import Positional, Repeated, Settings, fault, option_name
 
 S = TypeVar("S", bound=Settings)
 
@@ -24,16 +23,6 @@ Guard = Callable[[Callable[[], int | None]], int | None]
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 """Attributes of a field's limits, in words."""
 _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
-
-
-@dataclass(frozen=True, slots=True)
-class Positional:
-    """Marks a field that is given by its place instead of by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """Marks a field of several texts whose option is given once for each."""
 
 
 def command(

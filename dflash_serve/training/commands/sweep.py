@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dflash_serve.training.commands.options import Positional, command
-from dflash_serve.training.settings import Settings
+from dflash_serve.training.commands.options import command
+from dflash_serve.training.settings import Positional, Settings
 
 
 class SweepSettings(Settings):

@@ -17,28 +17,14 @@ from dflash_serve.adapters.drafter_checkpoint import published, refuse_mask
 from dflash_serve.adapters.drafter_tables import offsets
 from dflash_serve.adapters.foreign import Given, detect, published_name
 from dflash_serve.adapters.loading import check_pair, make_target, open_target
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.training.drafter.layout import DTYPES, full_config, write_drafter
 from dflash_serve.training.export.card import model_card
+from dflash_serve.training.export.settings import ConvertSettings
 from dflash_serve.training.export.sources import read_source
 
 _COMPARED = ("embed_tokens.weight", "lm_head.weight")
 """Tables that may be copies of the target's or the drafter's own."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertJob:
-    """``source`` is a file, a directory or a hub id; ``kind`` and ``dtype`` None are its own.
-
-    ``config``: the drafter's config.json, or its folder, where it is not beside the weights.
-    """
-
-    source: str
-    target: str
-    out: Path
-    kind: str | None
-    config: Path | None
-    dtype: str | None
-    given: Given
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +38,38 @@ class Converted:
     left_out: tuple[str, ...]
 
 
-def convert_drafter(job: ConvertJob, target: Path) -> Converted:
-    """Read, rename, complete, check against the target in folder ``target``, and write.
+def convert_drafter(settings: ConvertSettings) -> Converted:
+    """Read, rename, complete, check against the target, and write.
 
     Raises:
         AdapterError: something is missing, unknown, damaged, or made for another target.
     """
-    path = Path(job.source).expanduser()
-    source = path if path.is_file() else resolve(job.source)
-    raw = _config(job.config, source)
+    path = Path(settings.source).expanduser()
+    source = path if path.is_file() else resolve(settings.source)
+    raw = _config(settings.config, source)
     stored = read_source(source)
-    kind, what = job.kind or detect(raw, stored), f"drafter {job.source}"
-    opened = _target(target, stored, what)
-    found = published(kind, raw, stored, opened, job.given, what)
+    kind, what = settings.kind or detect(raw, stored), f"drafter {settings.source}"
+    target = _target(target_directory(settings.target), stored, what)
+    found = published(kind, raw, stored, target, _given(settings), what)
     config = full_config(found.config)
-    check_pair(parse_dflash_config(config), opened)
+    check_pair(parse_dflash_config(config), target)
     tensors = dict(found.tensors)
     if "target_ids" in tensors:
         tensors["d2t"] = offsets(tensors.pop("target_ids"))
-    dtype = job.dtype or _stored_dtype(tensors.values())
-    card = model_card(job.out.resolve().name, config, job.target)
-    write_drafter(job.out, config, tensors, dtype, card)
+    dtype = settings.dtype or _stored_dtype(tensors.values())
+    card = model_card(settings.out.resolve().name, config, settings.target)
+    write_drafter(settings.out, config, tensors, dtype, card)
     tables = tuple(name for name in (*_COMPARED, "d2t") if name in tensors)
     return Converted(kind, len(tensors), dtype, tables, found.left_out)
+
+
+def _given(settings: ConvertSettings) -> Given:
+    return Given(
+        settings.block_size,
+        settings.runtime_block_size,
+        settings.target_layers,
+        settings.mask_token,
+    )
 
 
 def _config(given: Path | None, source: Path) -> dict[str, Any]:

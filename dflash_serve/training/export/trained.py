@@ -1,6 +1,5 @@
 """What a run trained, from its folder into one that servers read: cut to a dtype, with a card."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_config, read_shard, read_weights
 from dflash_serve.training.drafter.layout import full_config, write_drafter
 from dflash_serve.training.export.card import model_card
+from dflash_serve.training.export.settings import ExportSettings
 from dflash_serve.training.run.record import RunRecord, Worth, read_record
 from dflash_serve.training.run.report import read_log
 
@@ -19,41 +19,27 @@ _FIGURES = "reported"
 """What a line of `run.report` calls the figures on the answers that did not choose the drafter."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportJob:
-    """``source`` is a run's folder, its ``last``, or one of its ``checkpoints``.
-
-    ``target`` None is the run's; ``name`` is the drafter's in its card.
-    """
-
-    source: Path
-    out: Path
-    name: str
-    dtype: str
-    runtime_block_size: int | None
-    target: str | None
-
-
-def export_drafter(job: ExportJob) -> int:
-    """Write ``job.source`` to ``job.out`` in z-lab's layout; how many tensors.
+def export_drafter(settings: ExportSettings) -> int:
+    """Write what is in ``settings.source`` in z-lab's layout; how many tensors.
 
     Raises:
         AdapterError: the source is incomplete or damaged, or the destination cannot be written.
         DataError: the run's record is damaged.
     """
-    if not job.source.is_dir():
-        raise AdapterError(f"no directory {job.source}")
-    run = _run_folder(job.source)
-    raw, weights = _drafter(job.source, run)
-    config, record = full_config(raw, job.runtime_block_size), read_record(run)
+    source, out = settings.source, settings.out
+    if not source.is_dir():
+        raise AdapterError(f"no directory {source}")
+    run = _run_folder(source)
+    raw, weights = _drafter(source, run)
+    config, record = full_config(raw, settings.runtime_block_size), read_record(run)
     card = model_card(
-        job.name,
+        settings.hf_repo or out.resolve().name,
         config,
-        job.target or (record.target if record else None),
-        _worth(run, job.source, record),
+        settings.target or (record.target if record else None),
+        _worth(run, source, record),
         record.trained_on if record else None,
     )
-    write_drafter(job.out, config, weights, job.dtype, card)
+    write_drafter(out, config, weights, settings.dtype, card)
     return len(weights)
 
 
