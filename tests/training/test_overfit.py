@@ -12,7 +12,7 @@ from dflash_serve.training.step.train_step import TrainStep
 from tests.engine.test_exactness import generate
 from tests.training.worlds import BLOCK, make_world, step_batch
 
-ROUNDS, STEPS, LENGTH = 8, 150, 64
+ROUNDS, STEPS, LENGTH = 5, 100, 48
 
 
 @pytest.mark.parametrize("name", ["v1", "dflash2"])
