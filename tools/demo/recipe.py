@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 HELDOUT = HERE.parent.parent / "dflash_serve/demo/heldout.jsonl"
 """The prompts that figures are reported on; nothing is chosen by them."""
 
@@ -60,7 +60,7 @@ class Recipe:
 RECIPES = {
     "demo": Recipe(
         family="qwen3",
-        target_steps=7000,
+        target_steps=8000,
         prompts=14_000,
         structured=2000,
         choosing=20,
@@ -69,9 +69,9 @@ RECIPES = {
         block=16,
         runtime_blocks=(8, 12, 16),
         drafters=(
-            Drafter("drafter", 3000, DFLASH2),
-            Drafter("drafter-v1", 2000, ()),
-            Drafter("drafter-vp", 1500, VP),
+            Drafter("drafter", 4000, DFLASH2),
+            Drafter("drafter-v1", 3000, ()),
+            Drafter("drafter-vp", 2000, VP),
         ),
     ),
     "hybrid": Recipe(
