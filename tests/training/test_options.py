@@ -1,5 +1,7 @@
 """How a command is made of its settings, and how its mistakes end."""
 
+import subprocess
+import sys
 from typing import Annotated, Literal
 
 import pytest
@@ -78,3 +80,16 @@ def test_a_fault_inside_keeps_its_traceback(error: Exception) -> None:
 
 def test_the_works_own_exit_code_stays() -> None:
     assert invoke("x", "--target", "t", code=3)[0].exit_code == 3
+
+
+def test_help_needs_no_mlx() -> None:
+    code = """
+import sys
+sys.modules["mlx"] = None
+sys.argv = ["dflash-train", "run", "--help"]
+from dflash_serve.training.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--weight-decay" in done.stdout
