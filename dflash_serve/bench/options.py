@@ -5,7 +5,7 @@ Imports no MLX, so that ``--help`` needs none.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -43,8 +43,6 @@ Target = Annotated[str | None, Field(description=_DEMO_PAIR)]
 Drafter = Annotated[str, Field(description="auto, none, random (weights), a directory or hub id.")]
 PromptFile = Annotated[Path | None, Field(description="JSON lines of chats or prompts, with kind.")]
 Seed = Annotated[int, Field(ge=0, description="Of weights, prompts, samples, events.")]
-Out = Annotated[Path | None, Field(description="JSON file to write; the plot goes beside it.")]
-Save = Annotated[bool, Field(description="Write to docs/results/.")]
 SecondDrafter = Annotated[
     str, Field(description="A VP-drafter for trees: none, auto, directory or hub id.")
 ]
@@ -73,13 +71,13 @@ class Options(Settings):
         return {name: "demo" if name == "target" and not v else v for name, v in made.items()}
 
 
-class Measured(Protocol):
-    """Options of a command that leaves a result behind."""
+class Measured(Options):
+    """Of a command that leaves a result behind."""
 
-    @property
-    def out(self) -> Path | None: ...
-    @property
-    def save(self) -> bool: ...
+    out: Path | None = Field(
+        default=None, description="JSON file to write; the plot goes beside it."
+    )
+    save: bool = Field(default=False, description="Write to docs/results/.")
 
 
 class PairOptions(Options):
@@ -112,7 +110,7 @@ class PairOptions(Options):
         )
 
 
-class DecodeOptions(PairOptions):
+class DecodeOptions(PairOptions, Measured):
     """Speculative against plain decoding in one process, in turns; checks that tokens are equal."""
 
     prompt_file: PromptFile = None
@@ -151,8 +149,6 @@ class DecodeOptions(PairOptions):
     tau: float | None = Field(
         default=None, description="Like --simulate-acceptance, as tokens per round."
     )
-    out: Out = None
-    save: Save = False
 
     @model_validator(mode="after")
     def _can_be(self) -> "DecodeOptions":
@@ -182,7 +178,7 @@ class DecodeOptions(PairOptions):
         return self.choice(self.blocks, self.seed)
 
 
-class ExactOptions(PairOptions):
+class ExactOptions(PairOptions, Measured):
     """Compare tokens with plain decoding: greedy and sampled rows, late joins, cancels."""
 
     prompt_file: PromptFile = None
@@ -199,15 +195,13 @@ class ExactOptions(PairOptions):
     tree: int = Field(default=0, ge=0, le=64, description="Nodes of trees; 0: chains.")
     second_drafter: SecondDrafter = "none"
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
     @property
     def pair(self) -> "PairChoice":
         return self.choice(self.block_sizes, self.seed)
 
 
-class ServeOptions(Options):
+class ServeOptions(Measured):
     """Closed-loop HTTP load: tokens per second, time to first token, latency; rivals in turns."""
 
     base_url: str | None = Field(default=None, description="Any OpenAI server, ending in /v1.")
@@ -237,8 +231,6 @@ class ServeOptions(Options):
     repeats: Repeats = 3
     prompt_file: PromptFile = None
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ServeOptions":
@@ -249,26 +241,22 @@ class ServeOptions(Options):
         return self
 
 
-class KernelsOptions(Options):
+class KernelsOptions(Measured):
     """The CPU matmul under MLX by shape, and the small kernels against their plain forms."""
 
     repeats: int = Field(default=200, ge=3, description="Calls per shape, and library or form.")
-    out: Out = None
-    save: Save = False
 
 
-class MatmulOptions(Options):
+class MatmulOptions(Measured):
     """This package's float32 matmul against the OpenBLAS inside numpy, by shape and threads."""
 
     turns: int = Field(default=5, ge=1, description="Of each library, per product.")
     threads: Annotated[tuple[int, ...], BeforeValidator(_numbers(1))] = Field(
         default=(1, 2), description="Numbers of threads, like 1,2."
     )
-    out: Out = None
-    save: Save = False
 
 
-class ProcessingOptions(Options):
+class ProcessingOptions(Measured):
     """What bias, penalties, log-probabilities and grammars cost a round."""
 
     random_target: str = Field(default="qwen3-100m", description="For the times of rounds.")
@@ -277,11 +265,9 @@ class ProcessingOptions(Options):
     prompts: int = Field(default=24, ge=1, description="JSON prompts of the demo pair.")
     repeats: Repeats = 9
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
 
-class CachesOptions(Options):
+class CachesOptions(Measured):
     """Rows of very different length, leaves, and bytes in random schedules; 1 if one is missed."""
 
     random_target: str = Field(default="qwen3-22m", description="For the times of rounds.")
@@ -301,21 +287,17 @@ class CachesOptions(Options):
         description="Random targets of schedules.",
     )
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
 
-class StartOptions(Options):
+class StartOptions(Measured):
     """How long --help and the first token of a fresh server take."""
 
     target: Target = None
     drafter: Drafter = "auto"
     repeats: int = Field(default=5, ge=1, description="Starts of the server.")
-    out: Out = None
-    save: Save = False
 
 
-class StopsOptions(Options):
+class StopsOptions(Measured):
     """SIGTERM at a random moment under load: exit codes, seconds to exit; 1 unless all are 0."""
 
     target: Target = None
@@ -326,8 +308,6 @@ class StopsOptions(Options):
     shortest: float = Field(default=0.0, ge=0, description="Seconds of load before it, at least.")
     longest: float = Field(default=4.0, ge=0, description="Seconds of load before it, at most.")
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
     @model_validator(mode="after")
     def _ordered(self) -> "StopsOptions":
@@ -336,7 +316,7 @@ class StopsOptions(Options):
         return self
 
 
-class StallsOptions(Options):
+class StallsOptions(Measured):
     """What holds streams up: the largest bodies, swaps, a short prompt behind a long one."""
 
     target: Target = None
@@ -348,11 +328,9 @@ class StallsOptions(Options):
     prompt: int = Field(default=30_000, ge=0, description="Tokens of the long one; 0: none.")
     quiet: float = Field(default=0.5, ge=0.1, description="Least seconds to compare with.")
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
 
-class HttpOptions(Options):
+class HttpOptions(Measured):
     """What HTTP adds: to the first text of a stream, and in CPU time per streamed chunk."""
 
     target: Target = None
@@ -364,11 +342,9 @@ class HttpOptions(Options):
     pace: float = Field(default=0.02, ge=0, description="Seconds between chunks.")
     repeats: Repeats = 3
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
 
-class GraphOptions(Options):
+class GraphOptions(Measured):
     """What a round launches, reads and computes on a GPU, and what to expect of machines."""
 
     shape: str = Field(
@@ -387,11 +363,9 @@ class GraphOptions(Options):
         default=None, description="Tokens per round of the drafter's own block."
     )
     repeats: int = Field(default=15, ge=1, description="Timed turns of the host's part.")
-    out: Out = None
-    save: Save = False
 
 
-class QuantisedOptions(Options):
+class QuantisedOptions(Measured):
     """Quantised weights on a CPU: as stored, by own products, expanded; checks equal tokens."""
 
     random_target: str = Field(default="qwen3-100m", description="A name or config.json.")
@@ -403,11 +377,9 @@ class QuantisedOptions(Options):
     max_tokens: MaxTokens = 64
     repeats: Repeats = 3
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
 
-class SweepOptions(PairOptions):
+class SweepOptions(PairOptions, Measured):
     """The engine's choice of blocks against every fixed one and plain, in turns; 1 if it loses."""
 
     prompt_file: PromptFile = None
@@ -419,15 +391,13 @@ class SweepOptions(PairOptions):
     max_tokens: MaxTokens = 128
     repeats: Repeats = 5
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
     @property
     def pair(self) -> "PairChoice":
         return self.choice((), self.seed)
 
 
-class PolicyOptions(Options):
+class PolicyOptions(Measured):
     """Replay acceptance traces on machines' cost tables: the policy against fixed blocks."""
 
     rows: Rows = (1, 8, 16, 32)
@@ -439,8 +409,6 @@ class PolicyOptions(Options):
     jitter: float = Field(default=0.05, ge=0, description="Of observed times, as log sigma.")
     slow: float = Field(default=1.5, ge=1, description="Factor of slow phases.")
     seed: Seed = 0
-    out: Out = None
-    save: Save = False
 
 
 class RecordOptions(PairOptions):
@@ -461,7 +429,7 @@ class RecordOptions(PairOptions):
         return self.choice((), self.seed)
 
 
-class TrainingMemoryOptions(Options):
+class TrainingMemoryOptions(Measured):
     """A training step at the true shapes of published pairs, on random weights: memory and time."""
 
     pairs: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
@@ -478,11 +446,9 @@ class TrainingMemoryOptions(Options):
     memory_gb: float | None = Field(
         default=None, gt=0, description="Most that a step may take; default: what is free."
     )
-    out: Out = None
-    save: Save = False
 
 
-class TrainingStepOptions(Options):
+class TrainingStepOptions(Measured):
     """The compiled training step against the same step written plainly: memory and time."""
 
     shapes: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
@@ -493,5 +459,3 @@ class TrainingStepOptions(Options):
     rounds: int = Field(
         default=5, ge=1, description="Turns of each step; a figure is their median."
     )
-    out: Out = None
-    save: Save = False
