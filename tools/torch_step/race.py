@@ -1,11 +1,12 @@
 """dflash-train run against a PyTorch trainer: the same answers, recipe, start and minutes.
 
-Each trains by itself with the same number of threads; then both drafters walk the same held-out
-answers. PyTorch gets the target's features for free; dflash-train computes them, measures and
+Each trains by itself with the same number of threads; then both drafters walk answers that nobody
+has seen. PyTorch gets the target's features for free; dflash-train computes them, measures and
 writes checkpoints within its minutes.
 
     python tools/torch_step/race.py --torch-python TORCH/bin/python --target DIR \
-        --data answers.jsonl --heldout heldout.jsonl --minutes 20 --out docs/results/NAME.json
+        --data answers.jsonl --heldout heldout.jsonl --judge judge.jsonl --minutes 20 \
+        --out docs/results/NAME.json
 """
 
 import argparse
@@ -122,17 +123,17 @@ def race(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     target = load_target(resolve(given.target))
     drafter = write_start(folder, settings, target)
-    begun = worth(drafter, target, given.heldout)
+    begun = worth(drafter, target, given.judge)
     torch_command = [str(given.torch_python), str(HERE / "torch_trainer.py"), str(folder)]
     seconds, said = timed([*torch_command, str(given.threads)], given.threads)
     drafter.model.update(tree_unflatten(list(mx.load(str(folder / "torch.safetensors")).items())))
-    theirs = {**worth(drafter, target, given.heldout), "wall_seconds": seconds, **json.loads(said)}
+    theirs = {**worth(drafter, target, given.judge), "wall_seconds": seconds, **json.loads(said)}
     command = [sys.executable, "-c", _TRAIN, "run"]
     for name in ("target", "data", "minutes", "layers", "block_size", "anchors", "batch"):
         command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     command += ["--heldout", str(given.heldout), "--out", str(out)]
     seconds, _ = timed(command, given.threads)
-    ours = {**worth(load_trainable(out, target), target, given.heldout), "wall_seconds": seconds}
+    ours = {**worth(load_trainable(out, target), target, given.judge), "wall_seconds": seconds}
     return {"start": begun, "torch": theirs, "ours": ours}
 
 
@@ -149,7 +150,8 @@ def main() -> int:
     parser.add_argument("--torch-python", type=Path, required=True)
     parser.add_argument("--target", required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--heldout", type=Path, required=True)
+    parser.add_argument("--heldout", type=Path, required=True, help="dflash-train chooses by it")
+    parser.add_argument("--judge", type=Path, required=True, help="nobody has seen it")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--block-size", type=int, default=16)
