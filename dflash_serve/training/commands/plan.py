@@ -130,8 +130,8 @@ def _tables(made: Forecast) -> list[Table]:
     )
     facts.add_row(
         "answers",
-        f"{made.answers.sequences}, {made.answers.tokens / 1e6:.2f} M tokens, "
-        f"the longest {made.answers.longest}",
+        f"{made.answers.sequences:,} of {made.answers.tokens:,} tokens, the longest of "
+        f"{made.answers.longest:,}",
     )
     facts.add_row("all features, wherever", _bytes(budget.feature_bytes))
     told.append(facts)
@@ -165,7 +165,7 @@ def _hours(made: Forecast) -> Table:
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _time(hours: float) -> str:
