@@ -18,6 +18,7 @@ from tests.training.recorded import Turn, record
 
 Pair = tuple[Path, Path]
 VOCABULARY = 400
+FIGURES = ("tokens_per_round", "tokens_per_round_pooled")
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +90,25 @@ def test_a_better_drafter_is_written_and_says_on_which_answers(
     assert 0 < low < change
     assert json.loads((out / "config.json").read_text())["block_size"] == 4
     report = json.loads((out / "adapt.json").read_text())
-    recorded, replay = report["judged"]
+    assert report["settings"]["gamma"] == 2.0  # the published ratio to the block of 4
+    assert report["settings"]["replay_tolerance"] == 0.05
+    found = report["results"]
+    recorded, replay = found["judged"]
     for drafter, told in (("old", [old, old_pooled]), ("new", [new, new_pooled])):
-        found = recorded["drafters"][drafter]
-        names = ("tokens_per_round", "tokens_per_round_pooled")
-        assert [round(found[name], 3) for name in names] == told
+        values = [recorded["drafters"][drafter][name] for name in FIGURES]
+        assert [round(value, 3) for value in values] == told
     assert recorded["set"] == "recorded, held out"
-    assert recorded["conversations"] == report["split"]["recorded"]["held out"]["conversations"]
+    assert recorded["conversations"] == found["split"]["recorded"]["held out"]["conversations"]
     assert replay["conversations"] >= 20
-    assert report["chosen"]["set"] == "recorded, to choose by"
-    card = (out / "README.md").read_text()
-    assert f"{new:.2f} tokens per round ({new_pooled:.2f} pooled)" in card
-    assert f"{recorded['conversations']} held-out conversations" in card
-    assert "7.77" not in card
+    assert found["chosen"]["set"] == "recorded, to choose by"
+    exported = out.parent / "exported"
+    CliRunner().invoke(app, ["export", str(out), "--out", str(exported)])
+    for folder in (out, exported):
+        card = (folder / "README.md").read_text()
+        assert f"{new:.2f} tokens per round ({new_pooled:.2f} pooled)" in card
+        assert f"{recorded['conversations']} held-out conversations" in card
+        assert "Recorded answers of the target" in card
+        assert "7.77" not in card
 
 
 def test_a_worse_drafter_never_replaces_a_better_one(
@@ -190,6 +197,13 @@ def test_a_replay_of_another_target_or_too_small_a_one_is_refused(
 def test_two_lengths_are_refused(pair: Pair, tmp_path: Path) -> None:
     text = refused(pair, tmp_path, tmp_path, "--minutes", 1)
     assert "--steps 1 and --minutes 1" in text
+
+
+def test_the_folder_of_a_run_is_not_written_over(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    result = adapt(pair, tmp_path / "kept", tmp_path)
+    assert result.exit_code == 2
+    assert "is the folder of a run" in result.output
 
 
 def test_records_without_prompts_are_refused(pair: Pair, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dflash_serve.training.data.split import Split
     from dflash_serve.training.evaluate.judge import HeldOut
     from dflash_serve.training.run.fine_tune import Tuned
+    from dflash_serve.training.run.record import RunRecord
 
 REPORT = "adapt.json"
 NOT_BETTER = 1
@@ -97,7 +99,10 @@ def adapt(settings: AdaptSettings) -> int:
             console.print(f"The new drafter is not better: {reason}.")
         console.print(f"{settings.out} is as it was.")
         return NOT_BETTER
-    _write(settings.out, config, tuned, _card(settings, config, tuned, held[0]))
+    record = _record(settings, tuned, held[0])
+    card = _card(settings, config, record)
+    _write(settings.out, config, tuned, card)
+    record.write(settings.out)
     _report(settings, splits, tuned, held)
     console.print(f"The new drafter is in {settings.out}, what it gained in {REPORT} there.")
     return 0
@@ -109,6 +114,8 @@ def _check_drafters(out: Path, old: Path) -> None:
 
     if out.exists() and not out.is_dir():
         raise DataError(f"--out {out} is no folder")
+    if (out / "log.jsonl").exists():
+        raise DataError(f"--out {out} is the folder of a run: what it says would be of another one")
     first_config(old)
 
 
@@ -165,6 +172,7 @@ def _tune(
     from dflash_serve.training.run.fine_tune import fine_tune
     from dflash_serve.training.run.schedule import Horizon, Schedule
     from dflash_serve.training.run.trainer import TrainOptions
+    from dflash_serve.training.step.blocks import default_gamma
 
     drafter, config = load_trainable(old, target), read_config(old)
     minutes = settings.minutes or (_MINUTES if settings.steps is None else None)
@@ -173,7 +181,7 @@ def _tune(
         Schedule(settings.lr or (_MUON_RATE if settings.muon else _ADAMW_RATE)),
         batch=settings.batch,
         anchors=settings.anchors,
-        gamma=settings.gamma,
+        gamma=settings.gamma or default_gamma(drafter.block_size),
         measure_every=settings.measure_every,
         seed=settings.seed,
         muon=settings.muon,
@@ -190,37 +198,41 @@ def _write(out: Path, config: dict[str, Any], tuned: Tuned, card: str | None = N
     write_drafter(out, config, tuned.weights, dtype, card)
 
 
-def _card(settings: AdaptSettings, config: dict[str, Any], tuned: Tuned, held: HeldOut) -> str:
+def _record(settings: AdaptSettings, tuned: Tuned, held: HeldOut) -> RunRecord:
+    """What the drafter learned from, and what it is worth on the held-out recorded answers."""
     from dflash_serve.training.data import describe_parts, read_set
     from dflash_serve.training.evaluate.judge import NEW
-    from dflash_serve.training.export.card import model_card
-    from dflash_serve.training.run.record import Worth
+    from dflash_serve.training.run.record import RunRecord, Worth
 
     found = held.acceptance(NEW)
-    on = f"{held.responses} recorded answers of {held.conversations} held-out conversations"
     worth = Worth(
         step=tuned.chosen.step,
-        on=on,
+        on=f"{held.responses} recorded answers of {held.conversations} held-out conversations",
         tokens_per_round=found.tokens_per_round,
         tokens_per_round_pooled=found.tokens_per_round_pooled,
     )
     trained_on = "recorded answers of the target, from an older drafter on"
     if settings.replay is not None:
         trained_on += f"; beside them on {describe_parts(read_set(settings.replay).parts)}"
-    return model_card(settings.out.resolve().name, config, settings.target, worth, trained_on)
+    return RunRecord(target=settings.target, trained_on=trained_on, reported=worth)
+
+
+def _card(settings: AdaptSettings, config: dict[str, Any], record: RunRecord) -> str:
+    from dflash_serve.training.export.card import model_card
+
+    name = settings.out.resolve().name
+    return model_card(name, config, settings.target, record.reported, record.trained_on)
 
 
 def _report(
     settings: AdaptSettings, splits: Sequence[Split], tuned: Tuned, held: Sequence[HeldOut]
 ) -> None:
     """What was gained and by what, as JSON beside the new drafter; each figure with its set."""
-    from dflash_serve import provenance
     from dflash_serve.atomic_files import replace_json
+    from dflash_serve.measure.results import Result, document
 
-    paths = {"target", "drafter", "records", "out", "replay"}
-    document = {
-        **provenance.origin(),
-        "settings": settings.model_dump(mode="json", exclude=paths),
+    given = settings.model_dump(mode="json", include={"replay_share", "replay_tolerance"})
+    measured = {
         "split": {one.kind: one.as_json() for one in splits},
         "chosen": {
             "set": "recorded, to choose by",
@@ -230,4 +242,5 @@ def _report(
         },
         "judged": [one.as_json() for one in held],
     }
-    replace_json(settings.out / REPORT, document)
+    made = document(Result("adapt", asdict(tuned.options) | given, measured))
+    replace_json(settings.out / REPORT, made)

@@ -15,6 +15,7 @@ from dflash_serve.training.run.report import read_log
 
 _STATE, _MASTERS = "arrays.safetensors", "masters."
 """What `run.checkpoint` and `Trainer.state` call the file and the float32 weights in it."""
+_LOG = "log.jsonl"
 _FIGURES = "reported"
 """What a line of `run.report` calls the figures on the answers that did not choose the drafter."""
 
@@ -68,7 +69,9 @@ def _worth(run: Path, source: Path, record: RunRecord | None) -> Worth | None:
     """
     if record is None or record.reported is None:
         return None
-    lines = [row for row in read_log(run / "log.jsonl") if "loss" in row or _measures(row)]
+    if not (run / _LOG).exists():  # what adapt wrote: one drafter, and its figures
+        return record.reported
+    lines = [row for row in read_log(run / _LOG) if "loss" in row or _measures(row)]
     if source.name == "last":
         lines = lines[-1:]  # trained on since it was measured: it was not measured
     row = next((row for row in reversed(lines) if _measures(row) and _is_of(source, row)), None)

@@ -20,10 +20,11 @@ _FEATURE_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """Weights, and the measurement by which they were chosen."""
+    """Weights, the measurement by which they were chosen, and how they were trained."""
 
     weights: dict[str, mx.array]
     chosen: MeasureReport
+    options: TrainOptions
 
 
 def fine_tune(
@@ -65,4 +66,4 @@ class _Best:
 
     def on_measure(self, report: MeasureReport) -> None:
         if report.best:
-            self.tuned = Tuned(self._trainer.masters(), report)
+            self.tuned = Tuned(self._trainer.masters(), report, self._trainer.options)
