@@ -34,6 +34,8 @@ class WandbLog:
         values = {"tokens per round": report.value}
         if report.pooled is not None:
             values["tokens per round, pooled"] = report.pooled
+        if report.reported is not None:
+            values["tokens per round, reported"] = report.reported.value
         self._run.log(values, step=report.step)
 
     def close(self) -> None:
