@@ -71,10 +71,10 @@ def _divergence(logits: mx.array, target_logits: mx.array) -> mx.array:
 def _weights(objective: Objective, logits: mx.array, slots: SlotRows) -> mx.array:
     """[M, B - 1] weights: as given, or D-PACE's for those slots that have any.
 
-    With s_k = (1 - alpha) p(label_k) + alpha and C_k = s_1 ... s_k, the weight of slot k is
-    C_k + ... + C_(B-1), what a better slot k adds to the expected accepted prefix; or of its two parts
-    C_k alone or the sum divided by C_k. A slot without a label is passed over: the loss mask is one
-    of positions, not a cumulative product.
+    With s_k = (1 - alpha) p(label_k) + alpha and C_k = s_1 ... s_k, the weight of slot k is the sum
+    of C_k to C_(B-1), what a better slot k adds to the expected accepted prefix; or of its two
+    parts C_k alone or the sum divided by C_k. A slot without a label is passed over: the loss mask
+    is one of positions, not a cumulative product.
     """
     given = slots.weights[:, 1:]
     if objective.loss_type == DFLASH:
