@@ -5,9 +5,11 @@ has no room, one and two layers are measured: each further one adds the same byt
 """
 
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -57,16 +59,19 @@ class _Pair:
         return tables * size * int(text["vocab_size"]) * int(text["hidden_size"])
 
 
-def run_training_memory(given: TrainingMemoryOptions) -> Result:
-    """Measure the named pairs one after another.
+def run_training_memory(
+    given: TrainingMemoryOptions,
+    trained: Mapping[str, tuple[dict[str, Any], int, int]] = MappingProxyType(TRAINED),
+) -> Result:
+    """Measure the named pairs of ``trained`` one after another.
 
     Raises:
         BenchError: a name is unknown, or not even a drafter of one layer has room.
     """
     for name in given.pairs:
-        if name not in TRAINED:
-            raise BenchError(f"pair {name!r} is none of {', '.join(TRAINED)}")
-    measured = {name: _pair(_Pair(name, *TRAINED[name]), given) for name in given.pairs}
+        if name not in trained:
+            raise BenchError(f"pair {name!r} is none of {', '.join(trained)}")
+    measured = {name: _pair(_Pair(name, *trained[name]), given) for name in given.pairs}
     return Result("training-memory", given.recorded(), measured)
 
 
@@ -132,7 +137,7 @@ def _measure(
     """Peak and seconds of steps, one sequence in each, on a drafter of so many layers."""
     gc.collect()
     mx.clear_cache()
-    mx.reset_peak_memory()
+    before = mx.get_active_memory()
     options = TrainOptions(
         Horizon(steps=_STEPS),
         batch=1,
@@ -143,14 +148,14 @@ def _measure(
     )
     with TemporaryDirectory() as folder:
         trial = Trial(pair.target, pair.drafter(layers), options, given.length, Path(folder))
-        held = mx.get_active_memory()
+        held = mx.get_active_memory() - before
         mx.reset_peak_memory()
         seconds = [trial.step(number) for number in range(_STEPS)]
         trial.close()
     return {
         "parameters": trial.parameters,
         "held_bytes": held,
-        "peak_bytes": mx.get_peak_memory(),
+        "peak_bytes": mx.get_peak_memory() - before,
         "planned_bytes": _planned(pair, layers, settings, given),
         "seconds": seconds,
     }
