@@ -114,6 +114,8 @@ def run(stage: Stage, log: Log, progress: Progress) -> Done:
             child.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
             child.terminate()
+            for line in child.stdout:  # of the checkpoint that it writes before it ends
+                log.write(line.rstrip())
             raise
     if child.returncode:
         raise SystemExit(f"stage {stage.name!r} ended with {child.returncode}: see {log.file.name}")
