@@ -7,36 +7,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dflash_serve.training.run.curves import Curves, draw
+from dflash_serve.training.run.curves import draw
 from dflash_serve.training.run.loop import MeasureReport
 from dflash_serve.training.run.trainer import StepReport
 
-_REDRAW_SECONDS = 60.0  # a picture takes about a second
-_REDRAW_MEASURED_SECONDS = 10.0
+_REDRAW_SECONDS = 60.0  # a picture takes about a second, and more as the log grows
 
 
 class RunLog:
-    """A `Listener` that appends one JSON object per step and per measurement.
+    """A `Listener` that appends one JSON object per step and per measurement, and draws them.
 
-    Owner of its file and of the curves. ``resumed_at`` is the step that a resumed run begins with,
-    None for a new run, which replaces an old log.
+    Owner of its file. ``resumed_at`` is the step that a resumed run begins with, None for a new
+    run, which replaces an old log.
     """
 
     def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._plot = directory / "plot.png"
-        self._curves, path = Curves(), directory / "log.jsonl"
-        if resumed_at is not None:
-            self._read(path, resumed_at)
-        self._file = path.open("w" if resumed_at is None else "a", encoding="utf-8")
+        self._path, self._plot = directory / "log.jsonl", directory / "plot.png"
+        self._file = self._path.open("w" if resumed_at is None else "a", encoding="utf-8")
         if resumed_at is not None:
             # A killed run may have left half a line, which this ends.
-            self._file.write("\n" if _torn(path) else "")
+            self._file.write("\n" if _torn(self._path) else "")
             self.note({"resumed": resumed_at})
         self._drawn = time.monotonic()
 
     def on_step(self, report: StepReport) -> None:
-        self._add_step(report.step, report.loss, report.rate, report.expected, report.accuracy)
         self.note(
             {
                 "step": report.step,
@@ -51,10 +46,8 @@ class RunLog:
                 "memory": report.memory,
             }
         )
-        self._draw_after(_REDRAW_SECONDS)
 
     def on_measure(self, report: MeasureReport) -> None:
-        self._curves.add_measured(report.step, report.value, report.pooled)
         row: dict[str, Any] = {
             "step": report.step,
             "progress": round(report.progress, 6),
@@ -68,7 +61,8 @@ class RunLog:
                 "tokens_per_round_pooled": report.reported.pooled,
             }
         self.note(row)
-        self._draw_after(_REDRAW_MEASURED_SECONDS)
+        if time.monotonic() - self._drawn > _REDRAW_SECONDS:
+            self._draw()
 
     def note(self, value: dict[str, Any]) -> None:
         """Append anything else."""
@@ -79,33 +73,11 @@ class RunLog:
         self._file.close()
         self._draw()
 
-    def _draw_after(self, seconds: float) -> None:
-        if time.monotonic() - self._drawn > seconds:
-            self._draw()
-
     def _draw(self) -> None:
         # A picture is no reason to end a run: whatever ails the disk, the log will tell.
         with suppress(OSError):
-            draw(self._curves, self._plot)
+            draw(read_log(self._path), self._plot)
         self._drawn = time.monotonic()
-
-    def _read(self, path: Path, resumed_at: int) -> None:
-        for row in read_log(path):
-            if "resumed" in row:
-                self._curves.cut(row["resumed"])
-            elif "loss" in row:
-                self._add_step(
-                    row["step"], row["loss"], row["rate"], row["expected"], tuple(row["accuracy"])
-                )
-            elif "tokens_per_round" in row:
-                pooled = row.get("tokens_per_round_pooled")
-                self._curves.add_measured(row["step"], row["tokens_per_round"], pooled)
-        self._curves.cut(resumed_at)
-
-    def _add_step(
-        self, step: int, loss: float, rate: float, expected: float, accuracy: tuple[float, ...]
-    ) -> None:
-        self._curves.add_step(step, loss, rate, (expected, *accuracy))
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
