@@ -24,7 +24,7 @@ _MEMORY = {
     "optimizer": "optimiser",
     "gradients": "gradients",
     "copies": "weights in the step's dtype",
-    "work": "a step's work, at most (estimate)",
+    "work": "a step's work (estimate)",
     "features": "features kept in memory",
 }
 _DISK = {
@@ -136,7 +136,7 @@ def _tables(made: Forecast) -> list[Table]:
     facts.add_row("all features, wherever", _bytes(budget.feature_bytes))
     told.append(facts)
     for title, names, parts, there in (
-        ("Memory, at most", _MEMORY, budget.memory, made.available_memory),
+        ("Memory at the worst moment of a step", _MEMORY, budget.memory, made.available_memory),
         ("Disk", _DISK, budget.disk, made.free_disk),
     ):
         table = Table(title=title, title_justify="left", show_header=False, show_footer=False)

@@ -20,7 +20,7 @@ _BUCKET = 64
 _ANSWER_BYTES = 6  # of JSON per token id
 _LOGITS, _SCORES, _ROWS, _INNER = 3, 2, 12, 5
 """Copies of a group's logits, and of each layer's attention scores, rows and inner rows, that are
-held on the way back: no less than the peaks of `dflash-bench training-memory`."""
+held on the way back: near the peaks that `dflash-bench training-memory` measures."""
 _ADAMW_COPIES, _MUON_COPIES = 4, 5
 """Of a portion of weights while it is updated."""
 
