@@ -10,14 +10,24 @@ from dflash_serve.adapters.dflash import Attend, DFlashDrafter, DraftAttention
 from dflash_serve.kernels.block_attention import KeysValues, attend_blocks
 
 
-def context_keys_values(drafter: DFlashDrafter, taps: mx.array) -> list[KeysValues]:
-    """[S, T, K * H] target features -> per layer the context's keys and values [S, kv, T, hd].
+def mix(drafter: DFlashDrafter, taps: mx.array) -> mx.array:
+    """[S, T, K * H] target features -> [S, T, H], what the context is before its norm."""
+    return drafter.model.fc(taps.astype(drafter.dtype))
+
+
+def mixed_keys_values(drafter: DFlashDrafter, mixed: mx.array) -> list[KeysValues]:
+    """`mix`'s rows -> per layer the context's keys and values [S, kv, T, hd].
 
     Context token t sits at position t.
     """
-    context = drafter.model.context(taps.astype(drafter.dtype))
-    start = mx.zeros(taps.shape[0], dtype=mx.int32)
+    context = drafter.model.hidden_norm(mixed)
+    start = mx.zeros(mixed.shape[0], dtype=mx.int32)
     return [layer.self_attn.keys_values(context, start) for layer in drafter.model.layers]
+
+
+def context_keys_values(drafter: DFlashDrafter, taps: mx.array) -> list[KeysValues]:
+    """[S, T, K * H] target features -> `mixed_keys_values`."""
+    return mixed_keys_values(drafter, mix(drafter, taps))
 
 
 def block_tokens(mask_token_id: int, labels: mx.array, visible: mx.array) -> mx.array:

@@ -19,7 +19,8 @@ from dflash_serve.kernels.updates import sum_of_squares
 from dflash_serve.training.step.attention import (
     block_rows,
     block_tokens,
-    context_keys_values,
+    mix,
+    mixed_keys_values,
 )
 from dflash_serve.training.step.loss import SlotRows, Sums, block_objective
 from dflash_serve.training.step.objective import Objective
@@ -97,14 +98,14 @@ class TrainStep:
 
         Neither is divided by the weight: add them up over micro-batches and processes first.
         """
-        context = self._context(self.masters, batch.taps)
+        mixed, context = self._context(self.masters, batch.taps)
         found: Any = None
         for blocks in self._groups(batch):
             added = self._through_group(self.masters, context, blocks, batch.final)
             found = added if found is None else tree_map(mx.add, found, added)
             mx.eval(found)  # the group's activations are gone before the next one's come
         sums, gradients, to_context = found
-        rest = self._through_context(self.masters, batch.taps, to_context)
+        rest = self._through_context(self.masters, batch.taps, mixed, to_context)
         return sums, tree_map(mx.add, gradients, rest)
 
     def apply(self, gradients: Tree, weight: mx.array, rates: Sequence[float]) -> mx.array:
@@ -168,25 +169,32 @@ class TrainStep:
         finally:
             model.update(own)
 
-    def _trace_context(self, masters: Tree, taps: mx.array) -> list[KeysValues]:
+    def _trace_context(self, masters: Tree, taps: mx.array) -> tuple[mx.array, list[KeysValues]]:
         with self._weights(masters):
-            return context_keys_values(self.drafter, taps)
+            mixed = mix(self.drafter, taps)
+            return mixed, mixed_keys_values(self.drafter, mixed)
 
     def _trace_through_context(
-        self, masters: Tree, taps: mx.array, to_context: list[KeysValues]
+        self, masters: Tree, taps: mx.array, mixed: mx.array, to_context: list[KeysValues]
     ) -> Tree:
-        """Gradients to the weights of what reaches the loss by the context's keys and values."""
+        """Gradients to the weights of what reaches the loss by the context's keys and values.
 
-        def reached(masters: Tree) -> mx.array:
-            context = tree_flatten(self._trace_context(masters, taps))
-            given = [value for _, value in tree_flatten(to_context)]
-            return sum(
-                ((part * to).sum() for (_, part), to in zip(context, given, strict=True)),
-                mx.array(0.0),
-            )
+        The mixed features are not computed again: the way back through a product needs no result.
+        """
+        names, values = zip(*tree_flatten(masters), strict=True)
 
-        gradients: Tree = mx.grad(reached)(masters)
-        return gradients
+        def keys_values(mixed: mx.array, *values: mx.array) -> list[mx.array]:
+            with self._weights(tree_unflatten(list(zip(names, values, strict=True)))):
+                return _leaves(mixed_keys_values(self.drafter, mixed))
+
+        def mixing(weight: mx.array) -> list[mx.array]:
+            with self._weights({"fc": {"weight": weight}}):
+                return [mix(self.drafter, taps)]
+
+        _, (to_mixed, *found) = mx.vjp(keys_values, [mixed, *values], _leaves(to_context))
+        gradients: Tree = tree_unflatten(list(zip(names, found, strict=True)))
+        _, (to_weight,) = mx.vjp(mixing, [masters["fc"]["weight"]], [to_mixed])
+        return gradients | {"fc": {"weight": to_weight}}
 
     def _trace_through_group(
         self,
@@ -209,6 +217,10 @@ class TrainStep:
         backward = mx.value_and_grad(loss, argnums=(0, 1))
         (total, sums), (to_weights, to_context) = backward(masters, context)
         return sums | {"loss": total}, to_weights, to_context
+
+
+def _leaves(tree: Any) -> list[mx.array]:
+    return [value for _, value in tree_flatten(tree)]
 
 
 def _slots(rows: mx.array, blocks: list[mx.array], final: mx.array | None) -> SlotRows:
