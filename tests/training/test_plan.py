@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_said_with_what_would_help(tmp_path: Path) -> None:
     huge = target(tmp_path / "t", hidden_size=65536, intermediate_size=262144)
     code, out, _ = plan("--target", huge, "--no-measure", "--length", "200")
     assert code == 1
-    assert "bytes of memory are missing" in out
+    assert "GB of memory are missing" in out
     for help_ in ("--features disk", "--muon", "--accumulate 8", "in 4 bits"):
         assert help_ in out
 

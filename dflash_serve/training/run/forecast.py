@@ -76,8 +76,8 @@ def forecast(
         advice = _memory_advice(settings, target, budget, budget.memory.total - memory)
     if budget.disk.total > disk:
         advice.append(
-            f"the disk of {settings.out} has {disk} bytes free, but the run writes "
-            f"{budget.disk.total}: choose another --out, or --keep 1"
+            f"the disk of {settings.out} has {_gigabytes(disk)} free, but the run writes "
+            f"{_gigabytes(budget.disk.total)}: choose another --out, or --keep 1"
         )
     hours = _hours(settings, budget, speed) if speed is not None else None
     return Forecast(target, drafter, answers, budget, memory, disk, speed, hours, advice)
@@ -123,9 +123,13 @@ def _memory_advice(
         ),
         (
             memory.work if settings.batch > settings.accumulate else 0,
-            f"--accumulate {settings.batch}: one sequence at a time (at most these bytes less)",
+            f"--accumulate {settings.batch}: one sequence at a time (at most so much)",
         ),
     )
-    lines = [f"{missing} bytes of memory are missing; what would take less:"]
-    lines += [f"{saved} bytes: {how}" for saved, how in choices if saved > 0]
+    lines = [f"{_gigabytes(missing)} of memory are missing; what would take less:"]
+    lines += [f"{_gigabytes(saved)}: {how}" for saved, how in choices if saved > 0]
     return [*lines, "fewer --layers: weights, gradients and optimiser shrink in proportion"]
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
