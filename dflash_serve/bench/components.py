@@ -5,6 +5,7 @@ Each is measured by itself, in turns, at one length; knows nothing of acceptance
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -72,13 +73,18 @@ def measure_costs(
         decode = tuple(DecodeRow(row, length, 0, width, greedy) for row in range(rows))
         return lambda: runner.run(StepPlan(decode=decode))
 
-    calls = [
-        round_of(DeviceRunner(target, None, 1), 1),
-        round_of(DeviceRunner(target, VerifyOnly(target.dtype), block), block),
-        _draft_call(drafter, target.hidden_size, SpanSize(rows, block, length)),
-        round_of(DeviceRunner(target, drafter, block), block),
-    ]
-    return RoundCosts(rows, block, length, *in_turns(calls))
+    with ExitStack() as stack:
+
+        def runner(drafter: DraftAdapter | None, block: int) -> DeviceRunner:
+            return stack.enter_context(closing(DeviceRunner(target, drafter, block)))
+
+        calls = [
+            round_of(runner(None, 1), 1),
+            round_of(runner(VerifyOnly(target.dtype), block), block),
+            _draft_call(drafter, target.hidden_size, SpanSize(rows, block, length)),
+            round_of(runner(drafter, block), block),
+        ]
+        return RoundCosts(rows, block, length, *in_turns(calls))
 
 
 def in_turns(calls: list[Callable[[], object]]) -> list[float]:
