@@ -328,9 +328,8 @@ class Watched:
             specs += self._new.drafter.cache_specs
         own = sum(row_needs(specs, held, self._new.block_size) for held in self._held.values())
         # what a step wrote is held twice until the next one
-        slack = sum(
-            row_needs(specs, SLACK + self._written.get(row, 0), 0, states=False) for row in self._held
-        )
+        slacks = (SLACK + self._written.get(row, 0) for row in self._held)
+        slack = sum(row_needs(specs, tokens, 0, states=False) for tokens in slacks)
         return Needs(own, slack + len(self._held) * self._inner.bytes_laid_aside)
 
 
