@@ -1,6 +1,7 @@
 """``dflash-bench sweep``: the engine's own choice of blocks against every fixed one, and plain.
 
-All arms run the same requests in turns in one process; the fastest repeats are compared as ratios.
+All arms run the same requests in turns in one process. A ratio is the median over repeats of the
+ratio within a repeat; each run begins with no knowledge of the drafts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from dflash_serve.bench import figures
 from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.report import Result
+from dflash_serve.bench.report import Result, middle
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.work import DecodeOptions, Work, make_work
@@ -165,18 +166,16 @@ class _Case:
         return self._entry(name, arms)
 
     def _entry(self, name: str, arms: Sequence[_Arm]) -> dict[str, Any]:
-        rates = {arm.name: max(arm.rates) for arm in arms}  # whatever disturbs a run slows it
-        fixed = {arm.name: rates[arm.name] for arm in (self._plain, *self._fixed)}
-        best = max(fixed, key=lambda one: fixed[one])
+        best = max((self._plain, *self._fixed), key=lambda arm: _ratio(arm, self._plain))
         return {
             "set": name,
             "batch": self._batch,
             "arms": [
                 {
                     "name": arm.name,
-                    "tokens_per_second": rates[arm.name],
+                    "tokens_per_second": middle(arm.rates),
                     "repeats": arm.rates,
-                    "of_plain": rates[arm.name] / rates["plain"],
+                    "of_plain": _ratio(arm, self._plain),
                     "tokens_per_round": arm.tokens_per_round,
                     "different_answers": arm.different,
                 }
@@ -187,9 +186,9 @@ class _Case:
                 {"rows": cost.rows, "width": cost.width, "milliseconds": 1e3 * cost.seconds}
                 for cost in self._auto.costs
             ],
-            "best": best,
-            "of_best": rates["auto"] / fixed[best],
-            "of_plain": rates["auto"] / rates["plain"],
+            "best": best.name,
+            "of_best": _ratio(self._auto, best),
+            "of_plain": _ratio(self._auto, self._plain),
         }
 
     def _arm(self, name: str, block: int, *, drafts: bool = True, adaptive: bool = False) -> _Arm:
@@ -198,6 +197,10 @@ class _Case:
         config = _config(self._work, self._batch, block, adaptive=adaptive)
         costs = measured_costs(runner, config, runner.bytes_for) if adaptive else ()
         return _Arm(name, runner, config, costs)
+
+
+def _ratio(arm: _Arm, other: _Arm) -> float:
+    return middle([one / two for one, two in zip(arm.rates, other.rates, strict=True)])
 
 
 def _config(work: Work, batch: int, block: int, *, adaptive: bool = False) -> EngineConfig:
