@@ -17,7 +17,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 DISTRIBUTIONS = {"pydantic_core": "pydantic"}
 """Modules that come with a distribution of another name, which pins them exactly."""
 
-OPTIONAL = {"bench": {"bench"}, "training": {"train"}}
+OPTIONAL = {"bench": {"bench"}, "training": {"train"}, "measure": {"bench"}}
 """Rooms that may import what an extra brings."""
 
 

@@ -5,7 +5,7 @@ Every failure is an `AdapterError` of one line. Knows nothing of model families.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from dflash_serve.adapters.shard_header import read_header
 
 _LARGEST = 32 << 20
 """Bytes of a JSON file that describes a checkpoint; those that exist have a hundredth."""
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+CONFIG = "config.json"
 
 
-def resolve(name: str) -> Path:
-    """A local directory as it is, or a hub id as its downloaded (or cached) snapshot.
+def resolve(name: str, files: Sequence[str] = _PATTERNS) -> Path:
+    """A local directory as it is, or a hub id as its downloaded (or cached) snapshot of ``files``.
 
     Anything that looks like a path (absolute, or starting with ``.`` or ``~``) or exists on disk
     never touches the network.
@@ -35,7 +36,7 @@ def resolve(name: str) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise AdapterError(f"no directory {name} (a hub id would be OWNER/NAME)")
     try:
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except LocalEntryNotFoundError as error:
         raise AdapterError(f"{name} is not cached and the hub cannot be reached") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:

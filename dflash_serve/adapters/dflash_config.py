@@ -18,6 +18,9 @@ _REFUSED = (
 DFLASH, DFLASH2, DSPARK = "DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel"
 _MOST_LAYERS, _LONGEST_BLOCK = 256, 1024
 _PROJECTORS = ("dflash", "dspark")
+_MODES = ("dflash", "vp_drafter")
+_PREFIX_BASE = 0.9
+"""SpecForge's, where a VP-drafter's config has none."""
 _SHIFTS = ("sample_from_anchor", "dspark_bonus_anchor", "draft_shift")
 """Names of the same thing: slot k predicts the token k + 1 places behind the anchor."""
 _DFLASH2_KEYS = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
@@ -50,6 +53,8 @@ class DFlashConfig:
     stands for a block of b + 1 tokens; else 0. markov_rank and the confidence head are DSpark's.
     draft_vocab_size: logits of a head with fewer of them than the target has tokens, else 0.
     own_embedding, own_head: stored, and not the target's.
+    prefix_weight_base: above 0 in a VP-drafter, which was trained to go on from a visible prefix:
+    length i was drawn with weight base ** i.
     """
 
     hidden_size: int
@@ -83,6 +88,7 @@ class DFlashConfig:
     draft_vocab_size: int = 0
     own_embedding: bool = False
     own_head: bool = False
+    prefix_weight_base: float = 0.0
 
     @property
     def logits(self) -> int:
@@ -154,6 +160,7 @@ def parse_dflash_config(config: dict[str, Any]) -> DFlashConfig:
         own_embedding=flag("own_embedding", inner),
         own_head=flag("own_head", inner),
         draft_vocab_size=_draft_vocab(vocab, inner, config),
+        prefix_weight_base=_prefix_base(inner, config),
         **_dflash2_sizes(config, inner, hidden),
         **_dspark_heads(config, inner),
     )
@@ -228,6 +235,26 @@ def _runtime_block(block: int, shift: int, *places: dict[str, Any]) -> int:
             f"{block - shift}"
         )
     return advised
+
+
+def _prefix_base(*places: dict[str, Any]) -> float:
+    """0 but for a VP-drafter, which SpecForge may name in ``loss_type`` instead."""
+    mode, loss = (first(key, *places) for key in ("training_mode", "loss_type"))
+    if mode not in (None, *_MODES):
+        raise AdapterError(
+            f"drafter config: training_mode is {mode!r}, supported are {', '.join(_MODES)}"
+        )
+    if mode == "dflash" and loss == "vp_drafter":
+        raise AdapterError(
+            "drafter config: training_mode 'dflash' and loss_type 'vp_drafter' contradict each "
+            "other"
+        )
+    if "vp_drafter" not in (mode, loss):
+        return 0.0
+    base = number("prefix_weight_base", *places, default=_PREFIX_BASE)
+    if base <= 0:
+        raise AdapterError(f"drafter config: prefix_weight_base is {base}, but must be above 0")
+    return base
 
 
 def _refuse_unsupported(config: dict[str, Any], inner: dict[str, Any]) -> None:

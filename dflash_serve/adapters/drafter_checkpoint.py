@@ -5,6 +5,7 @@ with the target's.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.config_values import nested
 from dflash_serve.adapters.dflash_config import DFlashConfig, architecture, parse_dflash_config
 from dflash_serve.adapters.drafter_tables import check_whole, own_tables, target_ids
-from dflash_serve.adapters.foreign import TABLES, Given, detect, published_config, published_names
+from dflash_serve.adapters.foreign import (
+    TABLES,
+    Given,
+    detect,
+    published_config,
+    published_name,
+    published_names,
+)
 from dflash_serve.adapters.shard_header import read_header
 from dflash_serve.adapters.target_config import check_quantization
 from dflash_serve.adapters.weights import Weights, open_weights
@@ -26,6 +34,18 @@ from dflash_serve.adapters.weights import Weights, open_weights
 _log = logging.getLogger("dflash_serve")
 MASK_EMBEDDING = "mask_embedding.pt"
 """A learned vector in place of the mask token's embedding, which no network here takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedDrafter:
+    """``config`` and ``tensors`` in z-lab's layout, which knows no tables: own ones are beside it.
+
+    ``left_out``: the source's names of what the target has, too.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, mx.array]
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +66,41 @@ def open_drafter(directory: Path, target: TargetAdapter) -> StoredDrafter:
     what = f"drafter {directory}"
     raw = read_drafter_object(directory)
     weights = open_weights(directory)
-    tensors, dropped = published_names(weights.tensors)
+    kind = detect(raw, weights.tensors)
+    found = published(kind, raw, weights.tensors, target, Given(), what)
+    if found.left_out:
+        _log.info("%s: left out, the target's own: %s", what, ", ".join(found.left_out))
+    return StoredDrafter(found.config, found.tensors, weights)
+
+
+def published(
+    kind: str,
+    raw: dict[str, Any],
+    stored: Mapping[str, mx.array],
+    target: TargetAdapter,
+    given: Given,
+    what: str,
+) -> PublishedDrafter:
+    """A drafter as ``kind`` of trainer stores it, in z-lab's layout.
+
+    The target's sizes are read, and its tables if the drafter has some to compare. Tables are not
+    looked at where vocabulary or width differ: `loading.check_pair` refuses such a pair.
+
+    Raises:
+        AdapterError: config and tensors contradict each other, or ask for what is not there.
+    """
+    tensors, dropped = published_names(stored)
     facts = {"num_hidden_layers": target.num_layers, "max_position_embeddings": target.max_context}
-    config = published_config(detect(raw, weights.tensors), raw, tensors, facts, Given())
+    config = published_config(kind, raw, tensors, facts, given)
     drafter_class(config)
     _check_quantization(config, what)
     tables = {name: tensors.pop(name) for name in TABLES if name in tensors}
-    parsed = parse_dflash_config(config)
-    sizes = (parsed.vocab_size, parsed.hidden_size)
-    if sizes == (target.vocab_size, target.hidden_size):  # else the pair is refused
+    parsed, own = parse_dflash_config(config), dict[str, mx.array]()
+    if (parsed.vocab_size, parsed.hidden_size) == (target.vocab_size, target.hidden_size):
         config, own = _with_tables(config, parsed, tables, target, what)
-        tensors |= own
-        dropped += tables.keys() - own.keys() - {"d2t", "t2d"}
-    if dropped:
-        _log.info("%s: left out, the target's own: %s", what, ", ".join(sorted(dropped)))
-    return StoredDrafter(config, tensors, weights)
+    copies = tables.keys() - own.keys() - {"d2t", "t2d"}
+    left_out = sorted([*dropped, *(name for name in stored if published_name(name) in copies)])
+    return PublishedDrafter(config, tensors | own, tuple(left_out))
 
 
 def read_published(directory: Path) -> dict[str, Any]:
@@ -91,10 +131,17 @@ def read_drafter_object(directory: Path) -> dict[str, Any]:
     Raises:
         AdapterError: it cannot be read, or stands beside a file that changes the network.
     """
-    raw = read_config(directory)
+    refuse_mask(directory)
+    return read_config(directory)
+
+
+def refuse_mask(directory: Path) -> None:
+    """
+    Raises:
+        AdapterError: a learned mask vector, which changes the network, is among the files.
+    """
     if (directory / MASK_EMBEDDING).exists():
         raise AdapterError(f"drafter {directory} has a {MASK_EMBEDDING}, which is not supported")
-    return raw
 
 
 def drafter_class(config: dict[str, Any]) -> Any:
@@ -151,5 +198,7 @@ def _with_tables(
         own["target_ids"] = target_ids(tables, reduced, target.vocab_size, what)
     else:
         check_whole(tables, target.vocab_size, what)
-    inner = nested(config) | {"own_embedding": own_embedding, "own_head": own_head}
+    flags = {"own_embedding": own_embedding, "own_head": own_head}
+    inner = {name: value for name, value in nested(config).items() if name not in flags}
+    inner |= {name: True for name, value in flags.items() if value}
     return config | {"dflash_config": inner}, own

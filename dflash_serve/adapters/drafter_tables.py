@@ -77,6 +77,11 @@ def target_ids(stored: Mapping[str, mx.array], reduced: int, vocab: int, what: s
     return ids.astype(mx.int32)
 
 
+def offsets(ids: mx.array) -> mx.array:
+    """The d2t of `target_ids`."""
+    return ids.astype(mx.int64) - mx.arange(len(ids), dtype=mx.int64)
+
+
 def check_whole(stored: Mapping[str, mx.array], vocab: int, what: str) -> None:
     """Refuse a mapping that is not the identity where the config has no reduced vocabulary."""
     for name, same in (("d2t", 0), ("t2d", 1)):

@@ -43,12 +43,12 @@ def expanded(module: nn.Module) -> nn.Module:
     plain = as_class(module, _FLOAT_FORMS[type(module)])
     for key in ("scales", "biases", "global_scale"):
         plain.pop(key, None)
-    plain.weight = _matrix(module)
+    plain.weight = matrix(module)
     return plain
 
 
-def _matrix(module: Any) -> mx.array:
-    """What the words, scales and biases say, in float32, a few rows at a time."""
+def matrix(module: Any) -> mx.array:
+    """What a quantised module's words, scales and biases say, in float32, a few rows at a time."""
     *_, width = shape = _shape(module)
     words, scales = _rows(module.weight), _rows(module.scales)
     biases = _rows(module.biases) if _has(module, "biases") else None

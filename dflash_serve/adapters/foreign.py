@@ -14,7 +14,6 @@ from dflash_serve.adapters.config_values import first, nested, section
 from dflash_serve.adapters.dflash_config import DFLASH, DFLASH2, DSPARK, default_layer_ids
 
 Z_LAB, TORCHSPEC, SPECFORGE, SPECULATORS = "z-lab", "torchspec", "specforge", "speculators"
-KINDS = (Z_LAB, TORCHSPEC, SPECFORGE, SPECULATORS)
 
 _PREFIXES = ("module.", "draft_model.", "model.")
 _RENAMED = {
@@ -86,7 +85,7 @@ class Given:
 
 
 def detect(config: dict[str, Any], names: Iterable[str]) -> str:
-    """Which trainer wrote it. SpecForge and z-lab share names and keys but for how VP is said."""
+    """Which trainer wrote it. SpecForge and z-lab share names and keys but for ``loss_type``."""
     if any(config.get(key) is not None for key in _SPECULATORS_KEYS):
         return SPECULATORS
     if config.get("model_type") == "dflash" or any("context_proj." in name for name in names):
@@ -148,8 +147,6 @@ def published_config(
     depth = target.get("num_hidden_layers")
     if kind == TORCHSPEC:
         config = _from_torchspec(config, depth, given)
-    elif kind == SPECFORGE:
-        config = _from_specforge(config)
     elif kind == SPECULATORS:
         config = _from_speculators(config)
     known: dict[str, Any] = {"num_target_layers": depth}
@@ -229,16 +226,6 @@ def _torchspec_layer_ids(config: dict[str, Any], layers: Any) -> Any:
             f"--target-layers (z-lab's are {usual})"
         )
     return ids
-
-
-def _from_specforge(config: dict[str, Any]) -> dict[str, Any]:
-    """SpecForge may say VP in loss_type, and takes 0.9 where prefix_weight_base is null."""
-    inner = dict(nested(config))
-    if inner.get("loss_type") == "vp_drafter":
-        inner["training_mode"] = "vp_drafter"
-    if inner.get("training_mode") == "vp_drafter" and inner.get("prefix_weight_base") is None:
-        inner["prefix_weight_base"] = 0.9
-    return {**config, "dflash_config": inner}
 
 
 def _from_speculators(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.base import AdapterError, Captured, LayerCache
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec
+from dflash_serve.adapters.expand import matrix
 from dflash_serve.adapters.own_operations import use_own_operations
 from dflash_serve.adapters.rotary import Rotary
 from dflash_serve.adapters.row_attention import attending_rows
@@ -39,6 +40,17 @@ class LayeredTarget:
     def parameters(self) -> Any:
         """The tree of all weights."""
         return self._text.parameters()
+
+    def weight(self, path: str) -> mx.array | None:
+        """A linear layer's matrix, in float32 where it is stored quantised, or a norm's weight.
+
+        ``path`` is the module's, as in ``model.layers.0.mlp.up_proj``. None if there is no such
+        module, or one whose weight means something else.
+        """
+        module = dict(self._text.named_modules()).get(path)
+        if isinstance(module, nn.QuantizedLinear):
+            return None if module.get("global_scale") is not None else matrix(module)
+        return module.weight if isinstance(module, nn.Linear | nn.RMSNorm) else None
 
     def scale_layers(self, factor: float) -> None:
         """Multiply every matrix of every layer, as of random weights that are too alike."""

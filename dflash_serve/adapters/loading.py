@@ -78,9 +78,20 @@ def check_files(target: Path, drafter: Path | None) -> None:
     Raises:
         AdapterError: a checkpoint is damaged or cannot be served, or they do not fit.
     """
-    adapter, model, _ = _open_target(target)
+    opened = open_target(target)
     if drafter is not None:
-        _open_drafter(drafter, adapter(model))
+        _open_drafter(drafter, opened)
+
+
+def open_target(directory: Path) -> TargetAdapter:
+    """A target for its sizes and tables: a tensor is read when it is first used.
+
+    Raises:
+        AdapterError: the checkpoint is damaged, or not one that can be served.
+    """
+    adapter, model, _ = _open_target(directory)
+    target: TargetAdapter = adapter(model)
+    return target
 
 
 def _open_target(directory: Path) -> tuple[Any, Any, Weights]:
@@ -110,8 +121,8 @@ def _fill(adapter: Any, weights: Weights, what: str) -> Any:
     return model
 
 
-def make_target(config: dict[str, Any]) -> LayeredTarget:
-    """A target with the random weights of its class, not computed yet, from a config.json.
+def make_model(config: dict[str, Any]) -> tuple[Any, Any]:
+    """A family's adapter, and mlx-lm's model with the random weights of its class, not computed.
 
     Raises:
         AdapterError: no such family is served, or the config makes no sense.
@@ -123,6 +134,16 @@ def make_target(config: dict[str, Any]) -> LayeredTarget:
     except _MISFITS as error:
         raise AdapterError(f"target config: {_reason(error)}") from error
     model.eval()
+    return adapter, model
+
+
+def make_target(config: dict[str, Any]) -> LayeredTarget:
+    """A target with the random weights of its class, not computed yet, from a config.json.
+
+    Raises:
+        AdapterError: no such family is served, or the config makes no sense.
+    """
+    adapter, model = make_model(config)
     target: LayeredTarget = adapter(model)
     return target
 

@@ -109,16 +109,12 @@ def take(
     """
     started = time.perf_counter()
     kept = _quantised_parts(model)
-    packed = packed_modules(model) if dtype == mx.float32 else {}
+    widening = dtype is not None and dtype == mx.float32  # MLX compares dtypes with no None
+    packed = packed_modules(model) if widening else {}
     left = sum(growth(module) for module in packed.values() if not expand(module))
     packed = {path: module for path, module in packed.items() if expand(module)}
+    sizes = sizes_of(model, dtype, expand)
     pending: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
-    half = [value.nbytes for name, value in pending if value.dtype in _HALF and name not in kept]
-    sizes = Sizes(
-        stored=sum(value.nbytes for _, value in pending),
-        half=sum(half) if dtype == mx.float32 else 0,
-        quantised=sum(growth(module) for module in packed.values()),
-    )
     widened = choose(wanted, sizes, str(weights.directory))
     if not widened.quantised:
         packed = {}
@@ -141,6 +137,23 @@ def take(
     mx.eval(model)  # rotary tables too, which are no parameters: another thread will use them
     held = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
     return Taken(wanted, sizes, left, widened, held, time.perf_counter() - started)
+
+
+def sizes_of(
+    model: nn.Module, dtype: mx.Dtype | None, expand: Callable[[nn.Module], bool]
+) -> Sizes:
+    """Bytes of a model's parameters, and what ``dtype`` and ``expand`` of `take` can add to them.
+
+    Computes none of them.
+    """
+    tensors: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
+    stored = sum(value.nbytes for _, value in tensors)
+    if dtype is None or dtype != mx.float32:
+        return Sizes(stored, 0, 0)
+    kept = _quantised_parts(model)
+    half = [value.nbytes for name, value in tensors if value.dtype in _HALF and name not in kept]
+    packed = packed_modules(model).values()
+    return Sizes(stored, sum(half), sum(growth(module) for module in packed if expand(module)))
 
 
 def _units(

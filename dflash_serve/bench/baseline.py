@@ -15,6 +15,7 @@ from typing import Any
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.measure.figures import Speed, time_per_output_token
 
 VARIANTS = ("as-installed", "float32", "float32-blas")
 SCRIPT = Path(__file__).with_name("mlx_lm_run.py")
@@ -23,11 +24,10 @@ _TIMEOUT = 900.0
 
 @dataclass(frozen=True, slots=True)
 class BaselineRun:
-    """Answers in the prompts' order, without stop tokens; rates in tokens per second."""
+    """Answers in the prompts' order, without stop tokens, and how fast they came."""
 
     answers: list[tuple[int, ...]]
-    decode_rate: float
-    total_rate: float
+    speed: Speed
 
 
 def run_mlx_lm(
@@ -46,12 +46,10 @@ def run_mlx_lm(
     }
     done = _run(job, environment(variant))
     answers = done["answers"]
-    seconds = sum(answer["decode"] for answer in answers)
+    per_token = time_per_output_token((one["decode"], one["generated"]) for one in answers)
     generated = sum(answer["generated"] for answer in answers)
     return BaselineRun(
-        [tuple(answer["tokens"]) for answer in answers],
-        (generated - len(answers)) / seconds if seconds else 0.0,
-        generated / done["wall"],
+        [tuple(answer["tokens"]) for answer in answers], Speed(generated, done["wall"], per_token)
     )
 
 

@@ -5,20 +5,20 @@ schedules allocate. Times are compared in turns within one run.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
-from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import CachesOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.processing import in_rounds
-from dflash_serve.bench.report import Result, middle
 from dflash_serve.bench.schedules import BESIDE, SLACK, load_world, run_schedules
+from dflash_serve.bench.turns import timed
 from dflash_serve.engine.plan import DecodeRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
 
 RAGGED = 1.25
 """Times its parts that a round of one long row and several short ones may take."""
@@ -27,30 +27,10 @@ LEAVE = 0.03
 _GREEDY = SamplingParams()
 
 
-@dataclass(frozen=True, slots=True)
-class CachesOptions:
-    """Lengths in tokens. ``schedules`` are shared out among ``worlds``, random targets by name."""
-
-    target: str = "qwen3-22m"
-    long: int = 16_384
-    short: int = 256
-    rows: int = 8
-    leave: int = 4096
-    blocks: tuple[int, ...] = (1, 8)
-    repeats: int = 25
-    schedules: int = 2000
-    worlds: tuple[str, ...] = ("qwen3-wide", "mistral-wide", "qwen3_5-wide")
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rows < 2:
-            raise BenchError(f"--rows is {self.rows}, but must be at least 2")
-
-
 def run_caches(options: CachesOptions) -> Result:
     """All three measurements; a figure that is missed is a failure."""
     choice = PairChoice(
-        random_target=options.target, block_size=max(2, *options.blocks), seed=options.seed
+        random_target=options.random_target, block_size=max(2, *options.blocks), seed=options.seed
     )
     pair = load_pair(choice)
     ragged = [_ragged(pair, options, block) for block in options.blocks]
@@ -69,9 +49,8 @@ def run_caches(options: CachesOptions) -> Result:
         "slack_tokens": SLACK,
         "bytes_beside": BESIDE,
     }
-    settings = {name: getattr(options, name) for name in CachesOptions.__dataclass_fields__}
     failures = [*_missed(ragged, leave), *(text for one in schedules for text in one["failures"])]
-    return Result("caches", settings, measured, tuple(failures))
+    return Result("caches", options.recorded(), measured, tuple(failures))
 
 
 def _ragged(pair: Pair, options: CachesOptions, block: int) -> dict[str, Any]:
@@ -80,7 +59,7 @@ def _ragged(pair: Pair, options: CachesOptions, block: int) -> dict[str, Any]:
     rows = _decode([options.long] + [options.short] * (options.rows - 1), block)
     arms = {"long": rows[:1], "short": rows[1:], "all": rows}
     rounds = [partial(runner.run, StepPlan(decode=arm)) for arm in arms.values()]
-    taken = in_rounds(rounds, options.repeats)
+    taken = timed(rounds, options.repeats)
     runner.close()
     ratios = [both / (long + short) for long, short, both in zip(*taken, strict=True)]
     times = {name: 1e3 * middle(own) for name, own in zip(arms, taken, strict=True)}
@@ -106,7 +85,7 @@ def _leave(pair: Pair, options: CachesOptions, block: int) -> dict[str, Any]:
             runner.run(plan)
         risen[name].append(max(0, mx.get_peak_memory() - before))
 
-    taken = in_rounds(
+    taken = timed(
         [
             partial(runner.run, everybody),  # gives the row its caches again
             partial(runner.run, everybody),

@@ -4,46 +4,50 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from dflash_serve.bench.caches import LEAVE, RAGGED
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table_of
 from dflash_serve.bench.schedules import ALLOWED
+from dflash_serve.measure.results import Result
+
+_COUNTS = ("target", "schedules", "steps", "requests", "aborts", "swaps")
 
 
 def tables(result: Result) -> list[Table]:
     found, options = result.measured, result.settings
-    ragged = [
-        (one["block"], *(one["round_ms"][name] for name in ("long", "short", "all")), one["ratio"])
-        for one in found["ragged"]
-    ]
-    leaves = [
-        (
-            *(one[name] for name in ("block", "round_ms", "without_ms", "with_ms", "of_a_round")),
-            *(one["bytes"][name] for name in ("without", "with")),
-            one["row_bytes"],
-        )
-        for one in found["leave"]
-    ]
-    schedules = [
-        (
-            one["target"],
-            *(one[name] for name in ("schedules", "steps", "requests", "aborts", "swaps")),
-            *(one[name] for name in ("worst_ratio_beyond_slack", "worst_of_limit", "wrong")),
-        )
-        for one in found["schedules"]
-    ]
     short = options["rows"] - 1
     parts = f"one row of {options['long']} tokens, {short} of {options['short']}"
-    columns = ("target", "schedules", "steps", "requests", "aborts", "swaps")
     return [
-        table(f"Rounds: {parts}", ("block", "long, ms", "short, ms", "all, ms", "ratio"), ragged),
-        table(
-            f"A leave: {options['rows']} rows of {options['leave']} tokens, bytes allocated",
-            ("block", "round, ms", "one less", "and leave", "cost", "bytes", "with it", "a row's"),
-            leaves,
+        table_of(
+            f"Rounds: {parts}",
+            found["ragged"],
+            (
+                ("block", "block"),
+                *((f"{name}, ms", f"round_ms.{name}") for name in ("long", "short", "all")),
+                ("ratio", "ratio"),
+            ),
         ),
-        table(
+        table_of(
+            f"A leave: {options['rows']} rows of {options['leave']} tokens, bytes allocated",
+            found["leave"],
+            (
+                ("block", "block"),
+                ("round, ms", "round_ms"),
+                ("one less", "without_ms"),
+                ("and leave", "with_ms"),
+                ("cost", "of_a_round"),
+                ("bytes", "bytes.without"),
+                ("with it", "bytes.with"),
+                ("a row's", "row_bytes"),
+            ),
+        ),
+        table_of(
             "Bytes of caches in random schedules",
-            (*columns, "of needs", "of limit", "wrong"),
-            schedules,
+            found["schedules"],
+            (
+                *((name, name) for name in _COUNTS),
+                ("of needs", "worst_ratio_beyond_slack"),
+                ("of limit", "worst_of_limit"),
+                ("wrong", "wrong"),
+            ),
         ),
     ]
 

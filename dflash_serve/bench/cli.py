@@ -1,463 +1,212 @@
-"""``dflash-bench``: arguments -> options -> one measurement. Heavy imports wait for the command."""
+"""``dflash-bench``: options -> one measurement -> tables and files.
+
+Heavy imports wait for the command.
+"""
 
 import os
-from typing import Annotated
+import sys
+from collections.abc import Callable
+from types import ModuleType
 
 import typer
+from pydantic import ValidationError
 
 from dflash_serve import console
-from dflash_serve.bench import cli_policy
-from dflash_serve.bench.cli_options import (
-    Drafter,
-    DraftLayers,
-    Out,
-    PromptFile,
-    RandomTarget,
-    Save,
-    SecondDrafter,
-    Seed,
-    Target,
-    choice,
-    finish,
-    numbers,
-)
+from dflash_serve.bench import options
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.measure.errors import DataError
+from dflash_serve.measure.results import Result
+from dflash_serve.training.commands.options import S, command
+from dflash_serve.training.settings import fault
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Measure speculative decoding, the HTTP server and the kernels.",
+    help="Measure speculative decoding, training, the HTTP server and the kernels.",
 )
-
-
-for command in (cli_policy.sweep, cli_policy.policy, cli_policy.record):
-    app.command()(command)
 
 
 def main() -> None:
     """Console entry point. Bad input is one line on stderr and exit code 2; a failed check 1."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
-    console.run(app, "dflash-bench", (BenchError,))
+    console.run(app, "dflash-bench", (BenchError, DataError))
 
 
-@app.command()
-def decode(
-    *,
-    target: Target = None,
-    drafter: Drafter = "auto",
-    random_target: RandomTarget = None,
-    draft_layers: DraftLayers = 0,
-    prompt_file: PromptFile = None,
-    prompts: Annotated[int, typer.Option(min=0, help="Requests per run; 0 picks.")] = 0,
-    prompt_length: Annotated[int, typer.Option(min=2, help="Of random prompts.")] = 64,
-    batch: Annotated[str, typer.Option(help="Rows that decode together, like 1,3,8.")] = "1,3,8",
-    block_size: Annotated[
-        str, typer.Option(help="Tokens verified per round, like 8,16; auto is as trained.")
-    ] = "auto",
-    tree: Annotated[
-        str, typer.Option(help="Trees of so many nodes beside chains, like 8,16; or off.")
-    ] = "off",
-    second_drafter: SecondDrafter = "none",
-    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1)] = 3,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
-    seed: Seed = 0,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(help="mlx-lm's stream_generate: as-installed, float32, float32-blas."),
-    ] = None,
-    simulate_acceptance: Annotated[
-        float | None, typer.Option(help="Real drafter compute, drafts right with this probability.")
-    ] = None,
-    tau: Annotated[
-        float | None, typer.Option(help="Like --simulate-acceptance, as tokens per round.")
-    ] = None,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """Speculative against plain decoding in one process, in turns; checks that tokens are equal."""
+def _guarded(job: Callable[[], int | None]) -> int | None:
+    """A setting that cannot be is refused like other bad input."""
+    try:
+        return job()
+    except ValidationError as error:
+        raise BenchError(fault(error)) from error
+
+
+def _command(name: str, model: type[S]) -> Callable[[Callable[[S], int | None]], None]:
+    """Register work on options as a command, whose help is the options' own."""
+
+    def add(work: Callable[[S], int | None]) -> None:
+        work.__doc__ = model.__doc__
+        app.command(name)(command(model, _guarded)(work))
+
+    return add
+
+
+def _finish(result: Result, report: ModuleType, given: options.Measured) -> int:
+    """Show the tables, write the files; 1 if a check failed."""
+    from dflash_serve.bench.report import Destination, show, write
+
+    show(*report.tables(result))
+    path = write(result, Destination(given.out, given.save), lambda: report.plot(result))
+    if path is not None:
+        print(f"written to {path}")
+    for failure in result.failures:
+        print(f"dflash-bench: FAILED: {failure}", file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+@_command("decode", options.DecodeOptions)
+def _decode(given: options.DecodeOptions) -> int:
     from dflash_serve.bench import decode_report
     from dflash_serve.bench.decode import run_decode
-    from dflash_serve.bench.work import DecodeOptions
 
-    blocks = () if block_size == "auto" else numbers("--block-size", block_size, least=2)
-    simulated = simulate_acceptance is not None or tau is not None
-    options = DecodeOptions(
-        pair=choice(target, drafter, random_target, draft_layers, blocks, seed),
-        prompt_file=prompt_file,
-        prompts=prompts,
-        prompt_length=prompt_length,
-        batches=numbers("--batch", batch),
-        block_sizes=blocks or ((8,) if simulated else ()),
-        max_tokens=max_tokens,
-        repeats=repeats,
-        temperature=temperature,
-        seed=seed,
-        baselines=tuple(baseline or ()),
-        acceptance=simulate_acceptance,
-        tau=tau,
-        trees=() if tree == "off" else numbers("--tree", tree, least=2),
-        second_drafter=second_drafter,
-    )
-    result = run_decode(options)
-    return finish(result, decode_report, out, save)
+    return _finish(run_decode(given), decode_report, given)
 
 
-@app.command()
-def exact(
-    *,
-    target: Target = None,
-    drafter: Drafter = "auto",
-    random_target: RandomTarget = None,
-    draft_layers: DraftLayers = 0,
-    prompt_file: PromptFile = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Requests per combination.")] = 200,
-    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,3,8",
-    block_size: Annotated[str, typer.Option(help="Block sizes.")] = "2,8,16",
-    prompt_length: Annotated[int, typer.Option(min=2, help="Of random prompts.")] = 48,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 64,
-    cancel: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests.")] = 0.15,
-    tree: Annotated[int, typer.Option(min=0, max=64, help="Nodes of trees; 0: chains.")] = 0,
-    second_drafter: SecondDrafter = "none",
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """Compare tokens with plain decoding: greedy and sampled rows, late joins, cancels."""
+@_command("exact", options.ExactOptions)
+def _exact(given: options.ExactOptions) -> int:
     from dflash_serve.bench import exact_report
-    from dflash_serve.bench.exact import ExactOptions, run_exact
+    from dflash_serve.bench.exact import run_exact
 
-    blocks = numbers("--block-size", block_size, least=2)
-    options = ExactOptions(
-        pair=choice(target, drafter, random_target, draft_layers, blocks, seed),
-        prompt_file=prompt_file,
-        prompts=prompts,
-        batches=numbers("--batch", batch),
-        block_sizes=blocks,
-        prompt_length=prompt_length,
-        max_tokens=max_tokens,
-        cancel=cancel,
-        seed=seed,
-        tree=tree,
-        second_drafter=second_drafter,
-    )
-    return finish(run_exact(options), exact_report, out, save)
+    return _finish(run_exact(given), exact_report, given)
 
 
-@app.command()
-def serve(
-    *,
-    base_url: Annotated[str | None, typer.Option(help="Any OpenAI server, ending in /v1.")] = None,
-    model: Annotated[str | None, typer.Option(help="Without it, the server's first.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="DFLASH_BENCH_API_KEY")] = None,
-    meta_info: Annotated[
-        bool, typer.Option("--meta-info", help="Ask --base-url for drafting figures.")
-    ] = False,
-    spawn: Annotated[
-        list[str] | None,
-        typer.Option(help="Start and measure: dflash, dflash-plain, mlx-lm, mlx-lm-blas."),
-    ] = None,
-    target: Target = None,
-    drafter: Annotated[str, typer.Option(help="As dflash-serve takes it.")] = "auto",
-    server_option: Annotated[
-        list[str] | None, typer.Option(help="Added to our server's command; like --max-batch=4.")
-    ] = None,
-    clients: Annotated[str, typer.Option(help="Numbers of clients, like 1,4,8.")] = "1,4,8",
-    requests: Annotated[int, typer.Option(min=1, help="Per run.")] = 32,
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed requests per client.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Per request.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1)] = 3,
-    prompt_file: PromptFile = None,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """Closed-loop HTTP load: tokens per second, time to first token, latency; rivals in turns."""
+@_command("serve", options.ServeOptions)
+def _serve(given: options.ServeOptions) -> int:
     from dflash_serve.bench import serve_report
-    from dflash_serve.bench.serve import ServeOptions, run_serve
+    from dflash_serve.bench.serve import run_serve
 
-    options = ServeOptions(
-        base_url=base_url,
-        model=model,
-        api_key=api_key,
-        meta_info=meta_info,
-        spawn=tuple(dict.fromkeys(spawn or ())),
-        target=target,
-        drafter=drafter,
-        server_options=tuple(server_option or ()),
-        clients=numbers("--clients", clients),
-        requests=requests,
-        warmup=warmup,
-        max_tokens=max_tokens,
-        repeats=repeats,
-        prompt_file=prompt_file,
-        seed=seed,
-    )
-    return finish(run_serve(options), serve_report, out, save)
+    return _finish(run_serve(given), serve_report, given)
 
 
-@app.command()
-def kernels(
-    *,
-    repeats: Annotated[
-        int, typer.Option(min=3, help="Calls per shape, and library or form.")
-    ] = 200,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """The CPU matmul under MLX by shape, and the small kernels against their plain forms."""
+@_command("kernels", options.KernelsOptions)
+def _kernels(given: options.KernelsOptions) -> int:
     from dflash_serve.bench import kernels_report
     from dflash_serve.bench.kernels import run_kernels
-    from dflash_serve.bench.report import Result
 
-    result = Result("kernels", {"repeats": repeats}, run_kernels(repeats))
-    return finish(result, kernels_report, out, save)
+    return _finish(run_kernels(given), kernels_report, given)
 
 
-@app.command()
-def matmul(
-    *,
-    turns: Annotated[int, typer.Option(min=1, help="Of each library, per product.")] = 5,
-    threads: Annotated[str, typer.Option(help="Numbers of threads, like 1,2.")] = "1,2",
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """This package's float32 matmul against the OpenBLAS inside numpy, by shape and threads."""
+@_command("matmul", options.MatmulOptions)
+def _matmul(given: options.MatmulOptions) -> int:
     from dflash_serve.bench import matmul_report
-    from dflash_serve.bench.matmul import MatmulOptions, run_matmul
-    from dflash_serve.bench.report import Result
+    from dflash_serve.bench.matmul import run_matmul
 
-    options = MatmulOptions(turns, numbers("--threads", threads))
-    result = Result("matmul", {"turns": turns, "threads": threads}, run_matmul(options))
-    return finish(result, matmul_report, out, save)
+    return _finish(run_matmul(given), matmul_report, given)
 
 
-@app.command()
-def processing(
-    *,
-    vocab: Annotated[int, typer.Option(min=256, help="Of the random target.")] = 151_936,
-    rows: Annotated[str, typer.Option(help="Rows that decode together, like 1,8.")] = "1,8",
-    prompts: Annotated[int, typer.Option(min=1, help="JSON prompts of the demo pair.")] = 24,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed turns of each arm.")] = 9,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """What bias, penalties, log-probabilities and grammars cost a round."""
+@_command("processing", options.ProcessingOptions)
+def _processing(given: options.ProcessingOptions) -> int:
     from dflash_serve.bench import processing_report
-    from dflash_serve.bench.processing import ProcessingOptions, run_processing
+    from dflash_serve.bench.processing import run_processing
 
-    options = ProcessingOptions(
-        vocab=vocab, rows=numbers("--rows", rows), repeats=repeats, prompts=prompts, seed=seed
-    )
-    return finish(run_processing(options), processing_report, out, save)
+    return _finish(run_processing(given), processing_report, given)
 
 
-@app.command()
-def caches(
-    *,
-    random_target: Annotated[str, typer.Option(help="For the times of rounds.")] = "qwen3-22m",
-    long: Annotated[int, typer.Option(min=1, help="Tokens of the long row.")] = 16_384,
-    short: Annotated[int, typer.Option(min=1, help="Tokens of those beside it.")] = 256,
-    leave: Annotated[int, typer.Option(min=1, help="Tokens of rows of which one leaves.")] = 4096,
-    rows: Annotated[int, typer.Option(min=2, help="Of a full round.")] = 8,
-    block_size: Annotated[str, typer.Option(help="Block sizes.")] = "1,8",
-    repeats: Annotated[int, typer.Option(min=1, help="Timed turns of each arm.")] = 25,
-    schedules: Annotated[int, typer.Option(min=0, help="Random ones, over three kinds.")] = 2000,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """Rows of very different length, leaves, and bytes in random schedules; 1 if one is missed."""
+@_command("caches", options.CachesOptions)
+def _caches(given: options.CachesOptions) -> int:
     from dflash_serve.bench import caches_report
-    from dflash_serve.bench.caches import CachesOptions, run_caches
+    from dflash_serve.bench.caches import run_caches
 
-    options = CachesOptions(
-        target=random_target,
-        long=long,
-        short=short,
-        leave=leave,
-        rows=rows,
-        blocks=numbers("--block-size", block_size),
-        repeats=repeats,
-        schedules=schedules,
-        seed=seed,
-    )
-    return finish(run_caches(options), caches_report, out, save)
+    return _finish(run_caches(given), caches_report, given)
 
 
-@app.command()
-def start(
-    *,
-    target: Target = None,
-    drafter: Drafter = "auto",
-    repeats: Annotated[int, typer.Option(min=1, help="Starts of the server.")] = 5,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """How long --help and the first token of a fresh server take."""
+@_command("start", options.StartOptions)
+def _start(given: options.StartOptions) -> int:
     from dflash_serve.bench import startup_report
     from dflash_serve.bench.startup import run_startup
 
-    return finish(run_startup(target, drafter, repeats), startup_report, out, save)
+    return _finish(run_startup(given), startup_report, given)
 
 
-@app.command()
-def stops(
-    *,
-    target: Target = None,
-    drafter: Drafter = "auto",
-    stops: Annotated[int, typer.Option(min=1, help="Servers to start and stop.")] = 60,
-    clients: Annotated[int, typer.Option(min=1, help="That send mixed requests.")] = 12,
-    drain_timeout: Annotated[float, typer.Option(min=0.0, help="Of the servers.")] = 1.0,
-    shortest: Annotated[float, typer.Option(min=0.0, help="Seconds of load before it.")] = 0.0,
-    longest: Annotated[float, typer.Option(min=0.0, help="Seconds of load before it.")] = 4.0,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """SIGTERM at a random moment under load: exit codes, seconds to exit; 1 unless all are 0."""
+@_command("stops", options.StopsOptions)
+def _stops(given: options.StopsOptions) -> int:
     from dflash_serve.bench import stops_report
-    from dflash_serve.bench.stops import StopsOptions, run_stops
+    from dflash_serve.bench.stops import run_stops
 
-    options = StopsOptions(
-        target=target,
-        drafter=drafter,
-        stops=stops,
-        clients=clients,
-        drain_timeout=drain_timeout,
-        shortest=shortest,
-        longest=longest,
-        seed=seed,
-    )
-    return finish(run_stops(options), stops_report, out, save)
+    return _finish(run_stops(given), stops_report, given)
 
 
-@app.command()
-def stalls(
-    *,
-    target: Target = None,
-    drafter: Drafter = "auto",
-    streams: Annotated[int, typer.Option(min=1, help="That run beside it.")] = 8,
-    body_bytes: Annotated[int, typer.Option(min=4096, help="Of each body.")] = 8 * 2**20,
-    repeats: Annotated[int, typer.Option(min=0, help="Of each body; 0 sends none.")] = 3,
-    swaps: Annotated[int, typer.Option(min=0, help="Of the drafter.")] = 3,
-    prompt: Annotated[int, typer.Option(min=0, help="Tokens of the long one; 0: none.")] = 30_000,
-    quiet: Annotated[float, typer.Option(min=0.1, help="Least seconds to compare with.")] = 0.5,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """What holds streams up: the largest bodies, swaps, a short prompt behind a long one."""
+@_command("stalls", options.StallsOptions)
+def _stalls(given: options.StallsOptions) -> int:
     from dflash_serve.bench import stalls_report
-    from dflash_serve.bench.stalls import StallsOptions, run_stalls
+    from dflash_serve.bench.stalls import run_stalls
 
-    options = StallsOptions(
-        target=target,
-        drafter=drafter,
-        streams=streams,
-        body_bytes=body_bytes,
-        repeats=repeats,
-        swaps=swaps,
-        prompt=prompt,
-        quiet=quiet,
-        seed=seed,
-    )
-    return finish(run_stalls(options), stalls_report, out, save)
+    return _finish(run_stalls(given), stalls_report, given)
 
 
-@app.command()
-def http(
-    *,
-    target: Target = None,
-    drafter: Drafter = "auto",
-    prompts: Annotated[int, typer.Option(min=2, help="Timed both ways.")] = 60,
-    streams: Annotated[int, typer.Option(min=1, help="Read at once.")] = 8,
-    chunks: Annotated[int, typer.Option(min=1, help="Of each stream.")] = 200,
-    tokens: Annotated[int, typer.Option(min=1, help="Of each chunk.")] = 4,
-    pace: Annotated[float, typer.Option(min=0.0, help="Seconds between chunks.")] = 0.02,
-    repeats: Annotated[int, typer.Option(min=1)] = 3,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """What HTTP adds: to the first text of a stream, and in CPU time per streamed chunk."""
+@_command("http", options.HttpOptions)
+def _http(given: options.HttpOptions) -> int:
     from dflash_serve.bench import httpcost_report
-    from dflash_serve.bench.httpcost import HttpOptions, run_http
+    from dflash_serve.bench.httpcost import run_http
 
-    options = HttpOptions(
-        target=target,
-        drafter=drafter,
-        prompts=prompts,
-        streams=streams,
-        chunks=chunks,
-        tokens=tokens,
-        pace=pace,
-        repeats=repeats,
-        seed=seed,
-    )
-    return finish(run_http(options), httpcost_report, out, save)
+    return _finish(run_http(given), httpcost_report, given)
 
 
-@app.command()
-def graph(
-    *,
-    shape: Annotated[
-        str, typer.Option(help="A published pair: qwen3-8b, llama-3.1-8b or gemma-3-12b.")
-    ] = "qwen3-8b",
-    rows: Annotated[str, typer.Option(help="Rows that decode together, like 1,8.")] = "1,8",
-    block_size: Annotated[str, typer.Option(help="Blocks beside plain decoding.")] = "4,8,16",
-    context: Annotated[int, typer.Option(min=1, help="Tokens that each row holds.")] = 1024,
-    bits: Annotated[int, typer.Option(help="Of the target's weights; 16: bfloat16.")] = 4,
-    drafter_bits: Annotated[int, typer.Option(help="Of the drafter's weights.")] = 16,
-    tau: Annotated[
-        float | None, typer.Option(help="Tokens per round of the drafter's own block.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed turns of the host's part.")] = 15,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """What a round launches, reads and computes on a GPU, and what to expect of machines."""
+@_command("graph", options.GraphOptions)
+def _graph(given: options.GraphOptions) -> int:
     from dflash_serve.bench import graph_report
-    from dflash_serve.bench.graph import GraphOptions, run_graph
-    from dflash_serve.bench.graph_rounds import Bits
+    from dflash_serve.bench.graph import run_graph
 
-    options = GraphOptions(
-        shape=shape,
-        rows=numbers("--rows", rows),
-        blocks=numbers("--block-size", block_size, least=2),
-        context=context,
-        bits=Bits(bits, drafter_bits),
-        tau=tau,
-        repeats=repeats,
-    )
-    return finish(run_graph(options), graph_report, out, save)
+    return _finish(run_graph(given), graph_report, given)
 
 
-@app.command()
-def quantised(
-    *,
-    random_target: Annotated[str, typer.Option(help="A name or config.json.")] = "qwen3-100m",
-    bits: Annotated[int, typer.Option(help="Of its matrices.")] = 4,
-    group: Annotated[int, typer.Option(help="Weights that share a scale.")] = 64,
-    tau: Annotated[float, typer.Option(help="Simulated tokens per round.")] = 5.0,
-    block_size: Annotated[int, typer.Option(min=2, help="Tokens verified per round.")] = 8,
-    batch: Annotated[int, typer.Option(min=1, help="Rows that decode together.")] = 1,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Per request.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1)] = 3,
-    seed: Seed = 0,
-    out: Out = None,
-    save: Save = False,
-) -> int:
-    """Quantised weights on a CPU: as stored, by own products, expanded; checks equal tokens."""
+@_command("quantised", options.QuantisedOptions)
+def _quantised(given: options.QuantisedOptions) -> int:
     from dflash_serve.bench import quantised_report
-    from dflash_serve.bench.quantised import QuantisedOptions, run_quantised
+    from dflash_serve.bench.quantised import run_quantised
 
-    options = QuantisedOptions(
-        random_target, bits, group, tau, block_size, batch, max_tokens, repeats, seed
-    )
-    return finish(run_quantised(options), quantised_report, out, save)
+    return _finish(run_quantised(given), quantised_report, given)
+
+
+@_command("sweep", options.SweepOptions)
+def _sweep(given: options.SweepOptions) -> int:
+    from dflash_serve.bench import sweep_report
+    from dflash_serve.bench.sweep import run_sweep
+
+    return _finish(run_sweep(given), sweep_report, given)
+
+
+@_command("policy", options.PolicyOptions)
+def _policy(given: options.PolicyOptions) -> int:
+    from dflash_serve.bench import policy_report
+    from dflash_serve.bench.policy import run_policy
+
+    return _finish(run_policy(given), policy_report, given)
+
+
+@_command("training-memory", options.TrainingMemoryOptions)
+def _training_memory(given: options.TrainingMemoryOptions) -> int:
+    from dflash_serve.bench import training_memory_report
+    from dflash_serve.bench.training_memory import run_training_memory
+
+    return _finish(run_training_memory(given), training_memory_report, given)
+
+
+@_command("training-step", options.TrainingStepOptions)
+def _training_step(given: options.TrainingStepOptions) -> int:
+    from dflash_serve.bench import training_step_report
+    from dflash_serve.bench.training_step import run_training_step
+
+    return _finish(run_training_step(given), training_step_report, given)
+
+
+@_command("record", options.RecordOptions)
+def _record(given: options.RecordOptions) -> int:
+    from dflash_serve.bench.policy_record import run_record
+
+    run_record(given)
+    print(f"written to {given.path}")
+    return 0
 
 
 if __name__ == "__main__":

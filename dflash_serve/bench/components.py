@@ -3,7 +3,6 @@
 Each is measured by itself, in turns, at one length; knows nothing of acceptance or requests.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -11,14 +10,15 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.bench.report import middle
 from dflash_serve.bench.simulated import VerifyOnly
+from dflash_serve.bench.turns import timed
 from dflash_serve.engine.cache.pool import DRAFTER, CachePool
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.cache.stores import Row, attending, committed
 from dflash_serve.engine.plan import DecodeRow, Runner, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.measure.figures import middle
 
 _LEAST, _MOST, _SECONDS = 5, 40, 3.0
 """Turns: at least, at most, and the seconds after which no further one starts."""
@@ -74,34 +74,18 @@ def measure_costs(
         return lambda: runner.run(StepPlan(decode=decode))
 
     with ExitStack() as stack:
-
-        def runner(drafter: DraftAdapter | None, block: int) -> DeviceRunner:
-            return stack.enter_context(closing(DeviceRunner(target, drafter, block)))
-
+        plain, verify, whole = (
+            stack.enter_context(closing(DeviceRunner(target, one, width)))
+            for one, width in ((None, 1), (VerifyOnly(target.dtype), block), (drafter, block))
+        )
         calls = [
-            round_of(runner(None, 1), 1),
-            round_of(runner(VerifyOnly(target.dtype), block), block),
+            round_of(plain, 1),
+            round_of(verify, block),
             _draft_call(drafter, target.hidden_size, SpanSize(rows, block, length)),
-            round_of(runner(drafter, block), block),
+            round_of(whole, block),
         ]
-        return RoundCosts(rows, block, length, *in_turns(calls))
-
-
-def in_turns(calls: list[Callable[[], object]]) -> list[float]:
-    """Median seconds of each call, after two untimed ones."""
-    for call in calls:
-        call()
-        call()
-    times: list[list[float]] = [[] for _ in calls]
-    started = time.perf_counter()
-    for turn in range(_MOST):
-        if turn >= _LEAST and time.perf_counter() - started > _SECONDS:
-            break
-        for call, taken in zip(calls, times, strict=True):
-            before = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - before)
-    return [middle(taken) for taken in times]
+        times = timed(calls, _MOST, within=_SECONDS, least=_LEAST)
+    return RoundCosts(rows, block, length, *map(middle, times))
 
 
 def _draft_call(drafter: DraftAdapter, hidden: int, size: SpanSize) -> Callable[[], object]:

@@ -5,42 +5,43 @@ All arms run the same requests in turns, so that drift of the machine falls on a
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from dflash_serve.adapters.base import FillingDrafter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
-from dflash_serve.bench.baseline import run_mlx_lm
+from dflash_serve.bench.arms import Arm
+from dflash_serve.bench.baseline import BaselineRun, run_mlx_lm
 from dflash_serve.bench.components import measure_costs
-from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import Pair, load_pair, second_of
-from dflash_serve.bench.report import Result, middle, ratio
-from dflash_serve.bench.textsink import TextSink
-from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.bench.turns import in_turns
+from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.plan import nothing
 from dflash_serve.engine.runner import DeviceRunner
-
-_CHAINS = (0,)
+from dflash_serve.measure.driver import Answer, Run
+from dflash_serve.measure.figures import (
+    Speed,
+    middle,
+    ratio,
+    speedup_decode,
+    speedup_end_to_end,
+)
+from dflash_serve.measure.results import Result
 
 
 @dataclass(slots=True)
-class Arm:
-    """One way to decode. ``block`` 1 is plain, 0 an outside baseline. Runs grow with repeats.
-
-    ``kinds``: of its rounds, as `EngineConfig.tree_nodes`. ``close`` lets its traces go, on the
-    thread that made them.
-    """
+class Baseline:
+    """mlx-lm's own decoding of the same requests. Runs grow with repeats."""
 
     name: str
-    block: int
-    measure: Callable[[], Run | None]
-    kinds: tuple[int, ...] = _CHAINS
-    close: Callable[[], None] = nothing
-    runs: list[Run] = field(default_factory=list)
-    decode_rates: list[float] = field(default_factory=list)
-    total_rates: list[float] = field(default_factory=list)
-    different: int = 0
+    measure: Callable[[], BaselineRun]
+    runs: list[BaselineRun] = field(default_factory=list)
+
+    def record(self) -> None:
+        self.runs.append(self.measure())
 
 
 def run_decode(options: DecodeOptions) -> Result:
@@ -48,7 +49,7 @@ def run_decode(options: DecodeOptions) -> Result:
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to measure; give --drafter or --random-target")
-    blocks = options.block_sizes or (pair.drafter.runtime_block_size,)
+    blocks = options.blocks or (pair.drafter.runtime_block_size,)
     work = make_work(options, pair)
     bench = _Bench(options, pair, work, blocks)
     batches = [bench.measure(batch) for batch in options.batches]
@@ -67,7 +68,7 @@ def run_decode(options: DecodeOptions) -> Result:
         "batches": batches,
     }
     name = "decode-simulated" if options.simulated else "decode"
-    return Result(name, _settings(options, blocks), measured, tuple(failures))
+    return Result(name, options.recorded() | {"blocks": blocks}, measured, tuple(failures))
 
 
 class _Bench:
@@ -84,53 +85,46 @@ class _Bench:
         self._second = second_of(options.pair, options.second_drafter, pair, max(blocks))
 
     def measure(self, batch: int) -> dict[str, Any]:
-        """All arms at one batch size, in turns, the order reversed each repeat."""
-        plain, *others = self._arms(batch)
-        self._warm_up(plain, others)
-        for repeat in range(self._options.repeats):
-            for arm in (plain, *others)[:: -1 if repeat % 2 else 1]:
-                self._record(arm)
-        entries = [self._entry(arm, plain, batch) for arm in (plain, *others)]
-        chains = [
-            entry for entry in entries if entry["block"] > 1 and entry["kinds_of_round"] == [0]
-        ]
-        for arm in (plain, *others):
-            arm.close()
-        costs = [self._costs(batch, entry) for entry in chains]
+        """All arms at one batch size, in turns."""
+        plain, *others = arms = self._arms(batch)
+        warm = plain.once()
+        # the first batch's plain answers are what every other run is compared with
+        self._reference = self._reference or figures.tokens_of(warm)
+        for arm in others:
+            arm.once()
+        baselines = [self._baseline(name) for name in self._options.baselines if batch == 1]
+        turns = [*(arm.record for arm in arms), *(one.record for one in baselines)]
+        in_turns(turns, self._options.repeats)
+        entries = [self._entry(arm, plain, batch) for arm in arms]
+        chains = [one for one in entries if one["block"] > 1 and one["kinds_of_round"] == [0]]
+        for arm in arms:
+            arm.runner.close()
+        costs = [self._costs(batch, entry, entries[0]) for entry in chains]
+        entries += [self._baseline_entry(one, plain) for one in baselines]
         return {"batch": batch, "arms": entries, "step_costs": costs}
 
     def _arms(self, batch: int) -> list[Arm]:
-        arms = [self._engine_arm("plain", 1, batch)]
-        arms += [self._engine_arm(f"block {block}", block, batch) for block in self._blocks]
-        arms += self._tree_arms(batch)
-        if batch == 1:
-            arms += [self._baseline_arm(variant) for variant in self._options.baselines]
-        return arms
-
-    def _tree_arms(self, batch: int) -> list[Arm]:
-        """Trees of each size, with the second drafter too, and the engine's choice of all kinds."""
-        block, trees = max(self._blocks), self._options.trees
-        arms = [self._engine_arm(f"tree {nodes}", block, batch, (nodes,)) for nodes in trees]
+        """Plain first; trees of each size, with the second drafter too, and the engine's choice."""
+        widest, trees = max(self._blocks), self._options.trees
+        arms = [self._arm("plain", batch, 1)]
+        arms += [self._arm(f"block {block}", batch, block) for block in self._blocks]
+        arms += [self._arm(f"tree {nodes}", batch, widest, (nodes,)) for nodes in trees]
         if self._second is not None:
             arms += [
-                self._engine_arm(f"two drafters, tree {nodes}", block, batch, (nodes,), dual=True)
+                self._arm(f"two drafters, tree {nodes}", batch, widest, (nodes,), self._second)
                 for nodes in trees
             ]
-        if trees:
-            arms.append(self._engine_arm("auto", block, batch, (0, *trees)))
-        return arms
+        return [*arms, self._arm("auto", batch, widest, (0, *trees))] if trees else arms
 
-    def _engine_arm(
+    def _arm(
         self,
         name: str,
-        block: int,
         batch: int,
-        kinds: tuple[int, ...] = _CHAINS,
-        *,
-        dual: bool = False,
+        block: int,
+        kinds: tuple[int, ...] = (0,),
+        second: FillingDrafter | None = None,
     ) -> Arm:
         drafter = self._work.drafter if block > 1 else None
-        second = self._second if dual else None
         runner = DeviceRunner(self._pair.target, drafter, block, second=second)
         config = EngineConfig(
             max_batch=batch,
@@ -138,127 +132,114 @@ class _Bench:
             block_size=block,
             tree_nodes=kinds,
         )
+        return Arm(name, runner, config, self._work.requests, self._pair.directory)
 
-        def measure() -> Run:
-            sink = TextSink.load(self._pair.directory)
-            return run_all(runner, config, self._work.requests, sink)
-
-        return Arm(name, block, measure, kinds, runner.close)
-
-    def _baseline_arm(self, variant: str) -> Arm:
+    def _baseline(self, variant: str) -> Baseline:
         directory = self._pair.directory
         if directory is None or self._work.simulation or self._options.temperature > 0:
             raise BenchError("--baseline needs a stored target, its own prompts and temperature 0")
-        arm = Arm(f"mlx-lm {variant}", 0, lambda: None)
+        prompts = [request.prompt for request in self._work.requests]
+        measure = partial(run_mlx_lm, variant, directory, prompts, self._options.max_tokens)
+        return Baseline(f"mlx-lm {variant}", measure)
 
-        def measure() -> None:
-            prompts = [request.prompt for request in self._work.requests]
-            run = run_mlx_lm(variant, directory, prompts, self._options.max_tokens)
-            arm.decode_rates.append(run.decode_rate)
-            arm.total_rates.append(run.total_rate)
-            wanted = [self._reference[request.id] for request in self._work.requests]
-            arm.different = sum(a != b for a, b in zip(run.answers, wanted, strict=True))
-
-        arm.measure = measure
-        return arm
-
-    def _warm_up(self, plain: Arm, others: Sequence[Arm]) -> None:
-        """Run everything once: graphs are traced and compiled then.
-
-        The first batch's plain answers are what every other run is compared with.
-        """
-        run = plain.measure()
-        if run is not None and not self._reference:
-            self._reference = figures.tokens_of(run)
-        for arm in others:
-            if arm.block:
-                arm.measure()
-
-    def _record(self, arm: Arm) -> None:
-        run = arm.measure()
-        if run is None:
-            return
-        arm.runs.append(run)
-        arm.decode_rates.append(run.decode_rate)
-        arm.total_rates.append(run.total_rate)
-        arm.different += len(figures.differing(run.answers, self._reference))
+    def _baseline_entry(self, baseline: Baseline, plain: Arm) -> dict[str, Any]:
+        wanted = [self._reference[request.id] for request in self._work.requests]
+        last = baseline.runs[-1].answers
+        speeds = [run.speed for run in baseline.runs]
+        return {
+            "name": baseline.name,
+            "block": 0,
+            "kinds_of_round": [0],
+            "different_answers": sum(a != b for a, b in zip(last, wanted, strict=True)),
+            **_speeds(speeds, [run.speed for run in plain.runs]),
+        }
 
     def _entry(self, arm: Arm, plain: Arm, batch: int) -> dict[str, Any]:
-        entry: dict[str, Any] = {
+        block = arm.config.block_size
+        speeds = [run.speed for run in arm.runs]
+        drafting = figures.acceptance(arm.answers, block) if block > 1 else {}
+        return {
             "name": arm.name,
-            "block": arm.block,
-            "kinds_of_round": list(arm.kinds),
-            "different_answers": arm.different,
-            "decode": _rates(arm.decode_rates, plain.decode_rates),
-            "end_to_end": _rates(arm.total_rates, plain.total_rates),
+            "block": block,
+            "kinds_of_round": list(arm.config.tree_nodes),
+            "different_answers": arm.different(self._reference),
+            **_speeds(speeds, [run.speed for run in plain.runs]),
+            "steps_tokens_per_second": middle(arm.step_rates),
+            "outside_mlx_fraction": _outside(arm.runs, batch),
+            "kinds": self._kinds(arm, plain),
+            **drafting,
         }
-        if arm.runs:
-            entry["outside_mlx_fraction"] = _outside(arm.runs, batch)
-            entry["kinds"] = self._kinds(arm, plain)
-        if arm.block > 1:
-            answers = [answer for run in arm.runs for answer in run.answers.values()]
-            entry |= figures.acceptance(answers, arm.block)
-        return entry
 
     def _kinds(self, arm: Arm, plain: Arm) -> dict[str, Any]:
-        """Per kind: tokens per round, and the speed of one request (median over repeats)."""
-        kinds = self._work.kinds
-        rates = figures.rates_by_kind(arm.runs, kinds)
-        plain_rates = figures.rates_by_kind(plain.runs, kinds)
-        last = figures.by_kind(arm.runs[-1].answers, kinds)
+        """Per kind: tokens per round, and the time per token of one request."""
+        own, base = _by_kind(arm.runs, self._work.kinds), _by_kind(plain.runs, self._work.kinds)
+        seconds = {kind: figures.seconds_per_token(answers) for kind, answers in own.items()}
         return {
             kind: {
-                "tokens_per_second": rate,
-                "speedup": ratio(rate, plain_rates[kind]),
-                "tokens_per_round": figures.tokens_per_round(last[kind]),
+                "time_per_output_token": seconds[kind],
+                "speedup_decode": ratio(figures.seconds_per_token(base[kind]), seconds[kind]),
+                **figures.both_rounds(answers),
             }
-            for kind, rate in rates.items()
+            for kind, answers in own.items()
         }
 
-    def _costs(self, batch: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _costs(
+        self, batch: int, entry: Mapping[str, Any], plain: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Step times by themselves, and the speedup that they allow at the measured acceptance."""
         rows = min(batch, len(self._work.requests))
         length = self._work.typical_length
         costs = measure_costs(self._pair.target, self._work.drafter, rows, entry["block"], length)
         tau = entry["tokens_per_round_pooled"]
         bound = tau * costs.plain / (costs.draft + costs.verify)
-        speedup = entry["decode"]["speedup"]
+        reached = ratio(entry["steps_tokens_per_second"], plain["steps_tokens_per_second"])
         return costs.as_dict() | {
             "speedup_bound": bound,
-            "achieved_of_bound": ratio(speedup or 0.0, bound),
+            "achieved_of_bound": ratio(reached, bound),
         }
 
 
-def _rates(values: list[float], plain: list[float]) -> dict[str, Any]:
-    """Tokens per second and the speedup over plain: ratio of medians, and per repeat."""
+def _speeds(runs: Sequence[Speed], plain: Sequence[Speed]) -> dict[str, Any]:
+    """Both speedups, as ratios of medians over repeats, and what each repeat gave."""
+    rates, plain_rates = _rates(runs), _rates(plain)
+    times, plain_times = _times(runs), _times(plain)
     return {
-        "tokens_per_second": middle(values),
-        "repeats": values,
-        "speedup": ratio(middle(values), middle(plain)),
-        "speedup_per_repeat": [ratio(a, b) for a, b in zip(values, plain, strict=True)],
+        "speedup_end_to_end": ratio(middle(rates), middle(plain_rates)),
+        "speedup_decode": ratio(middle(plain_times), middle(times)),
+        "end_to_end": {
+            "tokens_per_second": middle(rates),
+            "repeats": rates,
+            "speedup_per_repeat": _each(speedup_end_to_end, runs, plain),
+        },
+        "decode": {
+            "time_per_output_token": middle(times),
+            "repeats": times,
+            "speedup_per_repeat": _each(speedup_decode, runs, plain),
+        },
     }
+
+
+def _rates(runs: Sequence[Speed]) -> list[float]:
+    return [run.tokens_per_second or 0.0 for run in runs]
+
+
+def _times(runs: Sequence[Speed]) -> list[float]:
+    return [run.time_per_output_token or 0.0 for run in runs]
+
+
+def _each(
+    speedup: Callable[[Speed, Speed], float | None], runs: Sequence[Speed], plain: Sequence[Speed]
+) -> list[float | None]:
+    return [speedup(one, other) for one, other in zip(runs, plain, strict=True)]
+
+
+def _by_kind(runs: Sequence[Run], kinds: Mapping[str, str]) -> dict[str, list[Answer]]:
+    """The answers of all repeats."""
+    grouped = [figures.by_kind(run.answers, kinds) for run in runs]
+    return {kind: [one for group in grouped for one in group[kind]] for kind in grouped[0]}
 
 
 def _outside(runs: Sequence[Run], rows: int) -> float | None:
     """Median over repeats; None where no decode-only step had all rows."""
     found = [fraction for run in runs if (fraction := run.outside_fraction(rows)) is not None]
     return middle(found) if found else None
-
-
-def _settings(options: DecodeOptions, blocks: Sequence[int]) -> dict[str, Any]:
-    return {
-        "target": options.pair.random_target or options.pair.target or "demo",
-        "drafter": options.pair.drafter,
-        "prompts": str(options.prompt_file) if options.prompt_file else "default",
-        "batches": list(options.batches),
-        "block_sizes": list(blocks),
-        "max_tokens": options.max_tokens,
-        "repeats": options.repeats,
-        "temperature": options.temperature,
-        "seed": options.seed,
-        "baselines": list(options.baselines),
-        "acceptance": options.acceptance,
-        "tau": options.tau,
-        "trees": list(options.trees),
-        "second_drafter": options.second_drafter,
-    }

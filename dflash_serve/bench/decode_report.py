@@ -1,12 +1,13 @@
 """Tables and plot of `dflash-bench decode`, made from its JSON values alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import percent, table, table_of, times
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:
@@ -26,8 +27,8 @@ def plot(result: Result) -> Figure:
     for name in [arm["name"] for arm in batches[0]["arms"] if arm["block"]]:
         arms = [_arm(batch, name) for batch in batches]
         x = [batch["batch"] for batch in batches]
-        speed.plot(x, [arm["decode"]["tokens_per_second"] for arm in arms], "o-", label=name)
-    speed.set(title="decoding, tokens/s of all rows", xlabel="batch size", ylim=(0, None))
+        speed.plot(x, [arm["speedup_end_to_end"] for arm in arms], "o-", label=name)
+    speed.set(title="speedup, prompts included", xlabel="batch size", ylim=(0, None))
     speed.legend()
     for arm in batches[0]["arms"]:
         if arm["block"] > 1:
@@ -45,58 +46,50 @@ def _arm(batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _speeds(batches: list[dict[str, Any]]) -> Table:
-    rows = []
-    for batch in batches:
-        for arm in batch["arms"]:
-            decode, total = arm["decode"], arm["end_to_end"]
-            rows.append(
-                (
-                    f"batch {batch['batch']}, {arm['name']}",
-                    decode["tokens_per_second"],
-                    _times(decode["speedup"]),
-                    _span(decode["speedup_per_repeat"]),
-                    total["tokens_per_second"],
-                    _times(total["speedup"]),
-                    _percent(arm.get("outside_mlx_fraction")),
-                    arm["different_answers"],
-                )
-            )
-    columns = (
-        "",
-        "decode tok/s",
-        "speedup",
-        "repeats",
-        "end-to-end tok/s",
-        "speedup",
-        "outside MLX",
-        "different",
+    return table_of(
+        "Speed",
+        _named(batches, lambda arm: True),
+        (
+            ("", "row"),
+            ("tok/s, prompts included", "end_to_end.tokens_per_second"),
+            ("speedup", times("speedup_end_to_end")),
+            ("repeats", lambda arm: _span(arm["end_to_end"]["speedup_per_repeat"])),
+            ("decode ms/token", lambda arm: 1e3 * arm["decode"]["time_per_output_token"]),
+            ("speedup", times("speedup_decode")),
+            ("repeats", lambda arm: _span(arm["decode"]["speedup_per_repeat"])),
+            ("outside MLX", percent("outside_mlx_fraction")),
+            ("different", "different_answers"),
+        ),
     )
-    return table("Speed", columns, rows)
 
 
 def _acceptance(batches: list[dict[str, Any]]) -> Table:
-    rows = [
+    return table_of(
+        "Acceptance",
+        _named(batches, lambda arm: arm["block"] > 1),
         (
-            f"batch {batch['batch']}, {arm['name']}",
-            arm["tokens_per_round"],
-            arm["tokens_per_round_pooled"],
-            _percent(arm["accepted_per_drafted"]),
-            _percent(arm["accepted_per_generated"]),
-            arm["rounds"],
-        )
+            ("", "row"),
+            ("tokens/round", "tokens_per_round"),
+            ("pooled", "tokens_per_round_pooled"),
+            ("accepted/proposed", percent("accepted_per_proposed")),
+            ("accepted/generated", percent("accepted_per_generated")),
+            ("above 3", percent("share_above_3")),
+            ("above 5", percent("share_above_5")),
+            ("rounds", "rounds"),
+        ),
+    )
+
+
+def _named(
+    batches: list[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool]
+) -> list[dict[str, Any]]:
+    """The arms that are wanted, called by their batch size too."""
+    return [
+        arm | {"row": f"batch {batch['batch']}, {arm['name']}"}
         for batch in batches
         for arm in batch["arms"]
-        if arm["block"] > 1
+        if wanted(arm)
     ]
-    columns = (
-        "",
-        "tokens/round",
-        "pooled",
-        "accepted/drafted",
-        "accepted/generated",
-        "rounds",
-    )
-    return table("Acceptance", columns, rows)
 
 
 def _kinds(batch: Mapping[str, Any]) -> Table:
@@ -106,49 +99,33 @@ def _kinds(batch: Mapping[str, Any]) -> Table:
         cells: list[object] = [kind]
         for arm in arms:
             found = arm["kinds"][kind]
-            cells += [found["tokens_per_round"], found["tokens_per_second"]]
-            cells.append(_times(found["speedup"]))
+            cells += [found["tokens_per_round"], found["tokens_per_round_pooled"]]
+            cells.append(times("speedup_decode")(found))
         rows.append(cells)
     columns = ["kind"]
     for arm in arms:
-        columns += [f"{arm['name']}: tokens/round", "tok/s", "speedup"]
+        columns += [f"{arm['name']}: tokens/round", "pooled", "decode speedup"]
     return table(f"By kind, batch {batch['batch']}", columns, rows)
 
 
 def _costs(batches: list[dict[str, Any]]) -> Table:
-    rows = [
+    return table_of(
+        "Step costs",
+        (costs for batch in batches for costs in batch["step_costs"]),
         (
-            f"{costs['rows']} x {costs['block']} at {costs['length']}",
-            costs["plain_ms"],
-            costs["verify_ms"],
-            costs["draft_ms"],
-            costs["round_ms"],
-            costs["break_even_tokens_per_round"],
-            _times(costs["speedup_bound"]),
-            _percent(costs["achieved_of_bound"]),
-        )
-        for batch in batches
-        for costs in batch["step_costs"]
-    ]
-    columns = (
-        "rows x block at length",
-        "plain ms",
-        "verify ms",
-        "draft ms",
-        "round ms",
-        "break-even",
-        "bound",
-        "achieved",
+            (
+                "rows x block at length",
+                lambda one: f"{one['rows']} x {one['block']} at {one['length']}",
+            ),
+            ("plain ms", "plain_ms"),
+            ("verify ms", "verify_ms"),
+            ("draft ms", "draft_ms"),
+            ("round ms", "round_ms"),
+            ("break-even", "break_even_tokens_per_round"),
+            ("bound", times("speedup_bound")),
+            ("achieved", percent("achieved_of_bound")),
+        ),
     )
-    return table("Step costs", columns, rows)
-
-
-def _times(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f}x"
-
-
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f} %"
 
 
 def _span(values: list[float | None]) -> str:

@@ -6,21 +6,22 @@ Greedy and sampled requests share batches, join late and are cancelled between r
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
-from dflash_serve.bench.drive import Answer, Driver, Run, run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import Pair, PairChoice, load_pair, second_of
-from dflash_serve.bench.report import Result
+from dflash_serve.bench.options import ExactOptions
+from dflash_serve.bench.pair import Pair, load_pair, second_of
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.work import make_prompts
 from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
+from dflash_serve.measure.driver import Answer, Driver, Run, run_all
+from dflash_serve.measure.results import Result
 
 _SAMPLINGS = (
     SamplingParams(temperature=0.7),
@@ -29,26 +30,6 @@ _SAMPLINGS = (
     SamplingParams(temperature=0.8, min_p=0.05),
 )
 """Sampled requests take these in turn; every other request is greedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExactOptions:
-    """``cancel`` is the share of requests that are cancelled at a random token.
-
-    tree: nodes of the trees that are verified, 0 for chains. second_drafter: as `EngineOptions`.
-    """
-
-    pair: PairChoice = field(default_factory=PairChoice)
-    prompt_file: Path | None = None
-    prompts: int = 200
-    prompt_length: int = 48
-    batches: tuple[int, ...] = (1, 3, 8)
-    block_sizes: tuple[int, ...] = (2, 8, 16)
-    max_tokens: int = 64
-    cancel: float = 0.15
-    seed: int = 0
-    tree: int = 0
-    second_drafter: str = "none"
 
 
 @dataclass(slots=True)
@@ -78,25 +59,25 @@ def run_exact(options: ExactOptions) -> Result:
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to compare; give --drafter or --random-target")
-    drafter = EchoDrafter(pair.drafter) if options.pair.random_target else pair.drafter
+    drafter = EchoDrafter(pair.drafter) if options.random_target else pair.drafter
     prompts = make_prompts(options, pair, options.prompts)
     requests = _requests(options, prompts)
     longest = max(len(request.prompt) for request in requests) + options.max_tokens
-    plain = DeviceRunner(pair.target, None, 1)
-    reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
+    with closing(DeviceRunner(pair.target, None, 1)) as plain:
+        reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
     combinations = []
     for block in options.block_sizes:
         second = second_of(options.pair, options.second_drafter, pair, block)
         # one runner for all batch sizes of a block: traces and caches carry over, as in a server
-        runner = DeviceRunner(pair.target, drafter, block, second=second)
-        for batch in options.batches:
-            config = EngineConfig(
-                max_batch=batch,
-                max_context=longest,
-                block_size=block,
-                tree_nodes=(options.tree,),
-            )
-            combinations.append(_combination(options, runner, config, requests, reference))
+        with closing(DeviceRunner(pair.target, drafter, block, second=second)) as runner:
+            for batch in options.batches:
+                config = EngineConfig(
+                    max_batch=batch,
+                    max_context=longest,
+                    block_size=block,
+                    tree_nodes=(options.tree,),
+                )
+                combinations.append(_combination(options, runner, config, requests, reference))
     return _result(options, pair, combinations, reference)
 
 
@@ -204,18 +185,9 @@ def _result(
     wrong = sum(entry["wrong"] for entry in combinations)
     exact = exact_path()
     failures = [f"{wrong} answers differ from plain decoding or leak a slot"]
-    settings = {
-        "target": pair.name,
-        "prompts": options.prompts,
-        "batches": list(options.batches),
-        "block_sizes": list(options.block_sizes),
-        "tree": options.tree,
-        "second_drafter": options.second_drafter,
-        "max_tokens": options.max_tokens,
-        "cancel": options.cancel,
-        "seed": options.seed,
+    settings = options.recorded() | {
         "samplings": len(_SAMPLINGS),
-        "drafts": "echo" if options.pair.random_target else "drafter",
+        "drafts": "echo" if options.random_target else "drafter",
     }
     measured = {
         "pair": pair.describe(),

@@ -3,7 +3,8 @@
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import Source, table_of
+from dflash_serve.measure.results import Result
 
 _COLUMNS = (
     "equal",
@@ -20,15 +21,12 @@ _COLUMNS = (
 
 def tables(result: Result) -> list[Table]:
     measured = result.measured
-    rows = [
-        (
-            f"batch {entry['batch']}, block {entry['block']}",
-            *(entry[column] for column in _COLUMNS),
-        )
-        for entry in measured["combinations"]
-    ]
     title = f"{measured['compared']} requests against plain decoding, {measured['wrong']} wrong"
-    return [table(title, ("", *(name.replace("_", " ") for name in _COLUMNS)), rows)]
+    columns: list[tuple[str, Source]] = [
+        ("", lambda entry: f"batch {entry['batch']}, block {entry['block']}"),
+        *((name.replace("_", " "), name) for name in _COLUMNS),
+    ]
+    return [table_of(title, measured["combinations"], columns)]
 
 
 def plot(result: Result) -> Figure:

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from operator import attrgetter
 from typing import Any
 
@@ -14,18 +15,20 @@ from dflash_serve import provenance
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
-from dflash_serve.bench import figures, report
+from dflash_serve.bench import figures
 from dflash_serve.bench.components import measure_costs
-from dflash_serve.bench.drive import run_all
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import Pair, PairChoice
-from dflash_serve.bench.work import DecodeOptions, make_work
+from dflash_serve.bench.work import make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.kernels import verify_qmm
 from dflash_serve.kernels.dispatch import SWITCH, Backend, hand_written, kernel_backend
 from dflash_serve.kernels.native import native
+from dflash_serve.measure.driver import run_all
+from dflash_serve.measure.results import blas
 
 _MATMUL = (8, 1024, 3584)
 """Rows, inner and columns: a block of eight tokens through a wide layer."""
@@ -42,7 +45,7 @@ def examine_machine() -> dict[str, Any]:
             "metal": mx.metal.is_available(),
             "cuda": mx.cuda.is_available(),
         },
-        "blas": report.blas() | {"matmul_gflops": gflops},
+        "blas": blas() | {"matmul_gflops": gflops},
         "compiler": shutil.which("g++"),
         "exact_path": exact_path(),
     }
@@ -129,29 +132,27 @@ def _scales(name: str) -> bool:
 
 def _cost_table(target: TargetAdapter, drafter: DraftAdapter, block: int) -> list[dict[str, float]]:
     """What the engine's own warm-up measures: milliseconds by rows and width."""
-    runner = DeviceRunner(target, drafter, block)
     config = EngineConfig(
         max_context=min(4096, target.max_context), block_size=block, adaptive=True
     )
-    points = sorted(
-        measured_costs(runner, config, runner.bytes_for), key=attrgetter("rows", "width")
-    )
-    runner.close()
+    with closing(DeviceRunner(target, drafter, block)) as runner:
+        costs = measured_costs(runner, config, runner.bytes_for)
+    points = sorted(costs, key=attrgetter("rows", "width"))
     return [{"rows": p.rows, "width": p.width, "ms": 1e3 * p.seconds} for p in points]
 
 
 def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:
     """Greedy tokens of a few prompts, drafted in a batch, against plain ones one at a time."""
-    options = DecodeOptions(pair=choice, prompts=prompts, max_tokens=48, seed=choice.seed)
+    options = DecodeOptions(prompts=prompts, max_tokens=48, seed=choice.seed)
     work = make_work(options, pair)
     block = work.drafter.runtime_block_size
     context = work.longest + block
-    plain = DeviceRunner(pair.target, None, 1)
-    drafted = DeviceRunner(pair.target, work.drafter, block)
-    reference = run_all(plain, EngineConfig(max_batch=1, max_context=context), work.requests)
-    run = run_all(
-        drafted, EngineConfig(max_batch=4, max_context=context, block_size=block), work.requests
-    )
+    plain = EngineConfig(max_batch=1, max_context=context)
+    drafted = EngineConfig(max_batch=4, max_context=context, block_size=block)
+    with closing(DeviceRunner(pair.target, None, 1)) as runner:
+        reference = run_all(runner, plain, work.requests)
+    with closing(DeviceRunner(pair.target, work.drafter, block)) as runner:
+        run = run_all(runner, drafted, work.requests)
     wanted = figures.tokens_of(reference)
     answers = list(run.answers.values())
     return {
@@ -159,7 +160,7 @@ def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:
         "tokens": sum(len(tokens) for tokens in wanted.values()),
         "different_requests": len(figures.differing(run.answers, wanted)),
         "different_tokens": _different_tokens(figures.tokens_of(run), wanted),
-        "tokens_per_round": figures.tokens_per_round(answers),
+        **figures.both_rounds(answers),
     }
 
 

@@ -7,7 +7,7 @@ never evaluated. Writes no file.
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -25,12 +25,13 @@ from dflash_serve.bench.graph_rounds import (
     shaped_pair,
 )
 from dflash_serve.bench.graph_walk import Graph, walk
-from dflash_serve.bench.report import Result
+from dflash_serve.bench.options import GraphOptions
 from dflash_serve.bench.roofline import PARTS, expected
 from dflash_serve.bench.shape_configs import SHAPES, Shape
 from dflash_serve.bench.simulated import expected_tokens, solve_probability
 from dflash_serve.engine.cache.pool import Caches
 from dflash_serve.engine.cache.stores import ModelStore
+from dflash_serve.measure.results import Result
 
 SYNCS = 1
 """Times that the host waits for the device in a round whose masks do not depend on the draft."""
@@ -39,22 +40,6 @@ PUBLISHED_TAU = {"qwen3-8b": 6.0}
 _BITS = (2, 3, 4, 5, 6, 8, 16)
 _TRACED = 3
 """Rounds until the engine traces a shape."""
-
-
-@dataclass(frozen=True, slots=True)
-class GraphOptions:
-    """``blocks`` beside plain decoding. ``tau`` of the drafter's own block; None: as published.
-
-    Shorter blocks get what the same chance of each draft gives them.
-    """
-
-    shape: str = "qwen3-8b"
-    rows: tuple[int, ...] = (1, 8)
-    blocks: tuple[int, ...] = (4, 8, 16)
-    context: int = 1024
-    bits: Bits = field(default_factory=Bits)
-    tau: float | None = None
-    repeats: int = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +63,7 @@ def run_graph(options: GraphOptions) -> Result:
     if options.shape not in SHAPES:
         known = ", ".join(SHAPES)
         raise BenchError(f"--shape {options.shape} is none of: {known}")
-    for name, bits in (("--bits", options.bits.target), ("--drafter-bits", options.bits.drafter)):
+    for name, bits in (("--bits", options.target_bits), ("--drafter-bits", options.drafter_bits)):
         if bits not in _BITS:
             raise BenchError(f"{name} is {bits}, but must be one of {', '.join(map(str, _BITS))}")
     shape = SHAPES[options.shape]
@@ -98,8 +83,12 @@ def run_graph(options: GraphOptions) -> Result:
         sampled = [replace(kind, sampled=True) for kind in (kinds[0], kinds[-1])]
         measured += [_measure(shape, kind, options) for kind in sampled]
         rounds += [row for row, _ in measured]
-    settings = asdict(options) | {"tau": tau, "parts": [asdict(part) for part in PARTS]}
+    settings = options.recorded() | {"tau": tau, "parts": [asdict(part) for part in PARTS]}
     return Result("graph", settings, {"rounds": rounds, "machines": machines})
+
+
+def _bits(options: GraphOptions) -> Bits:
+    return Bits(options.target_bits, options.drafter_bits)
 
 
 def _check(shape: Shape, options: GraphOptions) -> None:
@@ -107,7 +96,7 @@ def _check(shape: Shape, options: GraphOptions) -> None:
 
     Also imports the pair's classes before `gpu_form` exchanges what they might keep.
     """
-    pair = shaped_pair(shape, options.bits, _blank)
+    pair = shaped_pair(shape, _bits(options), _blank)
     if ModelStore(pair.target.cache_specs).recurs:
         raise BenchError(f"--shape {options.shape} has recurrent layers, which cannot be counted")
 
@@ -133,7 +122,7 @@ def _measure(
 ) -> tuple[dict[str, Any], list[Cost]]:
     stand_ins = StandIns()
     with gpu_form(stand_ins):
-        pair = shaped_pair(shape, options.bits, stand_ins.leaf)
+        pair = shaped_pair(shape, _bits(options), stand_ins.leaf)
         found = graphs(pair, kind, stand_ins)
     vocab = pair.target.vocab_size
     spent = found.costs(vocab)
@@ -186,7 +175,7 @@ def _host_seconds(shape: Shape, kind: RoundKind, options: GraphOptions) -> dict[
     """Seconds of building a round's graphs here, operation by operation and traced."""
     stand_ins = StandIns()
     with gpu_form(stand_ins):
-        pair = shaped_pair(shape, options.bits, _blank)
+        pair = shaped_pair(shape, _bits(options), _blank)
         timed = {
             name: _timed(RoundBuilder(pair, _blank, traced), kind, options.repeats)
             for name, traced in (("built", False), ("traced", True))

@@ -5,19 +5,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table, table_of
 from dflash_serve.bench.roofline import COMPUTE, LAUNCHES
+from dflash_serve.measure.results import Result
 
-_ROUNDS = (
-    "rows, block",
-    "kernels",
-    "not fused",
-    "of them copies",
-    "GFLOP",
-    "host syncs",
-    "host ms",
-    "traced",
-)
 _ROLES = ("weights", "drafter weights", "caches", "activations", "logits", "masks")
 _PLOTTED = ("M1", "M2 Max", "M4 Pro", "M4 Max", "M5 Max", "RTX 4090", "H100 SXM")
 _MOST_KERNELS = 16
@@ -27,26 +18,24 @@ def tables(result: Result) -> list[Table]:
     rounds: list[dict[str, Any]] = result.measured["rounds"]
     title = f"A round of {result.settings['shape']} on a GPU, by its graph (no GPU was used)"
     return [
-        table(title, _ROUNDS, [_round_row(row) for row in rounds]),
-        table(
-            "GB read and written", ("rows, block", "all", *_ROLES), [_bytes(row) for row in rounds]
+        table_of(
+            title,
+            rounds,
+            (
+                ("rows, block", _name),
+                ("kernels", "launches"),
+                ("not fused", lambda row: row["launches_unfused"] + row["launches_settle"]),
+                ("of them copies", "copies"),
+                ("GFLOP", lambda row: row["flops"] / 1e9),
+                ("host syncs", "syncs"),
+                ("host ms", lambda row: row["host_seconds"]["built"] * 1e3),
+                ("traced", lambda row: row["host_seconds"]["traced"] * 1e3),
+            ),
         ),
+        table("GB read and written", ("rows, block", "all", *_ROLES), map(_bytes, rounds)),
         _kernels([row for row in rounds if not row["sampled"]]),
         _machines(result),
     ]
-
-
-def _round_row(row: dict[str, Any]) -> tuple[object, ...]:
-    return (
-        _name(row),
-        row["launches"],
-        row["launches_unfused"] + row["launches_settle"],
-        row["copies"],
-        row["flops"] / 1e9,
-        row["syncs"],
-        row["host_seconds"]["built"] * 1e3,
-        row["host_seconds"]["traced"] * 1e3,
-    )
 
 
 def _bytes(row: dict[str, Any]) -> tuple[object, ...]:

@@ -19,15 +19,20 @@ from typing import Any
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.inprocess import Served, context_for, serving
+from dflash_serve.bench.options import HttpOptions
 from dflash_serve.bench.pace import PacedEngine
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import Result, middle, percentile
-from dflash_serve.bench.workloads import GENERIC, Chat, pick, read_chats
+from dflash_serve.bench.rawstream import raw_stream
+from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO, checkpoints
 from dflash_serve.compose.loading import load
 from dflash_serve.compose.options import OptionsError
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk
+from dflash_serve.measure.figures import middle, percentile
+from dflash_serve.measure.prompts import read_chats
+from dflash_serve.measure.results import Result
+from dflash_serve.measure.shapes import Chat
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.settings import Settings
 from dflash_serve.text.stream import Detokenizer
@@ -38,28 +43,10 @@ _MODEL = "measured"
 _WARM_UP = 6
 
 
-@dataclass(frozen=True, slots=True)
-class HttpOptions:
-    """``prompts`` are for the first byte; ``streams``, ``chunks``, ``tokens`` and ``pace`` (in
-    seconds) for the cost of a chunk.
-    """
-
-    target: str | None = None
-    drafter: str = "auto"
-    prompts: int = 60
-    streams: int = 8
-    chunks: int = 200
-    tokens: int = 4
-    pace: float = 0.02
-    repeats: int = 3
-    seed: int = 0
-
-
 def run_http(options: HttpOptions) -> Result:
     """Both measurements, in turns with what they are compared with."""
-    settings = {name: getattr(options, name) for name in HttpOptions.__dataclass_fields__}
     measured = {"first_text": _first_text(options), "per_chunk": _per_chunk(options)}
-    return Result("http", settings | {"target": options.target or "demo"}, measured)
+    return Result("http", options.recorded(), measured)
 
 
 def _first_text(options: HttpOptions) -> dict[str, Any]:
@@ -297,13 +284,8 @@ async def _read_all(port: int, streams: int) -> None:
 
 
 async def _read(port: int) -> None:
-    body = {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    content = json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST {_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-    writer.write(head.encode() + content)
-    seen = await reader.read()
-    writer.close()
+    body = {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    async with raw_stream(port, body) as reader:
+        seen = await reader.read()
     if b"data: [DONE]" not in seen:
         raise BenchError(f"a stream ended early: {seen[-200:]!r}")

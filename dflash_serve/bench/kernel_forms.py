@@ -4,7 +4,6 @@ In this process, on the default device; forms of other devices do not appear. Ev
 by ``mx.compile``, as in the engine. Knows shapes only; writes no file.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.gated_delta import gated_delta_ops
 
+from dflash_serve.bench.turns import timed
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
 from dflash_serve.kernels.dispatch import Backend, default_backend, kernel_backend
 from dflash_serve.kernels.gated_delta import DeltaStates, DeltaTokens
@@ -61,18 +61,13 @@ def run_forms(repeats: int) -> list[dict[str, Any]]:
 def _time(cell: Cell, repeats: int) -> dict[str, list[float]]:
     """Seconds of the forms' calls; the forms take turns, so that a busy moment hits all."""
     traced = {name: mx.compile(form) for name, form in cell.forms.items()}
-    for run in traced.values():
+
+    def call(run: Callable[..., Any]) -> None:
         mx.eval(run(*cell.inputs))
-    walls: dict[str, list[float]] = {name: [] for name in traced}
-    deadline = time.perf_counter() + _CELL_SECONDS * len(traced)
-    for done in range(repeats):
-        if done >= 3 and time.perf_counter() > deadline:
-            break
-        for name, run in traced.items():
-            started = time.perf_counter()
-            mx.eval(run(*cell.inputs))
-            walls[name].append(time.perf_counter() - started)
-    return walls
+
+    calls = [partial(call, run) for run in traced.values()]
+    walls = timed(calls, repeats, within=_CELL_SECONDS * len(calls))
+    return dict(zip(traced, walls, strict=True))
 
 
 def _cells() -> Iterator[Cell]:

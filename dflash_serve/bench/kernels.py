@@ -18,7 +18,9 @@ import mlx.core as mx
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.kernel_forms import run_forms
+from dflash_serve.bench.options import KernelsOptions
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.measure.results import Result
 
 LIBRARIES = {"ours": "auto", "stock": "off"}
 """Name in the results -> value of DFLASH_CPU_BLAS."""
@@ -55,15 +57,17 @@ class Timing:
     cpu: float
 
 
-def run_kernels(repeats: int, shapes: Sequence[Shape] = SHAPES) -> dict[str, Any]:
+def run_kernels(options: KernelsOptions, shapes: Sequence[Shape] = SHAPES) -> Result:
     """The matmul by shape, where MLX has none of its own that is fast, and every kernel's forms.
 
     Raises:
         BenchError: a process failed, or this package's library cannot be used here.
     """
     needless = cpu_blas.status().state is cpu_blas.CpuBlasState.NOT_NEEDED
+    repeats = options.repeats
     matmul = {"matmul": []} if needless else _run_matmul(repeats, shapes)
-    return {"repeats": repeats, **matmul, "forms": run_forms(repeats)}
+    measured = {"repeats": repeats, **matmul, "forms": run_forms(repeats)}
+    return Result("kernels", options.recorded(), measured)
 
 
 def _run_matmul(repeats: int, shapes: Sequence[Shape]) -> dict[str, Any]:

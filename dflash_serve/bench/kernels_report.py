@@ -3,41 +3,39 @@
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
-
-_COLUMNS = (
-    "m x n x k",
-    "ours ms",
-    "min",
-    "stock ms",
-    "min",
-    "stock / ours",
-    "ours GFLOP/s",
-    "stock GFLOP/s",
-)
-_FORMS = ("kernel", "shape", "form", "ms", "min", "times faster")
+from dflash_serve.bench.report import table_of
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:
-    rows = [
+    found = result.measured
+    matmul = table_of(
+        "CPU matmul through MLX",
+        found["matmul"],
         (
-            f"{row['name']} {row['m']} x {row['n']} x {row['k']}",
-            row["ours"]["median"],
-            row["ours"]["min"],
-            row["stock"]["median"],
-            row["stock"]["min"],
-            f"{row['speedup']['median']:.1f}x",
-            row["ours_gflops"],
-            row["stock_gflops"],
-        )
-        for row in result.measured["matmul"]
-    ]
-    forms = [
-        (row["kernel"], row["shape"], row["form"], row["ms"], row["min_ms"], f"{row['speedup']}x")
-        for row in result.measured["forms"]
-    ]
-    matmul = [table("CPU matmul through MLX", _COLUMNS, rows)] if rows else []
-    return [*matmul, table("Kernels and their plain forms", _FORMS, forms)]
+            ("m x n x k", lambda row: f"{row['name']} {row['m']} x {row['n']} x {row['k']}"),
+            ("ours ms", "ours.median"),
+            ("min", "ours.min"),
+            ("stock ms", "stock.median"),
+            ("min", "stock.min"),
+            ("stock / ours", lambda row: f"{row['speedup']['median']:.1f}x"),
+            ("ours GFLOP/s", "ours_gflops"),
+            ("stock GFLOP/s", "stock_gflops"),
+        ),
+    )
+    forms = table_of(
+        "Kernels and their plain forms",
+        found["forms"],
+        (
+            ("kernel", "kernel"),
+            ("shape", "shape"),
+            ("form", "form"),
+            ("ms", "ms"),
+            ("min", "min_ms"),
+            ("times faster", lambda row: f"{row['speedup']}x"),
+        ),
+    )
+    return [matmul, forms] if found["matmul"] else [forms]
 
 
 def plot(result: Result) -> Figure:

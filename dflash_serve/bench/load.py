@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.workloads import Chat
+from dflash_serve.measure.endpoint import headers
+from dflash_serve.measure.shapes import Chat
 
 _TIMEOUT = 300.0
 
@@ -77,22 +77,12 @@ def run_load(endpoint: Endpoint, chats: Sequence[Chat], clients: int, max_tokens
     return asyncio.run(_run(endpoint, chats, clients, max_tokens))
 
 
-def first_model(base_url: str, api_key: str | None = None) -> str:
-    """The first id of GET /models."""
-    try:
-        reply = httpx.get(f"{base_url}/models", headers=_headers(api_key), timeout=30.0)
-        reply.raise_for_status()
-        return str(reply.json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        raise BenchError(f"{base_url}/models gives no model: {error}; give --model") from error
-
-
 async def _run(endpoint: Endpoint, chats: Sequence[Chat], clients: int, max_tokens: int) -> LoadRun:
     waiting = iter(chats)
     samples: list[Sample] = []
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
     async with httpx.AsyncClient(
-        headers=_headers(endpoint.api_key), timeout=_TIMEOUT, limits=limits
+        headers=headers(endpoint.api_key), timeout=_TIMEOUT, limits=limits
     ) as client:
         started = time.perf_counter()
         await asyncio.gather(
@@ -161,7 +151,3 @@ def _read(event: dict[str, Any], sample: Sample, now: float) -> None:
     if meta:
         sample.accept_length = meta.get("spec_accept_length")
         sample.verify_passes = meta.get("spec_verify_ct")
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

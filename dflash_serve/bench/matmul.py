@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import MatmulOptions
 from dflash_serve.kernels import cpu_blas
+from dflash_serve.measure.results import Result
 
 _ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
 _TURN_SECONDS = 0.03
@@ -48,13 +50,6 @@ PRODUCTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class MatmulOptions:
-    turns: int = 5
-    threads: tuple[int, ...] = (1, 2)
-    products: tuple[Product, ...] = PRODUCTS
-
-
-@dataclass(frozen=True, slots=True)
 class _Pair:
     """One product in both libraries, and the arrays that they write."""
 
@@ -63,7 +58,7 @@ class _Pair:
     results: tuple[np.ndarray, np.ndarray]
 
 
-def run_matmul(options: MatmulOptions) -> dict[str, Any]:
+def run_matmul(options: MatmulOptions, products: Sequence[Product] = PRODUCTS) -> Result:
     """GFLOP/s of both libraries by product and number of threads, and their ratios.
 
     Raises:
@@ -75,8 +70,9 @@ def run_matmul(options: MatmulOptions) -> dict[str, Any]:
     ours = ctypes.CDLL(str(status.path))
     openblas = _openblas()
     with _threads_kept(ours, status.threads or 1):
-        rows = [_row(product, options, ours, openblas) for product in options.products]
-    return {"numpy": np.__version__, "isa": status.isa, "products": rows}
+        rows = [_row(product, options, ours, openblas) for product in products]
+    measured = {"numpy": np.__version__, "isa": status.isa, "products": rows}
+    return Result("matmul", options.recorded(), measured)
 
 
 def _openblas() -> Callable[[int], object]:

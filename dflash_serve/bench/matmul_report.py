@@ -3,38 +3,32 @@
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
-
-_COLUMNS = (
-    "form m x n x k",
-    "threads",
-    "ours GFLOP/s",
-    "median",
-    "OpenBLAS",
-    "median",
-    "ratio",
-    "of medians",
-    "to one thread",
-)
+from dflash_serve.bench.report import table_of
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:
-    rows = [
-        (
-            f"{row['form']} {row['m']} x {row['n']} x {row['k']}",
-            cell["threads"],
-            cell["ours"]["best"],
-            cell["ours"]["median"],
-            cell["openblas"]["best"],
-            cell["openblas"]["median"],
-            cell["ratio"]["best"],
-            cell["ratio"]["median"],
-            row.get(f"ours_{cell['threads']}_to_1"),
-        )
+    cells = [
+        cell
+        | {
+            "product": f"{row['form']} {row['m']} x {row['n']} x {row['k']}",
+            "to_1": row.get(f"ours_{cell['threads']}_to_1"),
+        }
         for row in result.measured["products"]
         for cell in row["counts"]
     ]
-    return [table("float32 matmul: this package's and OpenBLAS's", _COLUMNS, rows)]
+    columns = (
+        ("form m x n x k", "product"),
+        ("threads", "threads"),
+        ("ours GFLOP/s", "ours.best"),
+        ("median", "ours.median"),
+        ("OpenBLAS", "openblas.best"),
+        ("median", "openblas.median"),
+        ("ratio", "ratio.best"),
+        ("of medians", "ratio.median"),
+        ("to one thread", "to_1"),
+    )
+    return [table_of("float32 matmul: this package's and OpenBLAS's", cells, columns)]
 
 
 def plot(result: Result) -> Figure:

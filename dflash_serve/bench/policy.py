@@ -4,34 +4,18 @@ Replays acceptance traces on cost tables of several machines; no device is used,
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from dflash_serve.bench.options import PolicyOptions
 from dflash_serve.bench.policy_machines import Machine, machines
 from dflash_serve.bench.policy_record import RECORDINGS, read_recording
 from dflash_serve.bench.policy_replay import Noise, Replay, replay
 from dflash_serve.bench.policy_traces import BLOCKS, Workload, generated
-from dflash_serve.bench.report import Result, middle
+from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
 
 OF_BEST, OF_PLAIN = 0.95, 0.98
 """What the policy must reach of the best fixed choice, and of plain decoding."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyOptions:
-    """What to replay. ``tokens``: of a made-up request. turns: requests per row, one after another.
-
-    recordings: files of `policy_record`. jitter and slow: as `Noise`, of what the policy sees.
-    """
-
-    rows: tuple[int, ...] = (1, 8, 16, 32)
-    recordings: tuple[Path, ...] = ()
-    tokens: int = 256
-    turns: int = 4
-    jitter: float = 0.05
-    slow: float = 1.5
-    seed: int = 0
 
 
 def run_policy(options: PolicyOptions) -> Result:
@@ -47,12 +31,17 @@ def run_policy(options: PolicyOptions) -> Result:
         for workload in _workloads(recorded, rows, options)
     ]
     worst = {name: min(case[name] for case in cases) for name in ("of_best", "of_plain")}
+    settings = options.recorded() | {
+        "recordings": [path.name for path in paths],
+        "least_of_best": OF_BEST,
+        "least_of_plain": OF_PLAIN,
+    }
     measured = {
         "worst": worst,
         "median": {name: middle([case[name] for case in cases]) for name in worst},
         "cases": cases,
     }
-    return Result("policy", _settings(options, paths), measured, tuple(_failures(cases)))
+    return Result("policy", settings, measured, tuple(_failures(cases)))
 
 
 def _workloads(
@@ -105,17 +94,3 @@ def _failures(cases: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield f"{name}: {case['of_best']:.3f} of block {case['best_block']}"
         if case["of_plain"] < OF_PLAIN:
             yield f"{name}: {case['of_plain']:.3f} of plain decoding"
-
-
-def _settings(options: PolicyOptions, paths: Sequence[Path]) -> dict[str, Any]:
-    return {
-        "rows": list(options.rows),
-        "recordings": [path.name for path in paths],
-        "tokens": options.tokens,
-        "turns": options.turns,
-        "jitter": options.jitter,
-        "slow": options.slow,
-        "seed": options.seed,
-        "least_of_best": OF_BEST,
-        "least_of_plain": OF_PLAIN,
-    }

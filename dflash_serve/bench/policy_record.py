@@ -7,16 +7,16 @@ block. What a round writes beyond its anchor, the next one writes again.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.bench.drive import run_all
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import Pair, PairChoice, load_pair
+from dflash_serve.bench.options import RecordOptions
+from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.policy_machines import Machine, interpolated
 from dflash_serve.bench.policy_traces import BLOCKS, Trace, Workload, as_json, from_json
 from dflash_serve.bench.work import make_prompts
@@ -25,6 +25,7 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.measure.driver import run_all
 from dflash_serve.provenance import origin
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -34,22 +35,6 @@ _PASSES, _UNTIMED, _TIMED = 5, 4, 32
 _HELD = 96
 """Tokens of the prompts of rows whose rounds are timed."""
 _GREEDY = SamplingParams()
-
-
-@dataclass(frozen=True, slots=True)
-class RecordOptions:
-    """What to record, and the numbers of ``rows`` to time.
-
-    ``prompt_length`` is for random ids alone.
-    """
-
-    pair: PairChoice = field(default_factory=PairChoice)
-    prompt_file: Path | None = None
-    prompts: int = 66
-    max_tokens: int = 256
-    seed: int = 0
-    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    prompt_length: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +65,7 @@ def read_recording(path: Path) -> Recording:
     return Recording(workload, interpolated(f"CPU, {path.stem}", plain, rounds))
 
 
-def run_record(path: Path, options: RecordOptions) -> None:
+def run_record(options: RecordOptions) -> None:
     """Record the pair on its prompts, and its costs on this machine.
 
     Raises:
@@ -94,6 +79,7 @@ def run_record(path: Path, options: RecordOptions) -> None:
         "costs": measure(pair, options.rows),
         "traces": as_json(record(pair, prompts, options.max_tokens)),
     }
+    path = options.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_json(path, stored)

@@ -11,18 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from dflash_serve.bench.drive import Run, run_all
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.figures import both_rounds
+from dflash_serve.bench.options import ProcessingOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import Result, middle, ratio
-from dflash_serve.bench.workloads import Chat, encode, pick, read_chats
+from dflash_serve.bench.turns import timed
+from dflash_serve.bench.workloads import encode, pick
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_json_schema
 from dflash_serve.engine.plan import DecodeRow, OpenedRow, PrefillRow, RowSpec, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, LogitRules, SamplingParams
+from dflash_serve.measure.driver import Run, run_all
+from dflash_serve.measure.figures import middle, ratio
+from dflash_serve.measure.prompts import read_chats
+from dflash_serve.measure.results import Result
+from dflash_serve.measure.shapes import Chat
 
 _BLOCK, _HISTORY, _BIASED, _TOP = 8, 256, 100, 20
 _STOPS = frozenset([0])
@@ -65,21 +71,9 @@ RECORD = {
 """The record that the demo target writes when it is asked for JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessingOptions:
-    """``target`` names one of `RANDOM_TARGETS`; ``vocab`` replaces the size of its vocabulary."""
-
-    target: str = "qwen3-100m"
-    vocab: int = 151_936
-    rows: tuple[int, ...] = (1, 8)
-    repeats: int = 9
-    prompts: int = 24
-    seed: int = 0
-
-
 def run_processing(options: ProcessingOptions) -> Result:
     """All measurements; each ratio is of medians of turns within this run."""
-    if options.target not in RANDOM_TARGETS:
+    if options.random_target not in RANDOM_TARGETS:
         raise BenchError(f"--random-target must be one of {', '.join(RANDOM_TARGETS)}")
     demo = load_pair(PairChoice())
     measured = {
@@ -88,26 +82,18 @@ def run_processing(options: ProcessingOptions) -> Result:
         "neighbours": _neighbours(demo, options),
         "first_mask": _first_mask(demo.target.vocab_size),
     }
-    settings = {
-        "target": options.target,
-        "vocab": options.vocab,
-        "block_size": _BLOCK,
-        "repeats": options.repeats,
-        "prompts": options.prompts,
-        "seed": options.seed,
-    }
-    return Result("processing", settings, measured)
+    return Result("processing", options.recorded() | {"block_size": _BLOCK}, measured)
 
 
 def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
     """Milliseconds of a round by option, at each number of rows."""
     pair = load_pair(
-        PairChoice(random_target=options.target, block_size=_BLOCK, vocab=options.vocab)
+        PairChoice(random_target=options.random_target, block_size=_BLOCK, vocab=options.vocab)
     )
     entries = []
     for rows in options.rows:
         calls = {name: _round_call(pair, option, rows) for name, option in OPTIONS.items()}
-        times = in_rounds(list(calls.values()), options.repeats)
+        times = timed(list(calls.values()), options.repeats)
         for name, seconds in zip(calls, times, strict=True):
             entries.append(
                 {
@@ -134,19 +120,6 @@ def _round_call(pair: Pair, option: RowOption, rows: int) -> Callable[[], object
     return lambda: runner.run(StepPlan(decode=decode))
 
 
-def in_rounds(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Seconds of each call, ``repeats`` times in turns, after two untimed ones."""
-    times: list[list[float]] = [[] for _ in calls]
-    for call in [*calls, *calls]:
-        call()
-    for _ in range(repeats):
-        for call, taken in zip(calls, times, strict=True):
-            started = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - started)
-    return times
-
-
 def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, Any]:
     """The demo's JSON prompts with a schema against the same requests without."""
     chats = [chat for chat in read_chats(DEMO / "heldout.jsonl") if chat.kind == "json"]
@@ -160,12 +133,12 @@ def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, 
             run = run_all(runner, config, requests)
             if repeat:  # the first is untimed
                 runs[name].append(run)
-    rates = {name: middle([run.decode_rate for run in own]) for name, own in runs.items()}
+    rates = {name: middle([run.step_rate for run in own]) for name, own in runs.items()}
     return {
         "rows": rows,
         "tokens_per_second": rates,
         "ratio": ratio(rates["schema"], rates["plain"]),
-        "tokens_per_round": {name: _tokens_per_round(own[0]) for name, own in runs.items()},
+        "rounds": {name: both_rounds(own[0].answers.values()) for name, own in runs.items()},
         "round_ms": {name: 1e3 * _round_seconds(own) for name, own in runs.items()},
     }
 
@@ -235,12 +208,6 @@ def _grammar(pair: Pair, kind: str = "record") -> Grammar:
 def _compiler(vocab_size: int) -> GrammarCompiler:
     text = (DEMO / "target" / "tokenizer.json").read_text(encoding="utf-8")
     return GrammarCompiler(text, vocab_size, [0, 2])
-
-
-def _tokens_per_round(run: Run) -> float:
-    usages = [answer.usage for answer in run.answers.values()]
-    rounds = sum(usage.rounds for usage in usages)
-    return sum(usage.completion_tokens - 1 for usage in usages) / rounds if rounds else 0.0
 
 
 def _round_seconds(runs: Sequence[Run]) -> float:

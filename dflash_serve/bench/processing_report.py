@@ -1,9 +1,12 @@
 """Tables and plot of `dflash-bench processing`."""
 
+from collections.abc import Mapping
+
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:
@@ -15,8 +18,7 @@ def tables(result: Result) -> list[Table]:
             entry["tokens_per_second"]["plain"],
             entry["tokens_per_second"]["schema"],
             entry["ratio"],
-            entry["tokens_per_round"]["plain"],
-            entry["tokens_per_round"]["schema"],
+            *(_both(entry["rounds"][arm]) for arm in ("plain", "schema")),
         )
         for entry in found["structured"]
     ]
@@ -33,7 +35,7 @@ def tables(result: Result) -> list[Table]:
         table(f"Rounds, vocabulary {vocab}", ("rows", "option", "ms", "ratio"), rounds),
         table(
             "Demo pair, JSON prompts",
-            ("rows", "tokens/s", "with schema", "ratio", "tokens/round", "with schema"),
+            ("rows", "tokens/s", "with schema", "ratio", "tokens/round (pooled)", "with schema"),
             structured,
         ),
         table("Neighbours and compilation", ("what", "value"), others),
@@ -56,3 +58,7 @@ def plot(result: Result) -> Figure:
     axes.set(title="Cost of processing a round", xlabel="times a round without", xlim=(0, None))
     axes.legend()
     return figure
+
+
+def _both(rounds: Mapping[str, float]) -> str:
+    return f"{rounds['tokens_per_round']:.2f} ({rounds['tokens_per_round_pooled']:.2f})"

@@ -5,9 +5,8 @@ with drafts that are simulated over a real drafter's compute. All of it in turns
 """
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,17 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target, on_cpu
 from dflash_serve.bench import figures
-from dflash_serve.bench.drive import Run, run_all
+from dflash_serve.bench.arms import Arm
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import DecodeOptions, QuantisedOptions
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
-from dflash_serve.bench.report import Result, middle, ratio
-from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.bench.turns import in_turns
+from dflash_serve.bench.work import make_work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
+from dflash_serve.measure.figures import middle, ratio
+from dflash_serve.measure.results import Result
 
 FORMS: dict[str, tuple[CpuWeights, bool]] = {
     "stored, MLX's product": (CpuWeights.STORED, False),
@@ -38,44 +40,18 @@ FORMS: dict[str, tuple[CpuWeights, bool]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class QuantisedOptions:
-    """A target's shape and quantisation, and how its requests are decoded: ``batch`` at once."""
-
-    random_target: str = "qwen3-100m"
-    bits: int = 4
-    group: int = 64
-    tau: float = 5.0
-    block_size: int = 8
-    batch: int = 1
-    max_tokens: int = 64
-    repeats: int = 3
-    seed: int = 0
-
-
-@dataclass(slots=True)
 class Form:
-    """One form of the weights, its requests, and the runs so far."""
+    """One form of the weights: ``held`` bytes of them, decoded plainly and with drafts."""
 
     name: str
     pair: Pair
-    work: Work
     held: int
-    plain: list[Run] = field(default_factory=list)
-    drafted: list[Run] = field(default_factory=list)
+    plain: Arm
+    drafted: Arm
 
-    def measure(self, runs: list[Run], options: QuantisedOptions, block: int) -> None:
-        drafter = self.work.drafter if block > 1 else None
-        runner = DeviceRunner(self.pair.target, drafter, block)
-        config = EngineConfig(
-            max_batch=options.batch, max_context=self.work.longest + block, block_size=block
-        )
-        runs.append(run_all(runner, config, self.work.requests))
-
-    def different(self) -> int:
-        """Answers of any run that are not those of the first plain one."""
-        wanted = figures.tokens_of(self.plain[0])
-        runs = (*self.plain, *self.drafted)
-        return sum(len(figures.differing(run.answers, wanted)) for run in runs)
+    @property
+    def arms(self) -> tuple[Arm, Arm]:
+        return self.plain, self.drafted
 
 
 def run_quantised(options: QuantisedOptions) -> Result:
@@ -93,11 +69,13 @@ def run_quantised(options: QuantisedOptions) -> Result:
             forms = [_form(name, Path(directory), shape, options) for name in FORMS]
         except AdapterError as error:
             raise BenchError(str(error)) from error
-    for repeat in range(options.repeats + 1):
-        for turn in _turns(forms, options)[:: -1 if repeat % 2 else 1]:
-            turn()
-    base = middle([run.decode_rate for run in forms[0].plain[1:]])
-    entries = [_entry(form, base, options) for form in forms]
+    arms = [arm for form in forms for arm in form.arms]
+    references = [figures.tokens_of(arm.once()) for arm in arms][::2]
+    in_turns([arm.record for arm in arms], options.repeats)
+    for arm in arms:
+        arm.runner.close()
+    base = middle(forms[0].plain.step_rates)
+    entries = [_entry(form, base, wanted) for form, wanted in zip(forms, references, strict=True)]
     different = sum(entry["different_answers"] for entry in entries)
     wrong = exact_path() and different
     failures = [f"{different} answers differ from plain decoding"] if wrong else []
@@ -107,16 +85,7 @@ def run_quantised(options: QuantisedOptions) -> Result:
         "exact_path": exact_path(),
         "forms": entries,
     }
-    settings = {name: getattr(options, name) for name in QuantisedOptions.__dataclass_fields__}
-    return Result("quantised", settings, measured, tuple(failures))
-
-
-def _turns(forms: list[Form], options: QuantisedOptions) -> list[Callable[[], None]]:
-    turns: list[Callable[[], None]] = []
-    for form in forms:
-        turns.append(partial(form.measure, form.plain, options, 1))
-        turns.append(partial(form.measure, form.drafted, options, options.block_size))
-    return turns
+    return Result("quantised", options.recorded(), measured, tuple(failures))
 
 
 def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOptions) -> Form:
@@ -130,21 +99,27 @@ def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOpt
     count = sum(value.size for _, value in tree_flatten(model.parameters()))
     pair = Pair(name, target, drafter, None, shape.parameters, count)
     decode = DecodeOptions(
-        pair=choice,
         prompts=max(4, options.batch),
         batches=(options.batch,),
-        block_sizes=(options.block_size,),
+        block_size=(options.block_size,),
         max_tokens=options.max_tokens,
         tau=options.tau,
         seed=options.seed,
     )
-    return Form(name, pair, make_work(decode, pair), held)
+    work = make_work(decode, pair)
+
+    def arm(block: int) -> Arm:
+        runner = DeviceRunner(target, work.drafter if block > 1 else None, block)
+        config = EngineConfig(
+            max_batch=options.batch, max_context=work.longest + block, block_size=block
+        )
+        return Arm(name, runner, config, work.requests)
+
+    return Form(name, pair, held, arm(1), arm(options.block_size))
 
 
-def _entry(form: Form, base: float, options: QuantisedOptions) -> dict[str, Any]:
-    """The first run of each kind traced and warmed up; it is compared, and not timed."""
-    plain, drafted = ([run.decode_rate for run in runs[1:]] for runs in (form.plain, form.drafted))
-    answers = [answer for run in form.drafted[1:] for answer in run.answers.values()]
+def _entry(form: Form, base: float, reference: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    plain, drafted = form.plain.step_rates, form.drafted.step_rates
     return {
         "name": form.name,
         "held_bytes": form.held,
@@ -153,10 +128,8 @@ def _entry(form: Form, base: float, options: QuantisedOptions) -> dict[str, Any]
         "drafted_tokens_per_second": middle(drafted),
         "drafted_over_plain": ratio(middle(drafted), middle(plain)),
         "drafted_over_base": ratio(middle(drafted), base),
-        "tokens_per_round": figures.acceptance(answers, options.block_size)[
-            "tokens_per_round_pooled"
-        ],
-        "different_answers": form.different(),
+        **figures.both_rounds(form.drafted.answers),
+        "different_answers": sum(arm.different(reference) for arm in form.arms),
         "plain_repeats": plain,
         "drafted_repeats": drafted,
     }

@@ -3,38 +3,26 @@
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import Source, table_of
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:
     """Memory and speed of each form."""
-    rows = [
-        (
-            form["name"],
-            form["held_bytes"] / 1e6,
-            form["plain_tokens_per_second"],
-            form["plain_over_base"],
-            form["drafted_tokens_per_second"],
-            form["drafted_over_plain"],
-            form["drafted_over_base"],
-            form["tokens_per_round"],
-            form["different_answers"],
-        )
-        for form in result.measured["forms"]
-    ]
-    columns = (
-        "weights",
-        "MB in memory",
-        "plain tok/s",
-        "of the first",
-        "drafted tok/s",
-        "of plain",
-        "of the first",
-        "tokens/round",
-        "different",
+    columns: tuple[tuple[str, Source], ...] = (
+        ("weights", "name"),
+        ("MB in memory", lambda form: form["held_bytes"] / 1e6),
+        ("plain tok/s", "plain_tokens_per_second"),
+        ("of the first", "plain_over_base"),
+        ("drafted tok/s", "drafted_tokens_per_second"),
+        ("of plain", "drafted_over_plain"),
+        ("of the first", "drafted_over_base"),
+        ("tokens/round", "tokens_per_round"),
+        ("pooled", "tokens_per_round_pooled"),
+        ("different", "different_answers"),
     )
     title = f"{result.settings['random_target']} in {result.settings['bits']} bits"
-    return [table(title, columns, rows)]
+    return [table_of(title, result.measured["forms"], columns)]
 
 
 def plot(result: Result) -> Figure:

@@ -1,14 +1,12 @@
-"""What a measurement leaves behind: a JSON file, a plot beside it and tables on the terminal.
-
-Knows what every result carries (machine, versions, commit, settings), nothing of what is measured.
-"""
+"""What a measurement leaves behind: a JSON file, a plot beside it and tables on the terminal."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,8 +14,8 @@ from rich.table import Table
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.kernels import cpu_blas
-from dflash_serve.provenance import origin
+from dflash_serve.measure.plots import save_figure
+from dflash_serve.measure.results import Result, document, uncommitted
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.figure import Figure
@@ -26,42 +24,8 @@ RESULTS = Path("docs/results")
 """Where ``--save`` puts results, relative to the working directory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One command's outcome. ``measured`` and ``settings`` hold JSON values only.
-
-    ``failures``: why the command must not exit with 0, one line each.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    measured: Mapping[str, Any]
-    failures: tuple[str, ...] = ()
-
-
-def document(result: Result) -> dict[str, Any]:
-    """The whole JSON object of a result."""
-    return {
-        "name": result.name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": sys.argv[1:],
-        **origin(),
-        "blas": blas(),
-        "settings": dict(result.settings),
-        "results": dict(result.measured),
-        "failures": list(result.failures),
-    }
-
-
-def blas() -> dict[str, Any]:
-    """The state of the matmul under MLX in this process."""
-    status = cpu_blas.status()
-    return {
-        "state": status.state.value,
-        "isa": status.isa,
-        "threads": status.threads,
-        "reason": status.reason,
-    }
+Source = str | Callable[[Any], object]
+"""A cell of a row: the keys to its value, with dots between them, or what makes it of the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +45,28 @@ class Destination:
 def write(
     result: Result, destination: Destination, plot: "Callable[[], Figure] | None" = None
 ) -> Path | None:
-    """Write the JSON atomically and the plot beside it as PNG; the JSON's path, if any."""
+    """Write the JSON and the plot beside it as PNG, each whole; the JSON's path, if any.
+
+    A result of a tree with uncommitted changes is written, and said on the terminal to be one.
+    """
     path = destination.path(result.name)
     if path is None:
         return None
+    made = document(result)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(path, document(result))
+        replace_json(path, made)
         if plot is not None:
-            plot().savefig(path.with_suffix(".png"), dpi=110)
+            save_figure(plot(), path.with_suffix(".png"))
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    if warning := uncommitted(made):
+        print(f"{path}: {warning}", file=sys.stderr)
     return path
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, text: bool = False
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, text: bool = False
 ) -> Table:
     """A table with the first column left and the rest right; with ``text`` all left, no header."""
     made = Table(title=title, title_justify="left", show_header=not text)
@@ -107,6 +77,26 @@ def table(
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made
+
+
+def table_of(title: str, entries: Iterable[Any], columns: Sequence[tuple[str, Source]]) -> Table:
+    """A row for each of ``entries``, which are JSON objects."""
+    rows = [[_value(entry, source) for _, source in columns] for entry in entries]
+    return table(title, [name for name, _ in columns], rows)
+
+
+def _value(entry: Any, source: Source) -> object:
+    return reduce(getitem, source.split("."), entry) if isinstance(source, str) else source(entry)
+
+
+def times(key: str) -> Callable[[Any], str | None]:
+    """The value at ``key`` as in 1.50x."""
+    return lambda entry: None if entry[key] is None else f"{entry[key]:.2f}x"
+
+
+def percent(key: str) -> Callable[[Any], str | None]:
+    """The share at ``key`` as in 12.5 %, if there is one."""
+    return lambda entry: None if entry.get(key) is None else f"{100 * entry[key]:.1f} %"
 
 
 def cell(value: object) -> str:
@@ -122,20 +112,3 @@ def show(*tables: Table) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130)
     for one in tables:
         console.print(one)
-
-
-def middle(values: Sequence[float]) -> float:
-    """The median; 0.0 of nothing."""
-    return median(values) if values else 0.0
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Nearest rank; 0.0 of nothing."""
-    ordered = sorted(values)
-    if not ordered:
-        return 0.0
-    return ordered[min(len(ordered) - 1, int(percent / 100 * len(ordered)))]
-
-
-def ratio(above: float, below: float) -> float | None:
-    return above / below if below else None

@@ -4,52 +4,21 @@ Rivals take turns, the order reversed each repeat, with the same prompts in the 
 """
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.load import Endpoint, LoadRun, Sample, first_model, run_load
+from dflash_serve.bench.load import Endpoint, LoadRun, Sample, run_load
+from dflash_serve.bench.options import ServeOptions
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import Result, middle, percentile, ratio
-from dflash_serve.bench.spawn import KINDS, Spawned, spawned
-from dflash_serve.bench.workloads import GENERIC, Chat, pick, read_chats
+from dflash_serve.bench.spawn import Spawned, spawned
+from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """Either ``base_url`` or ``spawn``. ``requests`` is per run, ``warmup`` per client and server.
-
-    ``server_options``: appended to the command line of our own spawned servers.
-    """
-
-    base_url: str | None = None
-    model: str | None = None
-    api_key: str | None = None
-    meta_info: bool = False
-    spawn: tuple[str, ...] = ()
-    target: str | None = None
-    drafter: str = "auto"
-    server_options: tuple[str, ...] = ()
-    clients: tuple[int, ...] = (1, 4, 8)
-    requests: int = 32
-    warmup: int = 8
-    max_tokens: int = 128
-    repeats: int = 3
-    prompt_file: Path | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if bool(self.base_url) == bool(self.spawn):
-            raise BenchError(f"give --base-url, or --spawn with one of {', '.join(KINDS)}")
-        unknown = [kind for kind in self.spawn if kind not in KINDS]
-        if unknown:
-            raise BenchError(f"--spawn is {unknown[0]}, but must be one of {', '.join(KINDS)}")
-        if self.base_url and not self.base_url.startswith(("http://", "https://")):
-            raise BenchError(f"--base-url is {self.base_url!r}, but must start with http://")
+from dflash_serve.measure.endpoint import first_model
+from dflash_serve.measure.figures import Acceptance, RoundCount, middle, percentile, ratio
+from dflash_serve.measure.prompts import read_chats
+from dflash_serve.measure.results import Result
+from dflash_serve.measure.shapes import Chat
 
 
 def run_serve(options: ServeOptions) -> Result:
@@ -87,8 +56,9 @@ def _start(options: ServeOptions, stack: contextlib.ExitStack) -> list[Spawned]:
 def _endpoints(options: ServeOptions, servers: Sequence[Spawned]) -> list[Endpoint]:
     if options.base_url:
         url = options.base_url.rstrip("/")
-        model = options.model or first_model(url, options.api_key)
-        return [Endpoint(url, url, model, options.api_key, options.meta_info)]
+        key = options.api_key or os.environ.get("DFLASH_BENCH_API_KEY")
+        model = options.model or first_model(url, key)
+        return [Endpoint(url, url, model, key, options.meta_info)]
     endpoints = []
     for server in servers:
         own = server.kind.startswith("dflash")
@@ -142,29 +112,20 @@ def _result(
         "loads": loads,
         "ratios": _ratios(options, endpoints, runs),
     }
-    settings = {
-        "base_url": options.base_url,
-        "spawn": list(options.spawn),
-        "target": options.target or "demo",
-        "drafter": options.drafter,
-        "server_options": list(options.server_options),
-        "clients": list(options.clients),
-        "requests": options.requests,
-        "warmup": options.warmup,
-        "max_tokens": options.max_tokens,
-        "repeats": options.repeats,
-        "prompts": str(options.prompt_file) if options.prompt_file else "default",
-        "seed": options.seed,
-    }
     failures = (f"{errors} requests failed",) if errors else ()
-    return Result("serve", settings, measured, failures)
+    return Result("serve", options.recorded(), measured, failures)
 
 
 def figures(runs: Sequence[LoadRun]) -> dict[str, Any]:
     """Rates are medians over repeats, times are percentiles over all requests, in seconds."""
     samples = [sample for run in runs for sample in run.good]
     failed = [sample.error for run in runs for sample in run.samples if sample.error is not None]
-    lengths = [s.accept_length for s in samples if s.accept_length is not None]
+    counts = [
+        RoundCount(s.accept_length * s.verify_passes, s.verify_passes)
+        for s in samples
+        if s.accept_length is not None and s.verify_passes is not None
+    ]
+    found = Acceptance.of(counts)
     return {
         "total_tokens_per_second": middle([run.total_rate for run in runs]),
         "total_tokens_per_second_repeats": [run.total_rate for run in runs],
@@ -174,8 +135,9 @@ def figures(runs: Sequence[LoadRun]) -> dict[str, Any]:
         "requests": len(samples),
         "completion_tokens": sum(sample.tokens for sample in samples),
         "tokens_counted_by": _sources(samples),
-        "spec_accept_length": fmean(lengths) if lengths else None,
-        "spec_verify_passes": sum(s.verify_passes or 0 for s in samples) if lengths else None,
+        "tokens_per_round": found.tokens_per_round if counts else None,
+        "tokens_per_round_pooled": found.tokens_per_round_pooled if counts else None,
+        "verify_passes": int(found.rounds) if counts else None,
         "errors": len(failed),
         "first_error": failed[0] if failed else None,
     }

@@ -1,54 +1,53 @@
 """Tables and plot of `dflash-bench serve`."""
 
+from collections.abc import Callable
+from typing import Any
+
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
-
-_COLUMNS = (
-    "",
-    "tok/s, all",
-    "tok/s, each",
-    "first token ms, p50",
-    "p90",
-    "latency ms, p50",
-    "p90",
-    "tokens/round",
-    "requests",
-    "errors",
-)
+from dflash_serve.bench.report import table_of, times
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:
-    rows = []
-    for load in result.measured["loads"]:
-        first, latency = load["time_to_first_token"], load["latency"]
-        rows.append(
-            (
-                f"{load['clients']} clients, {load['endpoint']}",
-                load["total_tokens_per_second"],
-                load["request_tokens_per_second"],
-                1e3 * first["p50"],
-                1e3 * first["p90"],
-                1e3 * latency["p50"],
-                1e3 * latency["p90"],
-                load["spec_accept_length"],
-                load["requests"],
-                load["errors"],
-            )
-        )
-    made = [table("Load", _COLUMNS, rows)]
-    ratios = [
+    loads = table_of(
+        "Load",
+        result.measured["loads"],
         (
-            f"{entry['clients']} clients: {entry['of']} over {entry['over']}",
-            f"{entry['ratio']:.2f}x" if entry["ratio"] else None,
-            " ".join(f"{value:.2f}" for value in entry["per_repeat"] if value),
-        )
-        for entry in result.measured["ratios"]
-    ]
-    if ratios:
-        made.append(table("Total tokens per second", ("", "ratio", "repeats"), ratios))
-    return made
+            ("", lambda load: f"{load['clients']} clients, {load['endpoint']}"),
+            ("tok/s, all", "total_tokens_per_second"),
+            ("tok/s, each", "request_tokens_per_second"),
+            *(
+                (f"{name} ms, p{percent}", _milliseconds(key, percent))
+                for name, key in (("first token", "time_to_first_token"), ("latency", "latency"))
+                for percent in (50, 90)
+            ),
+            ("tokens/round", "tokens_per_round"),
+            ("pooled", "tokens_per_round_pooled"),
+            ("requests", "requests"),
+            ("errors", "errors"),
+        ),
+    )
+    if not result.measured["ratios"]:
+        return [loads]
+    ratios = table_of(
+        "Total tokens per second",
+        result.measured["ratios"],
+        (
+            ("", lambda one: f"{one['clients']} clients: {one['of']} over {one['over']}"),
+            ("ratio", times("ratio")),
+            (
+                "repeats",
+                lambda one: " ".join(f"{value:.2f}" for value in one["per_repeat"] if value),
+            ),
+        ),
+    )
+    return [loads, ratios]
+
+
+def _milliseconds(key: str, percent: int) -> Callable[[Any], object]:
+    return lambda load: 1e3 * load[key][f"p{percent}"]
 
 
 def plot(result: Result) -> Figure:

@@ -64,6 +64,67 @@ _QWEN3_8B: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+_QWEN3_4B = _QWEN3_8B | {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "tie_word_embeddings": True,
+}
+
+_QWEN3_CODER_30B: dict[str, Any] = _QWEN3_8B | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "intermediate_size": 5472,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 262144,
+    "rope_theta": 10000000.0,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+}
+
+_GPT_OSS_20B: dict[str, Any] = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "hidden_size": 2880,
+    "num_hidden_layers": 24,
+    "intermediate_size": 2880,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 201088,
+    "max_position_embeddings": 131072,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150000,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "sliding_window": 128,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "quantization_config": {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
+    },
+}
+
 _QWEN3_5_9B_TEXT: dict[str, Any] = {
     "model_type": "qwen3_5_text",
     "hidden_size": 4096,
@@ -91,6 +152,12 @@ _QWEN3_5_9B_TEXT: dict[str, Any] = {
         "mrope_section": [11, 11, 10],
     },
     "tie_word_embeddings": False,
+}
+
+_QWEN3_5_4B_TEXT = _QWEN3_5_9B_TEXT | {
+    "hidden_size": 2560,
+    "intermediate_size": 9216,
+    "tie_word_embeddings": True,
 }
 
 _LLAMA_3_1_8B: dict[str, Any] = {
@@ -161,3 +228,18 @@ SHAPES: dict[str, Shape] = {
     ),
 }
 """Name -> shapes. The script `tools/shapes.py` writes them, or small ones of their kind."""
+
+TRAINED: dict[str, tuple[dict[str, Any], int, int]] = {
+    "qwen3-4b": (_QWEN3_4B, 5, 16),
+    "qwen3-8b": (_QWEN3_8B, 5, 16),
+    "qwen3-coder-30b-a3b": (_QWEN3_CODER_30B, 8, 16),
+    "qwen3.5-4b": (
+        {"model_type": "qwen3_5", "text_config": _QWEN3_5_4B_TEXT, "tie_word_embeddings": True},
+        5,
+        16,
+    ),
+    "qwen3.5-9b": (SHAPES["qwen3.5-9b"].target, 5, 16),
+    "llama-3.1-8b": (_LLAMA_3_1_8B, 5, 10),
+    "gpt-oss-20b": (_GPT_OSS_20B, 8, 10),
+}
+"""Targets with a published drafter: config, and that drafter's layers and block."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.rawstream import raw_stream
 
 Arrivals = list[list[float]]
 """For each stream that was read, when its chunks came."""
@@ -164,26 +165,15 @@ async def _read_on(port: int, model: str, number: int, arrivals: Arrivals) -> No
         "messages": [{"role": "user", "content": f"Tell me a story about {number} rivers."}],
         "max_tokens": 1500,
         "ignore_eos": True,
-        "stream": True,
         "temperature": 0,
     }
-    content = json.dumps(body).encode()
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-    )
     while True:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head.encode() + content)
         times: list[float] = []
         arrivals.append(times)
-        try:
+        async with raw_stream(port, body) as reader:
             status = await reader.readline()
             if b" 200 " not in status:
                 raise BenchError(status.decode(errors="replace").strip())
             while data := await reader.read(1 << 16):
                 if b"data: {" in data:
                     times.append(time.perf_counter())
-        finally:
-            writer.close()

@@ -10,17 +10,16 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.bench.drive import Driver
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.load import first_model
+from dflash_serve.bench.options import StallsOptions
 from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import Result, middle
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.bench.stallclient import (
     Arrivals,
@@ -36,6 +35,10 @@ from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.measure.driver import Driver, Step
+from dflash_serve.measure.endpoint import first_model
+from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
 
 _ADMIN_KEY = "measured"
 _REFUSED, _DONE = (http.client.BAD_REQUEST, http.client.OK)
@@ -45,25 +48,6 @@ _SHORT = 10
 """Tokens of the short prompt."""
 _SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 """Of the target that reads the long prompt: how many chunks it takes does not depend on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StallsOptions:
-    """``body_bytes``: of each body. ``prompt``: tokens of the long one, 0 leaves the part out.
-
-    ``swaps`` 0 leaves them out. ``quiet``: the shortest stretch that a disturbance is compared
-    with, in seconds.
-    """
-
-    target: str | None = None
-    drafter: str = "auto"
-    streams: int = 8
-    body_bytes: int = 8 * 2**20
-    repeats: int = 3
-    swaps: int = 3
-    prompt: int = 30_000
-    quiet: float = 0.5
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +72,7 @@ def run_stalls(options: StallsOptions) -> Result:
         failures += _unexpected(measured["swaps"], _DONE)
     if options.prompt:
         measured["short_behind_long"] = _short_behind_long(options)
-    settings = asdict(options) | {"target": options.target or "demo"}
+    settings = options.recorded()
     return Result("stalls", settings, measured, tuple(failures))
 
 
@@ -206,17 +190,9 @@ def _short_behind_long(options: StallsOptions) -> dict[str, Any]:
         path = Path(directory) / "config.json"
         path.write_text(json.dumps(shape), encoding="utf-8")
         target = load_pair(PairChoice(random_target=str(path), seed=options.seed)).target
-    runner = DeviceRunner(target, None, 1)
-    driver = Driver(runner, EngineConfig(max_batch=8, max_context=context, block_size=1))
-    greedy = SamplingParams()
-    driver.add(EngineRequest("long", (3,) * options.prompt, 4, sampling=greedy))
-    for _ in range(3):
-        driver.step()
-    driver.add(EngineRequest("short", (5,) * _SHORT, 4, sampling=greedy))
-    before = len(driver.steps)
-    while not driver.answers["short"].tokens:
-        driver.step()
-    taken = driver.steps[before:]
+    config = EngineConfig(max_batch=8, max_context=context, block_size=1)
+    with closing(DeviceRunner(target, None, 1)) as runner:
+        taken = _steps_to_short(Driver(runner, config, keep_steps=True), options.prompt)
     return {
         "prompt_tokens": options.prompt,
         "short_prompt_tokens": _SHORT,
@@ -224,3 +200,16 @@ def _short_behind_long(options: StallsOptions) -> dict[str, Any]:
         "seconds": sum(step.total for step in taken),
         "longest_step_ms": 1e3 * max(step.total for step in taken),
     }
+
+
+def _steps_to_short(driver: Driver, prompt: int) -> list[Step]:
+    """Those from the short prompt's arrival to its first token."""
+    greedy = SamplingParams()
+    driver.add(EngineRequest("long", (3,) * prompt, 4, sampling=greedy))
+    for _ in range(3):
+        driver.step()
+    driver.add(EngineRequest("short", (5,) * _SHORT, 4, sampling=greedy))
+    before = len(driver.steps)
+    while not driver.answers["short"].tokens:
+        driver.step()
+    return driver.steps[before:]

@@ -5,26 +5,22 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
-
-_COLUMNS = ("beside the streams", "seconds", "quiet", "during", "added", "added, median")
+from dflash_serve.bench.report import table, table_of
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:
     made = []
     if rows := _rows(result):
-        cells = [
-            (
-                row["name"],
-                row["seconds"],
-                row["quiet_ms"],
-                row["during_ms"],
-                row["added_ms"],
-                row["added_ms_median"],
-            )
-            for row in rows
-        ]
-        made.append(table("Longest gap between chunks, in milliseconds", _COLUMNS, cells))
+        columns = (
+            ("beside the streams", "name"),
+            ("seconds", "seconds"),
+            ("quiet", "quiet_ms"),
+            ("during", "during_ms"),
+            ("added", "added_ms"),
+            ("added, median", "added_ms_median"),
+        )
+        made.append(table_of("Longest gap between chunks, in milliseconds", rows, columns))
     if behind := result.measured.get("short_behind_long"):
         title = f"{behind['short_prompt_tokens']} tokens behind {behind['prompt_tokens']}"
         values = [

@@ -8,22 +8,26 @@ import sys
 import time
 
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.load import Endpoint, first_model, run_load
+from dflash_serve.bench.load import Endpoint, run_load
+from dflash_serve.bench.options import StartOptions
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import Result, middle
 from dflash_serve.bench.spawn import spawned
-from dflash_serve.bench.workloads import Chat
+from dflash_serve.measure.endpoint import first_model
+from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
+from dflash_serve.measure.shapes import Chat
 
 _CHAT = Chat("about", ({"role": "user", "content": "What can you do?"},))
 _TOKENS = 32
 
 
-def run_startup(target: str | None, drafter: str, repeats: int) -> Result:
-    """Start the server ``repeats`` times and send each one request as soon as it is healthy."""
+def run_startup(options: StartOptions) -> Result:
+    """Start the server some times and send each one request as soon as it is healthy."""
+    turns = range(options.repeats)
     _help()
-    _first_token(target, drafter)
-    helps = [_help() for _ in range(repeats)]
-    firsts = [_first_token(target, drafter) for _ in range(repeats)]
+    _first_token(options.target, options.drafter)
+    helps = [_help() for _ in turns]
+    firsts = [_first_token(options.target, options.drafter) for _ in turns]
     ready = [start for start, _ in firsts]
     total = [start + wait for start, wait in firsts]
     measured = {
@@ -31,7 +35,7 @@ def run_startup(target: str | None, drafter: str, repeats: int) -> Result:
         "ready_seconds": {"median": middle(ready), "repeats": ready},
         "first_token_seconds": {"median": middle(total), "repeats": total},
     }
-    return Result("start", {"target": target, "drafter": drafter, "repeats": repeats}, measured)
+    return Result("start", options.recorded(), measured)
 
 
 def _help() -> float:

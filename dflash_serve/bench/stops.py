@@ -16,29 +16,16 @@ from typing import Any
 import httpx
 import psutil
 
-from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.load import first_model
+from dflash_serve.bench.options import StopsOptions
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import Result, middle, percentile
 from dflash_serve.bench.spawn import Spawned, spawned
+from dflash_serve.measure.endpoint import first_model
+from dflash_serve.measure.figures import middle, percentile
+from dflash_serve.measure.results import Result
 
 _SLACK = 30.0
 """Seconds beyond the drain timeout after which a server counts as hanging."""
 _WORDS = ("tell", "me", "about", "rivers", "and", "stones", "in", "seven", "plain", "sentences")
-
-
-@dataclass(frozen=True, slots=True)
-class StopsOptions:
-    """``clients`` send mixed requests; SIGTERM comes ``shortest`` to ``longest`` seconds later."""
-
-    target: str | None = None
-    drafter: str = "auto"
-    stops: int = 60
-    clients: int = 12
-    drain_timeout: float = 1.0
-    shortest: float = 0.0
-    longest: float = 4.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +41,6 @@ class Stop:
 
 def run_stops(options: StopsOptions) -> Result:
     """Start, load and stop a server ``options.stops`` times."""
-    if options.longest < options.shortest:
-        raise BenchError(f"--longest is {options.longest}, but --shortest is {options.shortest}")
     stops = [_stop(options, number) for number in range(options.stops)]
     codes = Counter(str(stop.exit_code) for stop in stops)
     seconds = [stop.seconds for stop in stops]
@@ -74,13 +59,7 @@ def run_stops(options: StopsOptions) -> Result:
         for number, stop in enumerate(stops)
         if stop.exit_code != 0
     )
-    return Result("stops", _settings(options), measured, failures)
-
-
-def _settings(options: StopsOptions) -> dict[str, Any]:
-    names = StopsOptions.__dataclass_fields__
-    settings = {name: getattr(options, name) for name in names}
-    return settings | {"target": options.target or "demo"}
+    return Result("stops", options.recorded(), measured, failures)
 
 
 def _row(stop: Stop) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.report import Result, table
+from dflash_serve.bench.report import table
+from dflash_serve.measure.results import Result
 
 
 def tables(result: Result) -> list[Table]:

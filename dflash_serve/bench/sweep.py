@@ -5,24 +5,24 @@ ratio within a repeat; each run begins with no knowledge of the drafts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
-from dflash_serve.bench.drive import Run, run_all
+from dflash_serve.bench.arms import Arm
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.report import Result, middle
+from dflash_serve.bench.options import DecodeOptions, SweepOptions
+from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.simulated import EchoDrafter
-from dflash_serve.bench.textsink import TextSink
-from dflash_serve.bench.work import DecodeOptions, Work, make_work
+from dflash_serve.bench.turns import in_turns
+from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.block_policy import widths_to
 from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
+from dflash_serve.measure.figures import middle
+from dflash_serve.measure.results import Result
 
 OF_BEST, OF_PLAIN = 0.97, 0.98
 """What the engine's choice must reach of the best fixed block, and of plain decoding."""
@@ -32,45 +32,12 @@ _EASY = 4
 """Kinds that are called easy."""
 
 
-@dataclass(frozen=True, slots=True)
-class SweepOptions:
-    """What to measure. ``prompts``: requests per run and set. ``block_size`` 0: as trained."""
-
-    pair: PairChoice = field(default_factory=PairChoice)
-    prompt_file: Path | None = None
-    prompts: int = 24
-    batches: tuple[int, ...] = (1, 4, 8)
-    sets: tuple[str, ...] = SETS
-    block_size: int = 0
-    max_tokens: int = 128
-    repeats: int = 7
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.sets if name not in SETS]
-        if unknown:
-            raise BenchError(f"--sets names {unknown[0]}, but must be of {', '.join(SETS)}")
-
-
-@dataclass(slots=True)
-class _Arm:
-    """One way to choose blocks. Owner of its runner, and of what its runs gave."""
-
-    name: str
-    runner: DeviceRunner
-    config: EngineConfig
-    costs: tuple[CostPoint, ...] = ()
-    rates: list[float] = field(default_factory=list)
-    tokens_per_round: float = 1.0
-    different: int = 0
-
-
 def run_sweep(options: SweepOptions) -> Result:
     """All sets at all batch sizes."""
     pair = load_pair(options.pair)
     if pair.drafter is None:
         raise BenchError("there is no drafter to measure; give --drafter or --random-target")
-    block = options.block_size or pair.drafter.block_size
+    block = pair.drafter.block_size
     sets = _Sets(options, pair).works()
     cases = [
         _Case(pair, work, block, batch).measured(name, options.repeats)
@@ -88,7 +55,9 @@ def run_sweep(options: SweepOptions) -> Result:
         "cases": cases,
     }
     failures = failures if exact_path() else []
-    return Result("sweep", _settings(options, block), measured, (*failures, *_misses(cases)))
+    return Result(
+        "sweep", options.recorded() | {"block_size": block}, measured, (*failures, *_misses(cases))
+    )
 
 
 class _Sets:
@@ -111,7 +80,6 @@ class _Sets:
     def _work(self, prompts: int) -> Work:
         options = self._options
         decode = DecodeOptions(
-            pair=options.pair,
             prompt_file=options.prompt_file,
             prompts=prompts,
             max_tokens=options.max_tokens,
@@ -122,11 +90,14 @@ class _Sets:
     def _easy(self, mixed: Work) -> Work:
         """As many requests as ``mixed`` has, of the kinds that commit most per round."""
         assert self._pair.drafter is not None
-        runner = DeviceRunner(self._pair.target, mixed.drafter, self._pair.drafter.block_size)
-        run = _run(_Arm("", runner, _config(mixed, 4, self._pair.drafter.block_size)), mixed)
-        runner.close()
+        block = self._pair.drafter.block_size
+        with closing(DeviceRunner(self._pair.target, mixed.drafter, block)) as runner:
+            run = Arm("easy", runner, _config(mixed, 4, block), mixed.requests).once()
         grouped = figures.by_kind(run.answers, mixed.kinds)
-        taus = {kind: figures.tokens_per_round(answers) for kind, answers in grouped.items()}
+        taus = {
+            kind: figures.both_rounds(answers)["tokens_per_round"]
+            for kind, answers in grouped.items()
+        }
         easy = sorted(taus, key=lambda kind: -taus[kind])[:_EASY]
         many = self._work(len(mixed.requests) * max(1, len(taus) // _EASY + 1))
         kept = [one for one in many.requests if many.kinds[one.id] in easy]
@@ -150,22 +121,18 @@ class _Case:
         self._auto = self._arm("auto", block, adaptive=True)
 
     def measured(self, name: str, repeats: int) -> dict[str, Any]:
-        """Every arm once untimed, then in turns, the order reversed each repeat."""
+        """Every arm once untimed, then in turns."""
         arms = [self._plain, *self._fixed, self._auto]
-        reference = figures.tokens_of(_run(self._plain, self._work, self._pair))
-        for arm in arms[1:]:
-            _run(arm, self._work, self._pair)
-        for repeat in range(repeats):
-            for arm in arms[:: -1 if repeat % 2 else 1]:
-                run = _run(arm, self._work, self._pair)
-                arm.rates.append(run.decode_rate)
-                arm.tokens_per_round = figures.tokens_per_round(run.answers.values())
-                arm.different += len(figures.differing(run.answers, reference))
+        reference, *_ = [figures.tokens_of(arm.once()) for arm in arms]
+        in_turns([arm.record for arm in arms], repeats)
         for arm in arms:
             arm.runner.close()
-        return self._entry(name, arms)
+        return self._entry(name, arms, reference)
 
-    def _entry(self, name: str, arms: Sequence[_Arm]) -> dict[str, Any]:
+    def _entry(
+        self, name: str, arms: Sequence[Arm], reference: Mapping[str, Sequence[int]]
+    ) -> dict[str, Any]:
+        different = {arm.name: arm.different(reference) for arm in arms}
         best = max((self._plain, *self._fixed), key=lambda arm: _ratio(arm, self._plain))
         return {
             "set": name,
@@ -173,15 +140,15 @@ class _Case:
             "arms": [
                 {
                     "name": arm.name,
-                    "tokens_per_second": middle(arm.rates),
-                    "repeats": arm.rates,
+                    "tokens_per_second": middle(arm.step_rates),
+                    "repeats": arm.step_rates,
                     "of_plain": _ratio(arm, self._plain),
-                    "tokens_per_round": arm.tokens_per_round,
-                    "different_answers": arm.different,
+                    **figures.both_rounds(arm.answers),
+                    "different_answers": different[arm.name],
                 }
                 for arm in arms
             ],
-            "different_answers": sum(arm.different for arm in arms),
+            "different_answers": sum(different.values()),
             "round_costs": [
                 {"rows": cost.rows, "width": cost.width, "milliseconds": 1e3 * cost.seconds}
                 for cost in self._auto.costs
@@ -191,16 +158,16 @@ class _Case:
             "of_plain": _ratio(self._auto, self._plain),
         }
 
-    def _arm(self, name: str, block: int, *, drafts: bool = True, adaptive: bool = False) -> _Arm:
+    def _arm(self, name: str, block: int, *, drafts: bool = True, adaptive: bool = False) -> Arm:
         drafter = self._work.drafter if drafts else None
         runner = DeviceRunner(self._pair.target, drafter, block)
         config = _config(self._work, self._batch, block, adaptive=adaptive)
         costs = measured_costs(runner, config, runner.bytes_for) if adaptive else ()
-        return _Arm(name, runner, config, costs)
+        return Arm(name, runner, config, self._work.requests, self._pair.directory, costs)
 
 
-def _ratio(arm: _Arm, other: _Arm) -> float:
-    return middle([one / two for one, two in zip(arm.rates, other.rates, strict=True)])
+def _ratio(arm: Arm, other: Arm) -> float:
+    return middle([one / two for one, two in zip(arm.step_rates, other.step_rates, strict=True)])
 
 
 def _config(work: Work, batch: int, block: int, *, adaptive: bool = False) -> EngineConfig:
@@ -213,11 +180,6 @@ def _config(work: Work, batch: int, block: int, *, adaptive: bool = False) -> En
     )
 
 
-def _run(arm: _Arm, work: Work, pair: Pair | None = None) -> Run:
-    sink = None if pair is None else TextSink.load(pair.directory)
-    return run_all(arm.runner, arm.config, work.requests, sink, arm.costs)
-
-
 def _misses(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for case in cases:
         name = f"{case['set']} prompts, batch {case['batch']}"
@@ -225,18 +187,3 @@ def _misses(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{name}: auto is {case['of_best']:.3f} of {case['best']}"
         if case["of_plain"] < OF_PLAIN:
             yield f"{name}: auto is {case['of_plain']:.3f} of plain decoding"
-
-
-def _settings(options: SweepOptions, block: int) -> dict[str, Any]:
-    return {
-        "target": options.pair.random_target or options.pair.target or "demo",
-        "drafter": options.pair.drafter,
-        "prompts": str(options.prompt_file) if options.prompt_file else "default",
-        "requests": options.prompts,
-        "batches": list(options.batches),
-        "sets": list(options.sets),
-        "block_size": block,
-        "max_tokens": options.max_tokens,
-        "repeats": options.repeats,
-        "seed": options.seed,
-    }

@@ -1,26 +1,26 @@
 """What `dflash-bench decode` measures with: its options, its requests, and simulated drafts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from dflash_serve.adapters.base import DraftAdapter
-from dflash_serve.bench.baseline import VARIANTS
-from dflash_serve.bench.drive import run_all
-from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.pair import Pair, PairChoice
+from dflash_serve.bench.options import DecodeOptions
+from dflash_serve.bench.pair import Pair
 from dflash_serve.bench.simulated import (
     SimulatedDrafter,
     expected_tokens,
     seeded_hits,
     solve_probability,
 )
-from dflash_serve.bench.workloads import Prompt, encode, pick, read_chats, synthetic
+from dflash_serve.bench.workloads import Prompt, encode, pick, synthetic
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.measure.driver import run_all
+from dflash_serve.measure.prompts import read_chats
 
 _SEGMENTS = 4
 """Different stretches of one greedy sequence that a simulated run's requests continue."""
@@ -35,52 +35,6 @@ class PromptOptions(Protocol):
     def prompt_length(self) -> int: ...
     @property
     def seed(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeOptions:
-    """What to measure. ``prompts`` 0 picks a number; ``acceptance`` or ``tau`` simulates drafts.
-
-    block_sizes: empty takes the drafter's own. baselines: names of `baseline.VARIANTS`. trees:
-    nodes of trees to measure beside chains. second_drafter: as `EngineOptions`, for more of them.
-    """
-
-    pair: PairChoice = field(default_factory=PairChoice)
-    prompt_file: Path | None = None
-    prompts: int = 0
-    prompt_length: int = 64
-    batches: tuple[int, ...] = (1, 3, 8)
-    block_sizes: tuple[int, ...] = ()
-    max_tokens: int = 128
-    repeats: int = 3
-    temperature: float = 0.0
-    seed: int = 0
-    baselines: tuple[str, ...] = ()
-    acceptance: float | None = None
-    tau: float | None = None
-    trees: tuple[int, ...] = ()
-    second_drafter: str = "none"
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.baselines if name not in VARIANTS]
-        if unknown:
-            raise BenchError(f"--baseline is {unknown[0]}, but must be {' or '.join(VARIANTS)}")
-        if self.acceptance is not None and not 0.0 <= self.acceptance <= 1.0:
-            raise BenchError(f"--simulate-acceptance is {self.acceptance:g}, but must be 0 to 1")
-        if self.acceptance is not None and self.tau is not None:
-            raise BenchError("--simulate-acceptance and --tau exclude each other")
-        if self.simulated and self.temperature > 0:
-            raise BenchError("simulated acceptance follows the greedy answer: --temperature is 0")
-        if self.simulated and self.trees:
-            raise BenchError("simulated acceptance is of chains: it excludes --tree")
-        if self.second_drafter != "none" and not self.trees:
-            raise BenchError("--second-drafter drafts trees: give --tree too")
-        if self.simulated and len(self.block_sizes) != 1:
-            raise BenchError("simulated acceptance needs exactly one --block-size")
-
-    @property
-    def simulated(self) -> bool:
-        return self.acceptance is not None or self.tau is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +89,7 @@ def _has_demo_prompts(pair: Pair) -> bool:
 def _simulated_work(options: DecodeOptions, pair: Pair) -> Work:
     """Requests that continue one greedy sequence at different places, and its simulated drafter."""
     assert pair.drafter is not None
-    block = options.block_sizes[0]
+    block = options.blocks[0]
     probability = options.acceptance
     if probability is None:
         probability = solve_probability(options.tau or 1.0, block)

@@ -1,29 +1,18 @@
-"""Prompts to measure with: the demo's held-out ones, a JSONL file, or random token ids.
+"""Prompts to measure with: the demo's held-out ones, those of a file, or random token ids.
 
-A prompt file has one object per line: ``messages`` (or ``prompt``, a user's text) and, optionally,
-``kind``. Orders and samples depend on the seed alone.
+Orders and samples depend on the seed alone.
 """
 
-import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.compose.cards import stop_tokens
+from dflash_serve.measure.shapes import Chat
 from dflash_serve.text.tokenizer import ChatTokenizer
-
-Messages = tuple[Mapping[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """One prompt as messages."""
-
-    kind: str
-    messages: Messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +40,6 @@ GENERIC = tuple(
 """For a server of which nothing is known, where no prompt file is given."""
 
 
-def read_chats(path: Path) -> list[Chat]:
-    """All prompts of a JSONL file.
-
-    Raises:
-        BenchError: naming the first line that cannot be used.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read prompts from {path}: {error}") from error
-    chats = [_chat(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not chats:
-        raise BenchError(f"{path} holds no prompts")
-    return chats
-
-
 def pick(chats: Sequence[Chat], count: int, seed: int) -> list[Chat]:
     """``count`` prompts, the same number of each kind as far as it goes, in shuffled order."""
     shuffle = random.Random(seed).shuffle
@@ -84,7 +57,7 @@ def pick(chats: Sequence[Chat], count: int, seed: int) -> list[Chat]:
 
 
 def encode(chats: Sequence[Chat], directory: Path) -> list[Prompt]:
-    """Prompts by the target's own chat template; they end at the target's own stop tokens."""
+    """Prompts by the target's own chat template; they end where a server's answers do."""
     try:
         tokenizer = ChatTokenizer.load(directory)
     except ValueError as error:
@@ -104,28 +77,3 @@ def synthetic(count: int, length: int, vocab: int, seed: int) -> list[Prompt]:
         )
         for _ in range(count)
     ]
-
-
-def stop_tokens(directory: Path) -> frozenset[int]:
-    """``eos_token_id`` of generation_config.json, else of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if not path.exists():
-            continue
-        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        if value is not None:
-            return frozenset(value if isinstance(value, list) else [value])
-    return frozenset()
-
-
-def _chat(path: Path, number: int, line: str) -> Chat:
-    try:
-        entry: Any = json.loads(line)
-    except ValueError as error:
-        raise BenchError(f"{path}:{number} is not JSON") from error
-    messages = entry.get("messages") if isinstance(entry, dict) else None
-    if messages is None and isinstance(entry, dict) and isinstance(entry.get("prompt"), str):
-        messages = [{"role": "user", "content": entry["prompt"]}]
-    if not isinstance(messages, list) or not messages:
-        raise BenchError(f"{path}:{number} has neither messages nor prompt")
-    return Chat(str(entry.get("kind", "all")), tuple(messages))

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import (
     fingerprint,
     read_config,
     read_generation_config,
     stop_token_ids,
 )
+from dflash_serve.adapters.dflash_config import DFlashConfig
 from dflash_serve.adapters.loading import read_drafter_config
 from dflash_serve.adapters.target_config import text_config
 from dflash_serve.compose.directories import DEMO_NAME
@@ -67,12 +69,20 @@ def model_card(options: EngineOptions, target: Path, name: str | None = None) ->
         max_context=options.max_context or own_context,
         vocab_size=vocab_size,
         sampling=_default_sampling(read_generation_config(target)),
-        # an id that the model has no logit for never comes
-        stop_tokens=frozenset(
-            token for token in stop_token_ids(target) if token < vocab_size or not vocab_size
-        ),
+        stop_tokens=stop_tokens(target),
         fingerprint=fingerprint(target),
     )
+
+
+def stop_tokens(target: Path) -> frozenset[int]:
+    """The tokens that end an answer of the target in a directory, wherever it is run.
+
+    Raises:
+        AdapterError: the directory holds no checkpoint.
+    """
+    # an id that the model has no logit for never comes
+    vocab_size = int(text_config(read_config(target)).get("vocab_size", 0))
+    return frozenset(one for one in stop_token_ids(target) if one < vocab_size or not vocab_size)
 
 
 def drafter_card(options: EngineOptions, drafter: Path | None) -> DrafterCard:
@@ -92,17 +102,33 @@ def block_size(options: EngineOptions, drafter: Path | None) -> int:
     """Tokens verified per row and round: 1 without a drafter, else as asked or as it advises.
 
     Raises:
+        AdapterError: it is no drafter that can draft by itself.
         OptionsError: it is more than the drafter was trained with.
     """
     if drafter is None:
         return 1
-    config = read_drafter_config(drafter)
+    config = first_config(drafter)
     if options.block_size > config.block_size:
         raise OptionsError(
             f"--block-size is {options.block_size}, but the drafter was trained "
             f"with {config.block_size}"
         )
     return options.block_size or config.runtime_block_size
+
+
+def first_config(drafter: Path) -> DFlashConfig:
+    """The config of a drafter that is to draft by itself.
+
+    Raises:
+        AdapterError: it cannot be served, or is a VP-drafter.
+    """
+    config = read_drafter_config(drafter)
+    if config.prefix_weight_base:
+        raise AdapterError(
+            f"drafter {drafter} is a VP-drafter, which only goes on behind another's drafts "
+            "(dflash-serve --second-drafter)"
+        )
+    return config
 
 
 def _default_sampling(generation: dict[str, Any]) -> SamplingParams:

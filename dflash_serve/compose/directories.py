@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.adapters.checkpoint import resolve
+from dflash_serve.adapters.checkpoint import CONFIG, resolve
 from dflash_serve.adapters.loading import check_files
 from dflash_serve.adapters.pairs import find_pair
 from dflash_serve.compose.options import EngineOptions, OptionsError
@@ -35,8 +35,10 @@ def checked_checkpoints(options: EngineOptions) -> tuple[Path, Path | None]:
     return target, drafter
 
 
-def target_directory(name: str | None) -> Path:
+def target_directory(name: str | None, *, config_only: bool = False) -> Path:
     """A directory, a hub id or the short name of a published pair; None is the demo target.
+
+    Of a hub id ``config_only`` gets nothing but config.json.
 
     Raises:
         AdapterError: the name leads nowhere.
@@ -44,9 +46,9 @@ def target_directory(name: str | None) -> Path:
     if name is None:
         return DEMO / "target"
     pair = find_pair(name)
-    if pair is not None and "/" not in name and not Path(name).exists():
-        return resolve(pair.target)
-    return resolve(name)
+    short = pair is not None and "/" not in name and not Path(name).exists()
+    wanted = pair.target if pair is not None and short else name
+    return resolve(wanted, (CONFIG,)) if config_only else resolve(wanted)
 
 
 def drafter_directory(options: EngineOptions) -> Path | None:

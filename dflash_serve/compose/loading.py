@@ -11,7 +11,7 @@ from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.compose.cards import block_size
+from dflash_serve.compose.cards import block_size, first_config
 from dflash_serve.compose.cost_file import cost_file
 from dflash_serve.compose.drafter_test import DrafterBits, check_quantised
 from dflash_serve.compose.options import EngineOptions, OptionsError
@@ -33,11 +33,13 @@ def load_pair(
     """Both halves, held against each other; no drafter without a path.
 
     Raises:
-        AdapterError: a checkpoint is damaged, or they do not fit.
+        AdapterError: a checkpoint is damaged, they do not fit, or it is a VP-drafter.
         OptionsError: the environment asks for kernels that do not exist.
     """
     _check_kernels()
     wanted = CpuWeights(cpu_weights)
+    if drafter_path is not None:
+        first_config(drafter_path)
     target = load_target(target_path, wanted)
     return target, None if drafter_path is None else load_drafter(drafter_path, target, wanted)
 

@@ -84,13 +84,12 @@ def second_directory(options: EngineOptions, block: int) -> Path | None:
 
 def _check_second(path: Path, block: int) -> None:
     """Refuse what cannot fill blocks that stand side by side."""
-    mode = (read_config(path).get("dflash_config") or {}).get("training_mode")
-    if mode != "vp_drafter":
-        raise AdapterError(
-            f"second drafter {path}: training_mode is {mode!r}, but only a VP-drafter "
-            "('vp_drafter') can go on from a visible prefix"
-        )
     config = read_drafter_config(path)
+    if not config.prefix_weight_base:
+        raise AdapterError(
+            f"second drafter {path}: its training_mode is not vp_drafter, but only a VP-drafter "
+            "can go on from a visible prefix"
+        )
     if config.block_size < block:
         raise OptionsError(
             f"--block-size is {block}, but the second drafter was trained with {config.block_size}"

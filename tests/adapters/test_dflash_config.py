@@ -281,6 +281,10 @@ PLACES: list[tuple[dict[str, Any], str, Any]] = [
         "layer_windows",
         (512,) * 5,
     ),
+    (inner(training_mode="vp_drafter", prefix_weight_base=0.8), "prefix_weight_base", 0.8),
+    ({"training_mode": "vp_drafter"}, "prefix_weight_base", 0.9),
+    (inner(loss_type="vp_drafter", prefix_weight_base=None), "prefix_weight_base", 0.9),
+    (inner(loss_type="dpace", training_mode="dflash"), "prefix_weight_base", 0.0),
 ]
 
 
@@ -429,6 +433,9 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"layer_types": [SLIDING] * 5, "sliding_window": 2.5}, ("sliding_window", "2.5")),
     ({"is_causal": "no"}, ("is_causal", "'no'")),
     (inner(causal=0), ("causal", "0")),
+    ({"training_mode": "eagle"}, ("training_mode", "'eagle'", "dflash, vp_drafter")),
+    (inner(loss_type="vp_drafter", training_mode="dflash"), ("'dflash'", "'vp_drafter'")),
+    (inner(training_mode="vp_drafter", prefix_weight_base=0), ("prefix_weight_base", "0")),
 ]
 
 

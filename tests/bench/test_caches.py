@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import mlx.core as mx
 import pytest
+from pydantic import ValidationError
 
 from dflash_serve.adapters.cache_spec import AttentionSpec, StateArray, StateSpec
 from dflash_serve.bench import caches_report
-from dflash_serve.bench.caches import CachesOptions, run_caches
-from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.caches import run_caches
+from dflash_serve.bench.options import CachesOptions
 from dflash_serve.bench.schedules import World, load_world, row_needs, run_schedules
 from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
@@ -19,7 +20,7 @@ WORLDS = ("qwen3-wide", "mistral-wide", "qwen3_5-wide")
 
 def test_every_figure_is_measured() -> None:
     options = CachesOptions(
-        target="qwen3-tiny",
+        random_target="qwen3-tiny",
         long=300,
         short=20,
         rows=3,
@@ -97,5 +98,5 @@ def test_a_row_needs_its_tokens_and_a_block_and_each_state_once() -> None:
 
 
 def test_one_row_has_nobody_beside_it() -> None:
-    with pytest.raises(BenchError, match="--rows is 1"):
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
         CachesOptions(rows=1)

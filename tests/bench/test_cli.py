@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from dflash_serve.bench import cli, doctor
 from tests.bench.conftest import VOCAB, Stored
@@ -35,21 +36,29 @@ def test_help_imports_no_mlx(module: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+@pytest.mark.parametrize("command", [one.name for one in cli.app.registered_commands])
+def test_every_command_says_what_it_takes(command: str) -> None:
+    shown = CliRunner().invoke(cli.app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "--help" in shown.output
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["decode", "--nonsense"], "No such option"),
-        (["decode", "--batch", "1,x"], "--batch is '1,x'"),
-        (["decode", "--batch", "0"], "--batch is '0'"),
-        (["decode", "--block-size", "1"], "--block-size is '1'"),
+        (["decode", "--batch", "1,x"], "--batch is 1,x, but must be numbers from 1"),
+        (["decode", "--batch", "0"], "--batch is 0, but"),
+        (["decode", "--block-size", "1"], "--block-size is 1, but"),
         (["decode", "--target", "/no/such/place"], "no directory /no/such/place"),
         (["decode", "--random-target", "qwen9"], "--random-target qwen9"),
         (["decode", "--random-target", "qwen3-tiny", "--target", "x"], "excludes"),
         (["exact", "--prompts", "0"], "--prompts"),
+        (["training-step", "--only", "huge"], "--only names 'huge', but must be of demo,"),
         (["serve"], "--base-url"),
         (["stops", "--shortest", "3", "--longest", "2"], "--longest is 2.0"),
         (["http", "--target", "/no/such/place"], "no directory /no/such/place"),
-        (["serve", "--base-url", "http://x/v1", "--clients", "two"], "--clients is 'two'"),
+        (["serve", "--base-url", "http://x/v1", "--clients", "two"], "--clients is two"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -72,7 +81,7 @@ def test_a_bad_prompt_file(
     argv = ["decode", "--target", str(stored.target), "--drafter", str(stored.drafter)]
     code, _, err = run(cli.main, [*argv, "--prompt-file", str(prompts)], monkeypatch, capsys)
     assert code == 2
-    assert "p.jsonl:2" in err
+    assert "p.jsonl, line 2" in err
 
 
 def test_a_result_is_written_and_shown(

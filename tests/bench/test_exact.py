@@ -3,14 +3,14 @@
 import pytest
 
 from dflash_serve.bench import exact_report
-from dflash_serve.bench.exact import ExactOptions, run_exact
-from dflash_serve.bench.pair import PairChoice
+from dflash_serve.bench.exact import run_exact
+from dflash_serve.bench.options import ExactOptions
 
 
 @pytest.mark.parametrize("name", ["qwen3-tiny", "mistral-tiny", "qwen3_5-tiny"])
 def test_a_tiny_pair_is_exact(name: str) -> None:
     options = ExactOptions(
-        pair=PairChoice(random_target=name),
+        random_target=name,
         prompts=10,
         prompt_length=12,
         batches=(1, 3),

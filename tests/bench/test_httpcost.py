@@ -1,7 +1,8 @@
 """`dflash-bench http` on the shipped pair, made short: no figure asserted."""
 
 from dflash_serve.bench import httpcost_report
-from dflash_serve.bench.httpcost import HttpOptions, run_http
+from dflash_serve.bench.httpcost import run_http
+from dflash_serve.bench.options import HttpOptions
 
 
 def test_the_cost_of_http_is_measured_on_both_sides_of_the_socket() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.matmul import MatmulOptions, Product, run_matmul
+from dflash_serve.bench.matmul import Product, run_matmul
 from dflash_serve.bench.matmul_report import plot, tables
-from dflash_serve.bench.report import Result
+from dflash_serve.bench.options import MatmulOptions
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is compared elsewhere")
 
@@ -16,8 +16,9 @@ PRODUCTS = (Product("xw", 3, 40, 50), Product("pv", 40, 17, 33), Product("atb", 
 
 
 def test_every_form_gets_speeds_of_both_libraries_and_their_ratios() -> None:
-    options = MatmulOptions(turns=1, threads=(1, 2), products=PRODUCTS)
-    measured = run_matmul(options)
+    options = MatmulOptions(turns=1, threads=(1, 2))
+    result = run_matmul(options, PRODUCTS)
+    measured = result.measured
     assert [(row["form"], row["m"], row["n"], row["k"]) for row in measured["products"]] == [
         (product.form, product.m, product.n, product.k) for product in PRODUCTS
     ]
@@ -29,7 +30,6 @@ def test_every_form_gets_speeds_of_both_libraries_and_their_ratios() -> None:
             ratio = cell["ours"]["best"] / cell["openblas"]["best"]
             assert cell["ratio"]["best"] == pytest.approx(ratio, abs=1e-3)
         assert row["ours_2_to_1"] > 0
-    result = Result("matmul", {}, measured)
     assert tables(result)[0].row_count == 2 * len(PRODUCTS)
     assert len(plot(result).axes) == 2
 
@@ -38,4 +38,4 @@ def test_a_wrong_product_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     right = np.matmul
     monkeypatch.setattr(np, "matmul", lambda a, b, out: right(a, -b, out=out))
     with pytest.raises(BenchError, match="differs from OpenBLAS"):
-        run_matmul(MatmulOptions(turns=1, threads=(1,), products=PRODUCTS[:1]))
+        run_matmul(MatmulOptions(turns=1, threads=(1,)), PRODUCTS[:1])

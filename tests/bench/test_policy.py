@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from dflash_serve.bench import policy_report
-from dflash_serve.bench.drive import run_all
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.options import PolicyOptions, RecordOptions
 from dflash_serve.bench.pair import PairChoice, load_pair
-from dflash_serve.bench.policy import OF_BEST, OF_PLAIN, PolicyOptions, run_policy
+from dflash_serve.bench.policy import OF_BEST, OF_PLAIN, run_policy
 from dflash_serve.bench.policy_machines import Machine, interpolated, machines
 from dflash_serve.bench.policy_record import (
     RECORDINGS,
-    RecordOptions,
     read_recording,
     record,
     run_record,
@@ -27,6 +26,7 @@ from dflash_serve.bench.workloads import synthetic
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest
+from dflash_serve.measure.driver import run_all
 from tests.bench.conftest import Stored
 
 # four plain rounds: drafts right from the first token on, wrong after the third
@@ -95,13 +95,22 @@ def test_recorded_traces_replay_the_rounds_of_the_engine(stored: Stored) -> None
         run = run_all(runner, EngineConfig(block_size=block), requests)
         runner.close()
         for number, trace in enumerate(traces):
-            assert rounds_of(trace, block) == run.answers[str(number)].rounds
+            assert rounds_of(trace, block) == run.answers[str(number)].committed
 
 
 def test_a_recording_holds_traces_and_costs(stored: Stored, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "pair.json"
-    pair = PairChoice(str(stored.target), str(stored.drafter))
-    run_record(path, RecordOptions(pair, stored.prompts, prompts=2, max_tokens=6, rows=(1, 2)))
+    run_record(
+        RecordOptions(
+            path=path,
+            target=str(stored.target),
+            drafter=str(stored.drafter),
+            prompt_file=stored.prompts,
+            prompts=2,
+            max_tokens=6,
+            rows=(1, 2),
+        )
+    )
     recording = read_recording(path)
     assert recording.workload.name == "pair"
     assert recording.machine.round(3, 4) > 0

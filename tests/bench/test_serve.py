@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
 
 from dflash_serve.bench import serve_report
-from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import Endpoint, LoadRun, run_load
-from dflash_serve.bench.serve import ServeOptions, figures, run_serve
+from dflash_serve.bench.options import ServeOptions
+from dflash_serve.bench.serve import figures, run_serve
 from dflash_serve.bench.workloads import GENERIC
+from dflash_serve.measure.errors import DataError
 from tests.fakes import serving
 
 
@@ -82,8 +84,8 @@ def test_usage_and_drafting_figures(server: tuple[str, list[dict[str, Any]]]) ->
     found = figures([load(server[0], meta_info=True)])
     assert found["completion_tokens"] == 35
     assert found["tokens_counted_by"] == "usage"
-    assert found["spec_accept_length"] == 3.5
-    assert found["spec_verify_passes"] == 10
+    assert found["tokens_per_round"] == found["tokens_per_round_pooled"] == 3.5
+    assert found["verify_passes"] == 10
 
 
 def test_without_usage_chunks_are_counted(server: tuple[str, list[dict[str, Any]]]) -> None:
@@ -101,7 +103,7 @@ def test_errors_are_counted_and_shown(server: tuple[str, list[dict[str, Any]]]) 
 
 def test_a_server_that_is_not_there() -> None:
     options = ServeOptions(base_url="http://127.0.0.1:9/v1", clients=(1,))
-    with pytest.raises(BenchError, match="gives no model"):
+    with pytest.raises(DataError, match="cannot be reached"):
         run_serve(options)
 
 
@@ -110,10 +112,10 @@ def test_a_server_that_is_not_there() -> None:
     [
         ({}, "give --base-url, or --spawn"),
         ({"base_url": "http://x/v1", "spawn": ("dflash",)}, "give --base-url, or --spawn"),
-        ({"spawn": ("vllm",)}, "--spawn is vllm"),
+        ({"spawn": ("vllm",)}, "should be 'dflash'"),
         ({"base_url": "localhost"}, "must start with http"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(BenchError, match=message):
+    with pytest.raises(ValidationError, match=message):
         ServeOptions(**options)

@@ -3,8 +3,9 @@
 import pytest
 
 from dflash_serve.bench import stalls_report
+from dflash_serve.bench.options import StallsOptions
 from dflash_serve.bench.stallclient import Window, bodies, longest_gap
-from dflash_serve.bench.stalls import StallsOptions, run_stalls
+from dflash_serve.bench.stalls import run_stalls
 from tests.bench.conftest import Stored
 
 

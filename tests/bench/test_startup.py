@@ -1,11 +1,12 @@
 """`dflash-bench start` on the shipped pair: real processes, no figure asserted."""
 
 from dflash_serve.bench import startup_report
+from dflash_serve.bench.options import StartOptions
 from dflash_serve.bench.startup import run_startup
 
 
 def test_a_fresh_server_gives_its_first_token_after_it_is_healthy() -> None:
-    result = run_startup(None, "auto", repeats=1)
+    result = run_startup(StartOptions(repeats=1))
     ready = result.measured["ready_seconds"]["repeats"]
     first = result.measured["first_token_seconds"]["repeats"]
     assert len(ready) == len(first) == 1

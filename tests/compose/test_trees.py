@@ -9,7 +9,8 @@ import pytest
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.loading import load_target
-from dflash_serve.compose.loading import load
+from dflash_serve.compose.cards import drafter_card
+from dflash_serve.compose.loading import load, load_pair
 from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.compose.trees import check_trees, load_second, second_directory, tree_kinds
 from dflash_serve.engine.commands import Loaded
@@ -68,6 +69,22 @@ def test_a_second_drafter_is_loaded_and_counted(target: Path, drafter: Path, sec
         assert both.runner.bytes_for(256) > one
 
 
+def test_a_vp_drafter_may_be_said_as_specforge_says_it(target: Path, tmp_path: Path) -> None:
+    said = {"dflash_config": DRAFTER["dflash_config"] | {"loss_type": "vp_drafter"}}
+    path = write_drafter(tmp_path / "theirs", **said)
+    assert second_directory(EngineOptions(target=str(target), second_drafter=str(path)), 4) == path
+
+
+def test_a_vp_drafter_is_refused_as_the_first(target: Path, second: Path) -> None:
+    """It was trained to go on behind drafts that another one makes."""
+    for refuse in (
+        lambda: drafter_card(EngineOptions(), second),
+        lambda: load_pair(target, second),
+    ):
+        with pytest.raises(AdapterError, match=r"is a VP-drafter.*--second-drafter"):
+            refuse()
+
+
 def test_the_demo_has_one(target: Path) -> None:
     found = second_directory(EngineOptions(second_drafter="auto"), 8)
     assert found is not None
@@ -80,7 +97,7 @@ def test_the_demo_has_one(target: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({}, "training_mode is None"),
+        ({}, "training_mode is not vp_drafter"),
         (VP | {"block_size": 3}, "--block-size is 4, but the second drafter was trained with 3"),
         (
             DFLASH2 | {"dflash_config": DFLASH2["dflash_config"] | {"training_mode": "vp_drafter"}},

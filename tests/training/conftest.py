@@ -10,8 +10,8 @@ import pytest
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_target
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.initialise import DrafterShape, drafter_config, new_drafter
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config, new_drafter
 
 TARGET_CONFIG: dict[str, Any] = {
     "model_type": "qwen3",

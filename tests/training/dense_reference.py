@@ -4,7 +4,7 @@ Plain float64 operations on the checkpoint's tensors by name. Knows no code of t
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -35,13 +35,32 @@ class Drawn:
     visible: int = 1
 
 
+def prefixes(smooth: list[float]) -> list[float]:
+    """C_k: the chance that slots 1 to k are all right."""
+    return [math.prod(smooth[: k + 1]) for k in range(len(smooth))]
+
+
+def expected(smooth: list[float]) -> list[float]:
+    """D-PACE's weights: C_k + ... + C_n."""
+    return [sum(prefixes(smooth)[k:]) for k in range(len(smooth))]
+
+
+def continuations(smooth: list[float]) -> list[float]:
+    """How many slots from k on are expected to be right if those up to k are."""
+    return [1.0 + sum(prefixes(smooth[k + 1 :])) for k in range(len(smooth))]
+
+
 @dataclass(frozen=True)
 class Goal:
-    """Weights exp(-(k - visible) / gamma) or D-PACE's; soft: the share of KL(target || drafter)."""
+    """Weights exp(-(k - visible) / gamma), or D-PACE's of its form ``paced``, with alpha ``pace``.
+
+    soft: the share of KL(target || drafter).
+    """
 
     gamma: float = 4.0
     soft: float = 0.0
     pace: float | None = None
+    paced: Callable[[list[float]], list[float]] = expected
     selector: float = 0.0
 
 
@@ -246,9 +265,7 @@ def _slot_weights(
     chance = [
         math.exp(-_cross_entropy(logits[k], clean.tokens[drawn.anchor + k]).item()) for k in counted
     ]
-    smooth = [(1 - goal.pace) * p + goal.pace for p in chance]
-    prefix = [math.prod(smooth[: i + 1]) for i in range(len(smooth))]
-    return [sum(prefix[i:]) for i in range(len(prefix))]
+    return goal.paced([(1 - goal.pace) * p + goal.pace for p in chance])
 
 
 def _cross_entropy(logits: mx.array, label: int) -> mx.array:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from typer.testing import CliRunner, Result
 
+from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import fingerprint
-from dflash_serve.training.report import read_log
+from dflash_serve.training.run.report import read_log
 from tests.tiny import TARGET, write_target
 
 COMMAND = [sys.executable, "-c", "from dflash_serve.training.cli import main; main()"]
@@ -31,7 +31,10 @@ class World:
         return World(root)
 
     def arguments(self, out: str, **options: Any) -> list[str]:
-        """`run` with small sizes; a keyword replaces or adds an option, True is a flag."""
+        """`run` with small sizes; a keyword replaces, adds or (None) drops an option.
+
+        True is a flag.
+        """
         given = {
             "target": self.root / "target",
             "data": self.root / "answers.jsonl",
@@ -47,6 +50,8 @@ class World:
         } | options
         words = ["run"]
         for name, value in given.items():
+            if value is None:
+                continue
             flag = "--" + name.replace("_", "-")
             words += [flag] if value is True else [flag, str(value)]
         return words

@@ -9,11 +9,12 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import block_rows, context_keys_values
-from dflash_serve.training.blocks import BlockRecipe, Blocks, Example, make_blocks
-from dflash_serve.training.features import pad_tokens, target_taps
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.step import StepBatch, TrainStep
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import pad_tokens, target_features
+from dflash_serve.training.step.attention import block_rows, context_keys_values
+from dflash_serve.training.step.blocks import BlockRecipe, Blocks, make_blocks
+from dflash_serve.training.step.objective import Objective
+from dflash_serve.training.step.train_step import StepBatch, TrainStep
 
 MakeDrafter = Callable[..., DFlashDrafter]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -51,7 +52,9 @@ def test_each_block_equals_itself_alone(
 ) -> None:
     drafter = make_drafter(**VARIANTS[variant])
     blocks = blocks_of(examples, drafter)
-    taps = target_taps(target, mx.array(pad_tokens(examples, 32)), drafter.target_layer_ids)
+    taps = target_features(
+        target, mx.array(pad_tokens(examples, 32)), drafter.target_layer_ids
+    ).taps
     logits = logits_at(drafter, taps, blocks)
     for s, n in np.argwhere(blocks.keep):
         alone = dense_block_logits(
@@ -70,8 +73,8 @@ def test_nothing_at_or_after_the_anchor_leaks_into_its_block(
     tokens = example.tokens.copy()
     tokens[anchor + 1 :] = 7
     layers = drafter.target_layer_ids
-    clean = target_taps(target, mx.array(example.tokens)[None], layers)
-    other = target_taps(target, mx.array(tokens)[None], layers)
+    clean = target_features(target, mx.array(example.tokens)[None], layers).taps
+    other = target_features(target, mx.array(tokens)[None], layers).taps
     other[:, anchor] = 100.0
     token = [[int(example.tokens[anchor])]]
 
@@ -87,7 +90,9 @@ def test_blocks_do_not_see_each_other(
     make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
 ) -> None:
     drafter = make_drafter()
-    taps = target_taps(target, mx.array(examples[0].tokens)[None], drafter.target_layer_ids)
+    taps = target_features(
+        target, mx.array(examples[0].tokens)[None], drafter.target_layer_ids
+    ).taps
 
     def outputs(second: int) -> np.ndarray:
         return np.array(rows_at(drafter, taps, [[12, second, 20]], [[3, second, 4]]))
@@ -103,7 +108,7 @@ def test_a_later_slot_reaches_an_earlier_one_only_without_causality(
 ) -> None:
     """A longer block has more mask rows; slot 1 notices them exactly if it is bidirectional."""
     drafter = make_drafter(**VARIANTS[variant])
-    taps = target_taps(target, mx.arange(20)[None], drafter.target_layer_ids)
+    taps = target_features(target, mx.arange(20)[None], drafter.target_layer_ids).taps
     context = context_keys_values(drafter, taps)
 
     def slot_1(width: int) -> np.ndarray:
@@ -120,7 +125,7 @@ def test_a_filled_up_block_has_finite_outputs_and_no_gradient(
     drafter = make_drafter()
     example = Example(np.arange(8, dtype=np.int32), np.zeros(8, dtype=bool))
     blocks = blocks_of([example], drafter)
-    taps = target_taps(target, mx.array(example.tokens)[None], drafter.target_layer_ids)
+    taps = target_features(target, mx.array(example.tokens)[None], drafter.target_layer_ids).taps
     assert np.isfinite(logits_at(drafter, taps, blocks)).all()
     step = TrainStep(drafter, Objective(), optimizers.SGD(0.1))
     arrays = (blocks.anchors, blocks.labels, blocks.weights, blocks.visible)

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dflash_serve.training.blocks import (
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.step.blocks import (
     BlockRecipe,
-    Example,
     blocks_at,
     draw_anchors,
     draw_visible,

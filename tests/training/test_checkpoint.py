@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 
 
 def checkpoint(step: int, size: int = 4) -> Checkpoint:

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 from typer.testing import CliRunner
 
 from dflash_serve.adapters.checkpoint import read_config, read_weights
@@ -16,7 +17,14 @@ from dflash_serve.adapters.loading import load_drafter, load_target, read_drafte
 from dflash_serve.training.cli import app
 from tests.adapters.test_foreign import SPECULATORS
 from tests.adapters.test_heads import HEADS, write_head
-from tests.tiny import DRAFTER, TARGET, write_checkpoint, write_drafter, write_target
+from tests.tiny import (
+    DRAFTER,
+    TARGET,
+    reconfigure,
+    write_checkpoint,
+    write_drafter,
+    write_target,
+)
 
 Weights = dict[str, mx.array]
 
@@ -59,13 +67,14 @@ def refused(source: Path, target: Path, out: Path, *options: object) -> str:
     return result.output
 
 
-def torchspec_names(weights: Weights) -> Weights:
+def torchspec_names(weights: Weights, target: Path) -> Weights:
     theirs = {"fc.": "context_proj.", "hidden_norm.": "context_norm.", "norm.": "final_norm."}
     renamed = {}
     for name, value in weights.items():
         old = next((old for old in theirs if name.startswith(old)), "")
         renamed[f"draft_model.{theirs.get(old, '')}{name.removeprefix(old)}"] = value
-    return renamed | {"draft_model.embed_tokens.weight": mx.zeros((96, 64))}
+    table = read_weights(target)["model.embed_tokens.weight"]
+    return renamed | {"draft_model.embed_tokens.weight": table}
 
 
 def same(directory: Path, weights: Weights) -> None:
@@ -77,7 +86,7 @@ def same(directory: Path, weights: Weights) -> None:
 def test_torchspec_names_and_counts_are_translated(
     target: Path, weights: Weights, tmp_path: Path
 ) -> None:
-    source = write_checkpoint(tmp_path / "theirs", TORCHSPEC, torchspec_names(weights))
+    source = write_checkpoint(tmp_path / "theirs", TORCHSPEC, torchspec_names(weights, target))
     output = run(source, target, tmp_path / "ours")
     assert "torchspec" in output
     assert "draft_model.embed_tokens.weight" in output
@@ -97,7 +106,9 @@ def test_torchspec_without_layer_ids_has_the_published_spread(
     config = {key: value for key, value in TORCHSPEC.items() if key != "target_layer_ids"}
     deep = write_target(tmp_path / "deep", num_hidden_layers=12)
     source = write_checkpoint(
-        tmp_path / "theirs", config | {"target_num_hidden_layers": 12}, torchspec_names(weights)
+        tmp_path / "theirs",
+        config | {"target_num_hidden_layers": 12},
+        torchspec_names(weights, deep),
     )
     run(source, deep, tmp_path / "ours")
     assert read_drafter_config(tmp_path / "ours").target_layer_ids == (1, 5, 9)
@@ -107,7 +118,9 @@ def test_torchspecs_old_default_layers_are_refused_until_named(
     target: Path, weights: Weights, tmp_path: Path
 ) -> None:
     source = write_checkpoint(
-        tmp_path / "theirs", TORCHSPEC | {"target_layer_ids": [0, 1, 3]}, torchspec_names(weights)
+        tmp_path / "theirs",
+        TORCHSPEC | {"target_layer_ids": [0, 1, 3]},
+        torchspec_names(weights, target),
     )
     line = refused(source, target, tmp_path / "ours")
     assert "[0, 1, 3]" in line
@@ -116,23 +129,84 @@ def test_torchspecs_old_default_layers_are_refused_until_named(
     assert read_drafter_config(tmp_path / "ours").target_layer_ids == (0, 1, 2)
 
 
-def test_a_specforge_vp_drafter_keeps_how_it_was_trained(
-    target: Path, weights: Weights, tmp_path: Path
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ({}, {"loss_type": "vp_drafter", "prefix_weight_base": None}),
+        ({"training_mode": "vp_drafter"}, {}),
+        ({}, {"training_mode": "vp_drafter", "prefix_weight_base": 0.9}),
+    ],
+)
+def test_a_vp_drafter_keeps_its_mode_wherever_it_is_said(
+    outer: dict[str, Any], inner: dict[str, Any], target: Path, weights: Weights, tmp_path: Path
 ) -> None:
-    inner = INNER | {"loss_type": "vp_drafter", "prefix_weight_base": None}
     config = {key: value for key, value in DRAFTER.items() if key != "rope_theta"} | {
-        "dflash_config": inner,
+        "dflash_config": INNER | inner,
         "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"},
         "torch_dtype": "bfloat16",
     }
-    source = write_checkpoint(tmp_path / "theirs", config, weights)
-    assert "specforge" in run(source, target, tmp_path / "ours", "--dtype", "bfloat16")
+    source = write_checkpoint(tmp_path / "theirs", config | outer, weights)
+    run(source, target, tmp_path / "ours", "--dtype", "bfloat16")
     written = read_config(tmp_path / "ours")
     assert written["dflash_config"]["training_mode"] == "vp_drafter"
     assert written["dflash_config"]["prefix_weight_base"] == 0.9
     assert (written["rope_theta"], written["rope_scaling"]) == (5000.0, None)
     assert written["dtype"] == "bfloat16"
-    assert not {"rope_parameters", "torch_dtype"} & written.keys()
+    assert not {"rope_parameters", "torch_dtype", "training_mode"} & written.keys()
+
+
+OWN_PARTS = {
+    "reduced": "lm_head.weight, d2t",
+    "reduced dspark": "lm_head.weight, d2t",
+    "own tables": "embed_tokens.weight, lm_head.weight",
+}
+
+
+@pytest.mark.parametrize("name", OWN_PARTS)
+def test_heads_and_tables_of_its_own_are_kept(name: str, target: Path, tmp_path: Path) -> None:
+    """What is converted drafts as the source does; it may be converted again, and exported."""
+    source = write_head(tmp_path / "theirs", HEADS[name])
+    assert f"the drafter's own, kept: {OWN_PARTS[name]}" in run(source, target, tmp_path / "ours")
+    loaded = load_target(target)
+    held, wanted = (
+        dict(tree_flatten(load_drafter(path, loaded).model.parameters()))
+        for path in (tmp_path / "ours", source)
+    )
+    assert held.keys() == wanted.keys()
+    assert all(mx.array_equal(held[part], wanted[part]).item() for part in wanted)
+    assert "tables of its own" in (tmp_path / "ours" / "README.md").read_text()
+    run(tmp_path / "ours", target, tmp_path / "twice")
+    words = ["export", tmp_path / "ours", "--out", tmp_path / "thrice", "--dtype", "float32"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    for again in ("twice", "thrice"):
+        for file in ("config.json", "model.safetensors"):
+            content = (tmp_path / again / file).read_bytes()
+            assert content == (tmp_path / "ours" / file).read_bytes()
+
+
+def test_a_reduced_head_without_its_size_in_the_config_is_refused(
+    target: Path, tmp_path: Path
+) -> None:
+    source = write_head(tmp_path / "theirs", HEADS["reduced"])
+    reconfigure(source, draft_vocab_size=None)
+    line = refused(source, target, tmp_path / "ours")
+    assert "lm_head.weight has shape [40, 64]" in line
+
+
+def test_tables_are_not_guessed_without_the_targets(
+    target: Path, weights: Weights, tmp_path: Path
+) -> None:
+    """A drafter without tables needs the target's config.json alone."""
+    theirs = torchspec_names(weights, target)
+    source = write_checkpoint(tmp_path / "theirs", TORCHSPEC, theirs)
+    (target / "model.safetensors").unlink()
+    line = refused(source, target, tmp_path / "ours")
+    assert "stores draft_model.embed_tokens.weight" in line
+    assert "has no weights to compare" in line
+    del theirs["draft_model.embed_tokens.weight"]
+    run(write_checkpoint(source, TORCHSPEC, theirs), target, tmp_path / "ours")
+    same(tmp_path / "ours", weights)
 
 
 def test_a_bare_checkpoint_is_completed_and_stays_as_it_is_then(
@@ -270,11 +344,9 @@ def test_broken_sources_are_refused_in_one_line(
         ({"num_hidden_layers": 3, "layer_types": None}, "lacks 11 tensor(s), first layers.2."),
         ({"intermediate_size": 95}, "has shape [96, 64], but its config says [95, 64]"),
         ({"dflash_config": {"target_layer_ids": [0, 1, 2]}}, "mask_token_id is missing"),
-        ({"dflash_config": INNER | {"projector_type": "domino"}}, "projector_type is 'domino'"),
         ({"dflash_config": INNER | {"markov_rank": 4}}, "lacks 2 tensor(s), first markov_head."),
-        ({"draft_vocab_size": 32}, "draft_vocab_size is 32, vocab_size 96"),
+        ({"draft_vocab_size": 32}, "lacks d2t, but its draft_vocab_size is 32"),
         ({"head_dim": 10**9}, "no network can have its sizes"),
-        ({"dflash_config": [1]}, "dflash_config is [1]"),
         ({"architectures": "DFlashDraftModel"}, "architectures is 'DFlashDraftModel'"),
         ({"model_type": "dflash", "target_hidden_size": 32}, "target_hidden_size is 32"),
         ({"model_type": "dflash", "target_num_hidden_layers": "4"}, "hidden_layers is '4'"),
@@ -291,12 +363,12 @@ def test_misfits_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--from", "eagle"), "none of z-lab, torchspec, specforge"),
+        (("--from", "eagle"), "--from is eagle, but should be 'z-lab', 'torchspec', 'specforge'"),
         (("--runtime-block-size", 17), "runtime_block_size is 17, but block_size is 16"),
         (("--target-layers", "0,1,9"), "target_layer_ids [9] outside"),
         (("--target-layers", "0,1"), "fc.weight has shape [64, 192]"),
         (("--mask-token", 96), "mask_token_id is 96"),
-        (("--dtype", "int8"), "dtype 'int8' is none of"),
+        (("--dtype", "int8"), "--dtype is int8, but should be 'float16'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import Answer, DataError, read_answers, read_origin, usable
-from dflash_serve.training.data.answers import AnswerFile
-from dflash_serve.training.features import target_features
-from dflash_serve.training.initialise import (
+from dflash_serve.training.data import read_answers, read_origin
+from dflash_serve.training.drafter.initialise import (
     DrafterShape,
     drafter_config,
     new_drafter,
 )
+from dflash_serve.training.features.store import target_features
 from tests.training.chat_target import (
     CONFIG,
     PLAIN,
@@ -117,7 +115,8 @@ def test_neither_the_batch_nor_a_drafter_changes_an_answer(
     invoke(*common, "--out", alone, "--batch", 1)
     shown = invoke(*common, "--out", together, "--batch", 5, "--drafter", drafter)
     assert rows_of(together) == rows_of(alone)
-    assert "tokens per round" in shown
+    assert "tokens per round  " in shown
+    assert "tokens per round pooled" in shown
     if sampling:
         other = tmp_path / "other.jsonl"
         invoke(*common, "--out", other, "--seed", 4)
@@ -236,9 +235,6 @@ def test_answers_too_short_to_train_on_are_bad_rows(target_dir: Path, tmp_path: 
         "--min-loss-tokens", 4, code=2,
     )  # fmt: skip
     assert "too few loss tokens: 1 (line 1: " in " ".join(shown.split())
-    kept, left_out = usable(read_answers(out), 4)
-    assert (kept, left_out) == ([], {"fewer than 4 loss tokens": 1})
-    assert usable(read_answers(out), 1, max_length=5)[1] == {"longer than 5 tokens": 1}
 
 
 def test_given_responses_are_kept_where_asked(target_dir: Path, tmp_path: Path) -> None:
@@ -270,31 +266,6 @@ def test_thinking_reaches_the_template_and_the_header(tmp_path: Path) -> None:
     assert "no JSON object" in shown
 
 
-def test_older_answer_files_are_read(tmp_path: Path) -> None:
-    path = write_rows(
-        tmp_path / "old.jsonl",
-        [{"target": "1"}, {"row": 0, "kind": "k", "prompt": [1, 2], "answer": [3, 4]}],
-    )
-    (answer,) = read_answers(path)
-    assert answer.example().loss_mask.tolist() == [False, False, True, True]
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("{", "line 2"),
-        ({"row": 0}, "line 2: KeyError"),
-        ({"row": 0, "kind": "", "tokens": [1], "loss": [[0, 2]]}, "line 2"),
-        ({"row": 0, "kind": "", "tokens": [1, 2], "loss": [[1, 2], [0, 1]]}, "line 2"),
-        ({"row": 0, "kind": "", "tokens": [1, 2], "loss": []}, "line 2"),
-    ],
-)
-def test_a_damaged_answer_file_is_named_by_line(row: Any, message: str, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "a.jsonl", [{"target": "1"}, row])
-    with pytest.raises(DataError, match=message):
-        read_answers(path)
-
-
 def test_a_hub_id_without_a_network_is_one_line(
     target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,29 +283,62 @@ def test_a_file_of_something_else_keeps_its_last_line(tmp_path: Path) -> None:
     notes.write_text('{"no": "answers"}\nand no line end')
     target = write_chat_target(tmp_path / "target")
     prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a b"}])
-    common = ["data", "--target", str(target), "--prompts", str(prompts), "--out", str(notes)]
-    assert CliRunner().invoke(app, common).exit_code == 2
+    invoke("--target", target, "--prompts", prompts, "--out", notes, code=2)
     assert notes.read_text() == '{"no": "answers"}\nand no line end'
 
 
 def test_half_a_surrogate_pair_is_a_bad_row(tmp_path: Path) -> None:
     target = write_chat_target(tmp_path / "target")
     prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a \ud800"}, {"prompt": "a b c"}])
-    out = tmp_path / "answers.jsonl"
-    common = ["data", "--target", target, "--prompts", prompts, "--out", out]
-    result = CliRunner().invoke(app, list(map(str, common)))
-    assert result.exit_code == 0, result.output
-    assert "surrogate" in result.output
-    assert "line 1" in result.output
+    shown = invoke("--target", target, "--prompts", prompts, "--out", tmp_path / "answers.jsonl")
+    assert "surrogate" in shown
+    assert "line 1" in shown
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
-    file = AnswerFile(tmp_path / "answers.jsonl", {"target": "t"})
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, file._file.fileno())
-    os.close(full)
-    answer = Answer(0, "k", np.array([1, 2, 3], np.int32), ((1, 3),))
-    with pytest.raises(DataError, match="rows so far are safe"):
-        file.append([answer])
-    file.close()
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--keep-responses", "--temperature", 1, "--max-new", 5), "--max-new, --temperature"),
+        (
+            ("--top-p", 0.5, "--seed", 3),
+            "which is greedy, so it excludes --top-p",
+        ),
+        (("--top-p", 1.5), "--top-p is 1.5"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    options: tuple[object, ...], message: str, tmp_path: Path
+) -> None:
+    common = ("--target", tmp_path, "--prompts", tmp_path / "p", "--out", tmp_path / "o")
+    assert message in " ".join(invoke(*common, *options, code=2).split())
+
+
+def test_json_and_csv_need_no_datasets(target_dir: Path, tmp_path: Path) -> None:
+    """In a process where neither `datasets` nor what it brings can be imported."""
+    row = {"question": "a", "answer": "b c"}
+    names = ("rows.jsonl", "rows.json", "rows.csv")
+    write_rows(tmp_path / names[0], [row])
+    (tmp_path / names[1]).write_text(json.dumps([row]))
+    (tmp_path / names[2]).write_text("question,answer\na,b c\n")
+    block = "import sys; sys.modules |= dict.fromkeys(('datasets', 'pyarrow', 'pandas'))"
+    calls = [
+        ["data", "--target", str(target_dir), "--prompts", str(tmp_path / name), "--out",
+         str(tmp_path / f"{name}.out"), "--keep-responses"]
+        for name in (*names, "rows.parquet")
+    ]  # fmt: skip
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    program = f"""{block}
+from dflash_serve import console
+from dflash_serve.training.cli import app
+import typer.testing
+for call in {calls[:3]!r}:
+    assert typer.testing.CliRunner().invoke(app, call).exit_code == 0
+sys.argv[1:] = {calls[3]!r}
+console.run(app, "dflash-train", ())"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert "dflash-train: error: datasets is not installed: pip install" in done.stderr
+    for name in names:
+        (answer,) = read_answers(tmp_path / f"{name}.out")
+        assert words(answer.tokens[slice(*answer.spans[0])]) == "b c <|im_end|>"

@@ -7,11 +7,11 @@ import pytest
 
 import dflash_serve
 from dflash_serve.adapters.checkpoint import stop_token_ids
+from dflash_serve.measure.shapes import Chat, parse_chat
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import Answer
 from dflash_serve.training.data.dialogue import Dialogue, Rules
 from dflash_serve.training.data.errors import RowError
-from dflash_serve.training.data.shapes import Chat, parse_chat
 from tests.training.chat_target import PLAIN, THINKING, ids, words, write_chat_target
 
 DEMO = Path(dflash_serve.__file__).parent / "demo" / "target"
@@ -52,7 +52,7 @@ def talk(dialogue: Dialogue, *replies: str) -> list[str]:
 
 
 def test_given_answers_are_all_counted_without_scaffolding(tmp_path: Path) -> None:
-    dialogue = Dialogue(0, "line 1", chat("a b", "c d", "e", "f"), rules(tmp_path, keep=True))
+    dialogue = Dialogue(0, chat("a b", "c d", "e", "f"), rules(tmp_path, keep=True))
     assert dialogue.next_prompt() is None
     (answer,) = dialogue.answers()
     assert marked(answer) == (
@@ -68,7 +68,7 @@ def test_the_demo_template_token_by_token() -> None:
     tokenizer = ChatTokenizer.load(DEMO)
     made = Rules(tokenizer, {}, stop_token_ids(DEMO), 512, 1, keep=True)
     text = "Hello<|im_end|>!"  # a control token as text stays text and ends nothing
-    (answer,) = Dialogue(0, "", chat("hi", text, "ok", "Bye"), made).answers()
+    (answer,) = Dialogue(0, chat("hi", text, "ok", "Bye"), made).answers()
     encode = tokenizer.backend.encode
     start, end = encode("<|im_start|>").ids, encode("<|im_end|>").ids
     line = encode("\n").ids
@@ -84,7 +84,7 @@ def test_the_demo_template_token_by_token() -> None:
 
 
 def test_fresh_answers_take_the_place_of_given_ones(tmp_path: Path) -> None:
-    dialogue = Dialogue(3, "line 4", chat("a", "given", "b"), rules(tmp_path))
+    dialogue = Dialogue(3, chat("a", "given", "b"), rules(tmp_path))
     asked = talk(dialogue, "c d <|im_end|>", "e <|im_end|>")
     assert asked[1] == (
         "<|im_start|> user a <|im_end|> <|im_start|> assistant c d <|im_end|>"
@@ -104,7 +104,7 @@ def test_fresh_answers_take_the_place_of_given_ones(tmp_path: Path) -> None:
 
 
 def test_only_the_last_turn_with_earlier_ones_as_given(tmp_path: Path) -> None:
-    dialogue = Dialogue(0, "", chat("a", "i j", "b", "old"), rules(tmp_path, turns="last"))
+    dialogue = Dialogue(0, chat("a", "i j", "b", "old"), rules(tmp_path, turns="last"))
     assert "assistant i j <|im_end|>" in talk(dialogue, "c <|im_end|>")[0]
     (answer,) = dialogue.answers()
     assert marked(answer).endswith("assistant [c <|im_end|>]")
@@ -113,7 +113,7 @@ def test_only_the_last_turn_with_earlier_ones_as_given(tmp_path: Path) -> None:
 
 def test_a_template_that_leaves_out_thinking_gives_a_sequence_per_turn(tmp_path: Path) -> None:
     """The second prompt is not the first one and its answer: both stay exact, apart."""
-    dialogue = Dialogue(0, "", chat("a", "", "b"), rules(tmp_path, THINKING))
+    dialogue = Dialogue(0, chat("a", "", "b"), rules(tmp_path, THINKING))
     asked = talk(dialogue, "<think> h </think> c <|im_end|>", "d <|im_end|>")
     assert asked[1].startswith("<|im_start|> user a <|im_end|> <|im_start|> assistant c <|im_end|>")
     assert [marked(answer) for answer in dialogue.answers()] == [
@@ -124,7 +124,7 @@ def test_a_template_that_leaves_out_thinking_gives_a_sequence_per_turn(tmp_path:
 
 def test_the_thinking_mode_is_part_of_the_prompt_and_not_of_the_loss(tmp_path: Path) -> None:
     off = rules(tmp_path, THINKING, template_kwargs={"enable_thinking": False})
-    dialogue = Dialogue(0, "", chat("a"), off)
+    dialogue = Dialogue(0, chat("a"), off)
     talk(dialogue, "c <|im_end|>")
     (answer,) = dialogue.answers()
     assert marked(answer).endswith("assistant <think> </think> [c <|im_end|>]")
@@ -133,7 +133,7 @@ def test_the_thinking_mode_is_part_of_the_prompt_and_not_of_the_loss(tmp_path: P
 def test_given_answers_that_the_template_renders_otherwise_are_refused(tmp_path: Path) -> None:
     off = rules(tmp_path, THINKING, template_kwargs={"enable_thinking": False}, keep=True)
     with pytest.raises(RowError, match="renders an answer otherwise than its prompt"):
-        Dialogue(0, "", chat("a", "b"), off)
+        Dialogue(0, chat("a", "b"), off)
 
 
 @pytest.mark.parametrize(
@@ -151,33 +151,33 @@ def test_a_chat_that_cannot_be_used(
     contents: tuple[str, ...], changes: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RowError) as caught:
-        Dialogue(0, "", chat(*contents), rules(tmp_path, **changes))
+        Dialogue(0, chat(*contents), rules(tmp_path, **changes))
     assert caught.value.reason == reason
 
 
 def test_a_template_without_a_needed_role_refuses_the_row(tmp_path: Path) -> None:
     system = parse_chat({"messages": [{"role": "system", "content": "x"}, *chat("a").messages]})
     with pytest.raises(RowError, match="the template refuses it: no system"):
-        Dialogue(0, "", system, rules(tmp_path, THINKING))
+        Dialogue(0, system, rules(tmp_path, THINKING))
 
 
 def test_a_template_without_the_stop_token_refuses_given_answers(tmp_path: Path) -> None:
     open_ended = PLAIN.replace("{{ m.content }} <|im_end|>", "{{ m.content }}")
     with pytest.raises(RowError, match="ends no answer with a stop token"):
-        Dialogue(0, "", chat("a", "b"), rules(tmp_path, open_ended, keep=True))
+        Dialogue(0, chat("a", "b"), rules(tmp_path, open_ended, keep=True))
 
 
 def test_an_answer_without_end_ends_the_chat(tmp_path: Path) -> None:
-    dialogue = Dialogue(0, "", chat("a", "x", "b"), rules(tmp_path))
+    dialogue = Dialogue(0, chat("a", "x", "b"), rules(tmp_path))
     talk(dialogue, "c c c")
     assert dialogue.next_prompt() is None
     assert dialogue.cut_short is not None
-    assert dialogue.cut_short.reason == "an answer came to no end"
+    assert dialogue.cut_short.reason == "an answer reached its limit without a stop token"
     assert marked(dialogue.answers()[0]).endswith("assistant [c c c]")
 
 
 def test_a_chat_that_grows_too_long_keeps_what_it_has(tmp_path: Path) -> None:
-    dialogue = Dialogue(0, "", chat("a", "x", "b"), rules(tmp_path, max_length=12))
+    dialogue = Dialogue(0, chat("a", "x", "b"), rules(tmp_path, max_length=12))
     talk(dialogue, "c <|im_end|>")
     assert dialogue.next_prompt() is None
     assert dialogue.cut_short is not None
@@ -192,7 +192,7 @@ def test_an_answer_that_a_tool_answers_stays_as_given(tmp_path: Path) -> None:
         {"role": "tool", "content": "j"},
         {"role": "assistant", "content": "x"},
     ]
-    dialogue = Dialogue(0, "", parse_chat({"messages": messages}), rules(tmp_path))
+    dialogue = Dialogue(0, parse_chat({"messages": messages}), rules(tmp_path))
     (asked,) = talk(dialogue, "c <|im_end|>")
     assert "assistant i <|im_end|> <|im_start|> tool j" in asked
     assert len(dialogue.answers()[0].spans) == 1

@@ -1,99 +1,14 @@
-"""Rows of every shape and from every kind of file, and what is said of bad ones."""
+"""Rows from every kind of file, and what is said of bad ones."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from datasets import Dataset
 
 from dflash_serve.training.data import DataError
-from dflash_serve.training.data.errors import RowError
 from dflash_serve.training.data.rows import open_source
-from dflash_serve.training.data.shapes import parse_chat
 from tests.training.chat_target import write_rows
-
-SYSTEM, USER, ANSWER = (
-    {"role": "system", "content": "s"},
-    {"role": "user", "content": "q"},
-    {"role": "assistant", "content": "a"},
-)
-
-
-@pytest.mark.parametrize(
-    ("row", "messages"),
-    [
-        ({"prompt": "q", "response": "a"}, [USER, ANSWER]),
-        ({"prompt": "q", "completion": "a"}, [USER, ANSWER]),
-        ({"prompt": "q"}, [USER]),
-        ({"prompt": [SYSTEM, USER], "completion": [ANSWER]}, [SYSTEM, USER, ANSWER]),
-        ({"instruction": "q", "input": "", "output": "a"}, [USER, ANSWER]),
-        (
-            {"instruction": "q", "input": "x", "output": "a"},
-            [{"role": "user", "content": "q\n\nx"}, ANSWER],
-        ),
-        ({"messages": [SYSTEM, USER, ANSWER, USER]}, [SYSTEM, USER, ANSWER, USER]),
-        ({"messages": [{"role": "developer", "content": "s"}, USER]}, [SYSTEM, USER]),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}]},
-            [USER],
-        ),
-        (
-            {
-                "conversations": [
-                    {"from": "system", "value": "s"},
-                    {"from": "human", "value": "q"},
-                    {"from": "gpt", "value": "a"},
-                    {"from": "tool", "value": "t"},
-                ]
-            },
-            [SYSTEM, USER, ANSWER, {"role": "tool", "content": "t"}],
-        ),
-        ({"system": "s", "conversations": [{"from": "human", "value": "q"}]}, [SYSTEM, USER]),
-    ],
-)
-def test_every_shape_becomes_messages(row: Any, messages: list[Any]) -> None:
-    chat = parse_chat({"kind": "k", **row})
-    assert chat.kind == "k"
-    assert list(chat.messages) == messages
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ([USER], "no known shape"),
-        ({"text": "q"}, "no known shape"),
-        ({"prompt": 3}, "no known shape"),
-        ({"messages": [{"content": "q"}]}, "no known shape"),
-        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "no known shape"),
-        ({"messages": [{"role": "alien", "content": "q"}]}, "unknown role"),
-        ({"conversations": [{"from": "alien", "value": "q"}]}, "unknown role"),
-        ({"messages": []}, "empty"),
-        ({"prompt": " \n"}, "empty"),
-        ({"messages": [ANSWER, USER]}, "the chat begins with the assistant"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "content other than text",
-        ),
-        ({"messages": [USER], "tools": [{"type": "function"}]}, "tools are not supported"),
-    ],
-)
-def test_a_bad_row_has_a_reason(row: Any, reason: str) -> None:
-    with pytest.raises(RowError) as caught:
-        parse_chat(row)
-    assert caught.value.reason == reason
-
-
-def test_json_lines_say_their_line_and_go_on(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"prompt": "q"}\n\nnonsense\n\xff\n{"prompt": "r"}')
-    rows = list(open_source(str(path), None, None).rows())
-    assert [raw.place for raw in rows] == ["line 1", "line 3", "line 4", "line 5"]
-    assert [raw.row for raw in rows] == [0, 2, 3, 4]
-    assert [raw.fault.reason if raw.fault else None for raw in rows] == [
-        None, "not JSON", "not UTF-8", None,
-    ]  # fmt: skip
-    assert rows[3].value == {"prompt": "r"}
 
 
 @pytest.fixture
@@ -112,7 +27,7 @@ def test_tables_and_arrays_are_read_alike(
         table.save_to_disk(path)
     else:
         (table.to_parquet if name == "rows.parquet" else table.to_csv)(path)
-    source = open_source(str(path), None, None)
+    source = open_source(str(path))
     rows = list(source.rows())
     assert [raw.value for raw in rows] == values
     assert [raw.row for raw in rows] == [0, 1]
@@ -122,7 +37,7 @@ def test_tables_and_arrays_are_read_alike(
 def test_a_directory_is_its_files_in_order(tmp_path: Path, values: list[dict[str, str]]) -> None:
     write_rows(tmp_path / "b.jsonl", [values[1], "nonsense"])
     Dataset.from_list(values[:1]).to_parquet(tmp_path / "a.parquet")
-    rows = list(open_source(str(tmp_path), None, None).rows())
+    rows = list(open_source(str(tmp_path)).rows())
     assert [raw.value for raw in rows] == [values[0], values[1], None]
     assert [raw.row for raw in rows] == [0, 1, 2]
     assert rows[2].place == "b.jsonl line 2"
@@ -132,15 +47,25 @@ def test_a_directory_is_its_files_in_order(tmp_path: Path, values: list[dict[str
 def test_a_file_that_is_not_what_its_name_says(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b'["\xff nonsense')
     with pytest.raises(DataError, match=f"{name} cannot be read"):
-        list(open_source(str(tmp_path / name), None, None).rows())
+        list(open_source(str(tmp_path / name)).rows())
+
+
+def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="saved cannot be read"):
+        open_source(str(tmp_path / "saved"))
+    (tmp_path / "rows" / "folder.json").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"folder\.json cannot be read"):
+        list(open_source(str(tmp_path / "rows")).rows())
 
 
 def test_the_digest_changes_with_the_rows(tmp_path: Path, values: list[dict[str, str]]) -> None:
     path = write_rows(tmp_path / "rows.jsonl", list(values))
-    before = open_source(str(path), None, None).digest
-    assert open_source(str(path), None, None).digest == before
+    before = open_source(str(path)).digest
+    assert open_source(str(path)).digest == before
     write_rows(path, [values[0], {"prompt": "other"}])
-    assert open_source(str(path), None, None).digest != before
+    assert open_source(str(path)).digest != before
 
 
 @pytest.mark.parametrize(

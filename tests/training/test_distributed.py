@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dflash_serve.training.distributed import Processes
+from dflash_serve.training.run.distributed import Processes
 from tests.training.runs import COMMAND, World
 
 SUMS = """
 import json, sys
 import dflash_serve
 import mlx.core as mx
-from dflash_serve.training.distributed import Processes
+from dflash_serve.training.data import DataError
+from dflash_serve.training.run.distributed import Processes
 here = Processes.joined()
 tree = {"b": mx.full((2, 2), 1.5 + here.rank), "a": [mx.array(here.rank + 1), mx.ones(3)]}
 total = here.sum(tree)
@@ -25,7 +26,7 @@ told = here.told({"rank": here.rank, "word": "ä"})
 try:
     here.check_same({"same": 1, "rank": here.rank})
     refusal = None
-except ValueError as error:
+except DataError as error:
     refusal = str(error)
 here.check_same({"same": 1})
 print(json.dumps([total["b"].tolist(), total["a"][0].item(), total["a"][1].tolist(),

@@ -15,6 +15,7 @@ from dflash_serve.training.cli import app
 from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate.local import Asking, Pair, Voice, template_arguments
 from dflash_serve.training.evaluate.prompts import Conversation
+from dflash_serve.training.evaluate.published import published_tau
 from dflash_serve.training.evaluate.records import Failure, Response
 from tests.e2e.copying import BLOCK, write_copying_drafter, write_repeating_target
 from tests.fakes import save_tokenizer
@@ -71,13 +72,13 @@ def test_speculative_text_is_plain_text(
     assert total["speculative"]["tokens"] == total["plain"]["tokens"]
     drafting = total["drafting"]
     assert len(drafting["histogram"]) == BLOCK + 1
-    assert sum(drafting["histogram"]) == drafting["passes"]
+    assert sum(drafting["histogram"]) == drafting["rounds"]
     sizes = sum(size * count for size, count in enumerate(drafting["histogram"]))
     assert sizes == total["speculative"]["tokens"] - 4  # the first token is the prompt's
-    assert drafting["pooled"] == pytest.approx(sizes / drafting["passes"])
+    assert drafting["tokens_per_round_pooled"] == pytest.approx(sizes / drafting["rounds"])
     assert [one["slot"] for one in drafting["slots"]] == list(range(1, BLOCK))
     assert drafting["slots"][0]["share"] > 0
-    assert total["decode_speedup"] > 0
+    assert total["speedup_decode"] > 0
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -167,6 +168,48 @@ def test_a_prompt_beyond_the_context_is_told_not_fatal(pair: tuple[Path, Path]) 
     assert isinstance(answered, Response)
 
 
+def test_which_way_goes_first_alternates(pair: tuple[Path, Path]) -> None:
+    asked = [Conversation("a", row, (f"hello {row}",)) for row in range(4)]
+    first = [
+        one.plain.started < one.speculative.started
+        for one in _Pairs(pair).load(1).answers(asked, GREEDY)
+        if isinstance(one, Response) and one.plain is not None
+    ]
+    assert first == [True, False, True, False]
+
+
+def test_no_timed_round_is_the_first_of_its_shape(pair: tuple[Path, Path]) -> None:
+    """Long answers come to larger caches, whose rounds are traced anew."""
+    asked = [Conversation("a", 0, ("hello",)), Conversation("a", 1, ("the quick brown fox",))]
+    long = Asking(200, SamplingParams(), {})
+    loaded = _Pairs(pair).load(1)
+    loaded.warm_up(asked, long)
+    answers = list(loaded.answers(asked, long))
+    assert max(one.speculative.tokens for one in answers if isinstance(one, Response)) > 64
+    assert loaded.cold_rounds == 0
+    cold = _Pairs(pair).load(1)
+    list(cold.answers(asked, long))
+    assert cold.cold_rounds > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "dataset", "temperature", "expected"),
+    [
+        ("Qwen/Qwen3-8B", "gsm8k", 0.0, 6.55),
+        ("models/Qwen3-8B-MLX-4bit/", "math500", 1.0, 6.57),
+        ("Qwen/Qwen3-4B", "alpaca", 0.0, 3.10),
+        ("Qwen/Qwen3-4B-Thinking-2507", "gsm8k", 0.0, None),
+        ("Qwen/Qwen3-8B", "own prompts", 0.0, None),
+        ("Qwen/Qwen3-8B", "gsm8k", 0.7, None),
+    ],
+)
+def test_published_figures_are_of_the_same_target(
+    target: str, dataset: str, temperature: float, expected: float | None
+) -> None:
+    assert published_tau(target, dataset, temperature, "off") == expected
+    assert published_tau(target, dataset, temperature, "on") is None
+
+
 def test_thinking_reaches_the_template(pair: tuple[Path, Path]) -> None:
     asked = Conversation("a", 0, ("hello",))
     loaded = _Pairs(pair).load(1)
@@ -196,9 +239,9 @@ def test_template_arguments() -> None:
         (("--plain-url", "http://127.0.0.1:9/v1"), "--plain-url goes with --url"),
         (("--datasets", "gsm9k", "--data-dir", "."), "no data set 'gsm9k'"),
         (("--block-size", "9"), "--block-size is 9, but the drafter was trained with 8"),
-        (("--temperature", "3"), "--temperature is 3.0"),
-        (("--top-p", "0"), "--top-p is 0.0"),
-        (("--shuffle", "best"), "--shuffle is 'best'"),
+        (("--temperature", "3"), "--temperature is 3, but"),
+        (("--top-p", "0"), "--top-p is 0, but"),
+        (("--shuffle", "best"), "--shuffle is best, but"),
         (("--url", "http://127.0.0.1:1/v1"), "give --target and --drafter, or --url alone"),
     ],
 )

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from dflash_serve.training.drive import Round
-from dflash_serve.training.evaluate.figures import busy_seconds, figures, histogram, slots
+from dflash_serve.measure.figures import Round, busy_seconds, histogram, slots
+from dflash_serve.training.evaluate.figures import figures
 from dflash_serve.training.evaluate.records import Decoded, Response
 
 
@@ -35,8 +35,8 @@ def test_per_response_is_not_pooled() -> None:
     short = response([full(3)], row=1)  # 4 per round
     drafting = figures([long, short], 4).drafting
     assert drafting.tokens_per_round == pytest.approx((1 + 4) / 2)
-    assert drafting.pooled == pytest.approx((4 + 4) / 5)
-    assert drafting.passes == 5
+    assert drafting.tokens_per_round_pooled == pytest.approx((4 + 4) / 5)
+    assert drafting.rounds == 5
     assert drafting.accepted_per_generated == pytest.approx(3 / (5 + 5))
     assert drafting.accepted_per_proposed == pytest.approx(3 / 15)
 
@@ -44,11 +44,11 @@ def test_per_response_is_not_pooled() -> None:
 def test_a_response_that_ended_with_its_first_token_has_no_rounds_to_count() -> None:
     drafting = figures([response([]), response([full(2)], row=1)], 4).drafting
     assert drafting.tokens_per_round == 3
-    assert drafting.pooled == 3
+    assert drafting.tokens_per_round_pooled == 3
 
 
 def test_the_histogram_counts_committed_tokens() -> None:
-    assert histogram([full(0), full(3), full(3), Round(3, 2, 2)], 4) == (0, 1, 1, 0, 2)
+    assert histogram([1, 4, 4, 2], 4) == [0, 1, 1, 0, 2]
 
 
 def test_acceptance_by_slot() -> None:
@@ -78,8 +78,8 @@ def test_the_decode_speedup_is_of_means_and_end_to_end_is_of_wall_clock() -> Non
     one = response([full(3)], (0.0, 1.0, 0.5), (1.0, 4.0, 2.0), same=True)  # 5 tokens
     two = response([full(3)], (4.0, 6.0, 1.0), (6.0, 12.0, 2.5), same=False, row=1)
     found = figures([one, two], 4)
-    assert found.decode_speedup == pytest.approx(((2.0 + 2.5) / 5) / ((0.5 + 1.0) / 5))
-    assert found.end_to_end_speedup == pytest.approx((3.0 + 6.0) / (1.0 + 2.0))
+    assert found.speedup_decode == pytest.approx(((2.0 + 2.5) / 5) / ((0.5 + 1.0) / 5))
+    assert found.speedup_end_to_end == pytest.approx((3.0 + 6.0) / (1.0 + 2.0))
     assert found.speculative.tokens_per_second == pytest.approx(10 / 3)
     assert (found.compared, found.differing) == (2, 1)
 
@@ -88,8 +88,8 @@ def test_speedups_leave_out_turns_without_a_plain_answer() -> None:
     one = response([full(3)], (0.0, 1.0, 0.5), (1.0, 4.0, 2.0), same=True)
     alone = response([full(0)], (10.0, 90.0, 80.0), row=1)
     found = figures([one, alone], 4)
-    assert found.decode_speedup == pytest.approx(4.0)
-    assert found.end_to_end_speedup == pytest.approx(3.0)
+    assert found.speedup_decode == pytest.approx(4.0)
+    assert found.speedup_end_to_end == pytest.approx(3.0)
     assert found.speculative.wall_seconds == pytest.approx(81.0)
 
 
@@ -99,10 +99,10 @@ def test_what_is_not_told_is_not_invented() -> None:
     for responses in ([silent], [known, silent]):
         found = figures(responses, None)
         assert found.drafting.tokens_per_round is None
-        assert found.drafting.pooled is None
+        assert found.drafting.tokens_per_round_pooled is None
         assert found.drafting.histogram is None
         assert found.drafting.accepted_per_proposed is None
-        assert found.decode_speedup is None
+        assert found.speedup_decode is None
         assert found.speculative.time_per_output_token is None
     assert found.speculative.tokens_per_second == pytest.approx(10.0)
 
@@ -113,6 +113,6 @@ def test_lengths_without_rounds_give_rates_but_no_slots() -> None:
     two = replace(one, row=1, speculative=Decoded(5, 1, 2, tokens_per_round=1.0, passes=4))
     drafting = figures([one, two], None).drafting
     assert drafting.tokens_per_round == pytest.approx(2.5)
-    assert drafting.pooled == pytest.approx((8 + 4) / 6)
+    assert drafting.tokens_per_round_pooled == pytest.approx((8 + 4) / 6)
     assert drafting.slots is None
     assert drafting.accepted_per_generated is None

@@ -200,30 +200,3 @@ def test_a_prompt_file_has_a_set_per_kind(tmp_path: Path) -> None:
         "own": [("two",)],
     }
     assert read["a"][0].opening == (system,)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("nonsense", "line 2 is not JSON"),
-        ('{"prompt": "a"}', "line 2 has no messages"),
-        ('{"messages": [{"role": "user"}]}', "line 2: a message without a text"),
-        ('{"messages": [{"role": "bot", "content": "a"}]}', "line 2: a message of role 'bot'"),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', "line 2: the last message"),
-    ],
-)
-def test_a_bad_prompt_is_named_by_line(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "own.jsonl"
-    good = '{"messages": [{"role": "user", "content": "a"}]}'
-    path.write_text(f"{good}\n{line}\n")
-    with pytest.raises(DataError, match=message):
-        read_prompt_file(path)
-
-
-def test_a_prompt_file_without_prompts(tmp_path: Path) -> None:
-    path = tmp_path / "own.jsonl"
-    path.write_text("\n")
-    with pytest.raises(DataError, match=r"own\.jsonl holds no prompts"):
-        read_prompt_file(path)
-    with pytest.raises(DataError, match="cannot be read"):
-        read_prompt_file(tmp_path / "none.jsonl")

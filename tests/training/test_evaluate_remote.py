@@ -70,13 +70,13 @@ def test_our_own_server_gives_the_figures_of_a_local_run(
     done = run(remote, "--url", server, "--plain-url", server, "--concurrency", 2, *both)
     assert done.exit_code == 0, done.output
     ours, theirs = (results(one)["results"]["total"] for one in (local, remote))
-    for name in ("tokens_per_round", "pooled", "passes", "accepted_per_proposed"):
+    for name in ("tokens_per_round", "tokens_per_round_pooled", "rounds", "accepted_per_proposed"):
         assert theirs["drafting"][name] == pytest.approx(ours["drafting"][name]), name
     assert theirs["speculative"]["tokens"] == ours["speculative"]["tokens"]
     assert (theirs["responses"], theirs["compared"], theirs["differing"]) == (4, 4, 0)
     assert theirs["drafting"]["histogram"] is None  # a server tells no single rounds
-    assert theirs["decode_speedup"] > 0
-    assert theirs["end_to_end_speedup"] > 0
+    assert theirs["speedup_decode"] > 0
+    assert theirs["speedup_end_to_end"] > 0
     texts = [
         {
             (row["row"], row["turn"]): row["text"]
@@ -132,7 +132,7 @@ def test_without_meta_info_tokens_per_round_are_unknown(data: Path, tmp_path: Pa
     document = results(tmp_path / "out")
     total = document["results"]["total"]
     assert set(total["drafting"].values()) == {None}
-    assert total["decode_speedup"] is None
+    assert total["speedup_decode"] is None
     assert total["speculative"]["tokens"] == 20
     assert document["settings"]["model"] == "rival"
     # replies are fed back, and only what is asked for is sent
@@ -162,11 +162,31 @@ def test_another_text_of_the_plain_server_is_counted(data: Path, tmp_path: Path)
     assert done.exit_code == 0, done.output
     total = results(tmp_path / "out")["results"]["total"]
     assert (total["compared"], total["differing"]) == (4, 3)
-    assert total["end_to_end_speedup"] > 0
-    assert total["decode_speedup"] is None  # neither server told its decoding time
+    assert total["speedup_end_to_end"] > 0
+    assert total["speedup_decode"] is None  # neither server told its decoding time
     # the plain server got the first server's replies as history
     replies = [b["messages"][1]["content"] for b in plain.measured if len(b["messages"]) == 3]
     assert sorted(replies) == ["<hello 0>", "<hello 1>"]
+
+
+def test_both_servers_take_turns(tmp_path: Path) -> None:
+    """Of ten conversations the plain server is asked some before the other one has had all."""
+    order: list[str] = []
+
+    def noting(name: str) -> Callable[[Body], Awaitable[JSONResponse]]:
+        async def reply(body: Body) -> JSONResponse:
+            order.append(name)
+            return await echo(body)
+
+        return reply
+
+    prompts = tmp_path / "own.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"ask {n}"}) + "\n" for n in range(10)))
+    with serving(Rival(noting("fast")).app) as url, serving(Rival(noting("plain")).app) as other:
+        options = ("--url", url, "--plain-url", other, "--prompts", prompts)
+        assert run(tmp_path / "out", *options).exit_code == 0
+    measured = order[2:]  # each was warmed up by one request
+    assert measured == ["fast"] * 8 + ["plain"] * 8 + ["fast"] * 2 + ["plain"] * 2
 
 
 def test_sampling_is_sent_and_meta_info_only_to_who_takes_it(data: Path, tmp_path: Path) -> None:
@@ -197,7 +217,7 @@ def test_a_server_that_tells_lengths_is_believed(data: Path, tmp_path: Path) -> 
         assert run(tmp_path / "out", "--url", url, "--data-dir", data).exit_code == 0
     drafting = results(tmp_path / "out")["results"]["total"]["drafting"]
     assert drafting["tokens_per_round"] == pytest.approx(2.5)
-    assert drafting["pooled"] == pytest.approx((2 * 8 + 2 * 6) / (2 * 2 + 2 * 6))
+    assert drafting["tokens_per_round_pooled"] == pytest.approx((2 * 8 + 2 * 6) / (2 * 2 + 2 * 6))
 
 
 def test_failed_requests_are_listed_and_tried_again(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Features on disk: the same values as from the target, bounded, resumable, never of another."""
 
 import json
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 
 from dflash_serve.adapters.base import Captured
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.blocks import Example
 from dflash_serve.training.data import DataError
-from dflash_serve.training.feature_files import FeatureFiles, Row, StoreIdentity, examples_digest
-from dflash_serve.training.features import (
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
+from dflash_serve.training.features.store import (
     FeatureSettings,
     FeatureStore,
+    bytes_per_token,
     open_features,
     target_features,
 )
@@ -119,8 +121,7 @@ def test_final_states_come_only_where_asked(open_store: Open) -> None:
 def test_files_stay_under_their_bound(
     open_store: Open, counting: Counting, examples: list[Example], tmp_path: Path
 ) -> None:
-    row = 2 * 3 * WIDTH  # bytes of one token: two taps and the final state
-    bound = 22 * row + 5000
+    bound = 22 * bytes_per_token(WIDTH, 2, final=True) + 5000
     store = open_store(max_bytes=bound)
     fresh = as_arrays(store)
     store.close()
@@ -133,8 +134,8 @@ def test_files_stay_under_their_bound(
 
 
 def test_memory_stays_under_its_bound(counting: Counting, examples: list[Example]) -> None:
-    length = examples[1].length
-    store = FeatureStore(counting, LAYERS, examples, length * 2 * 2 * WIDTH)
+    bound = examples[1].length * bytes_per_token(WIDTH, len(LAYERS))
+    store = FeatureStore(counting, LAYERS, examples, bound)
     for index in (1, 0, 2, 1, 0, 2):
         store.batch([index], 32)
     assert counting.sequences == 5
@@ -161,10 +162,10 @@ def test_a_killed_run_leaves_whole_shards_and_torn_ones_come_again(tmp_path: Pat
     assert found == [0, 1, 2, 3, 4, 5][: len(found)]
     assert len(found) in (5, 6)
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
-    (tmp_path / "shard-00009.part.safetensors").write_bytes(b"half")
+    (tmp_path / ".shard-00009.safetensors.x").write_bytes(b"half")
     again = files(tmp_path)
     assert not paths[0].exists()
-    assert not (tmp_path / "shard-00009.part.safetensors").exists()
+    assert not list(tmp_path.glob(".shard-*"))
     lost = [index for index in found if again.get(index) is None]
     assert lost
     assert lost != found
@@ -176,6 +177,22 @@ def test_a_killed_run_leaves_whole_shards_and_torn_ones_come_again(tmp_path: Pat
         row = last.get(index)
         assert row is not None
         np.testing.assert_array_equal(np.array(row.taps), np.array(made[index].taps))
+
+
+def test_a_full_disk_is_told_and_leaves_the_rows_before(tmp_path: Path) -> None:
+    made, store = rows(4), files(tmp_path, shard_bytes=1)
+    store.put(0, made[0])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"shard-00001\.safetensors cannot be written"):
+            store.put(1, made[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(list(tmp_path.glob("*shard-*"))) == 1
+    del store
+    again = files(tmp_path)
+    assert [again.get(index) is not None for index in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0{}", b"\0" * 500])
@@ -216,12 +233,15 @@ def test_a_folder_of_somebody_elses_shards_is_left_alone(tmp_path: Path) -> None
     assert [path.read_bytes() for path in theirs] == [b"their data"] * 2
 
 
-def test_two_runs_cannot_write_to_one_folder(tmp_path: Path) -> None:
+def test_a_folder_is_one_runs_and_can_be_made(tmp_path: Path) -> None:
     first = files(tmp_path)
     with pytest.raises(DataError, match="in use by another run"):
         files(tmp_path)
     first.close()
     files(tmp_path).close()
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file/features cannot be made"):
+        files(tmp_path / "file" / "features")
 
 
 def test_other_layers_or_other_tokens_are_another_origin(
@@ -248,7 +268,7 @@ def test_activations_beyond_float16_are_an_error_that_says_what_to_do(
             assert made.taps is not None
             return Captured(made.hidden, made.taps * 1e6)
 
-    with pytest.raises(ValueError, match="more than float16 holds: keep them as bfloat16"):
+    with pytest.raises(DataError, match="more than float16 holds: keep them as bfloat16"):
         FeatureStore(Loud(target), LAYERS, examples, 0).batch([0], 32)
     wide = FeatureStore(Loud(target), LAYERS, examples, 0, dtype=mx.bfloat16)
     assert np.isfinite(np.array(wide.batch([0], 32).taps.astype(mx.float32))).all()

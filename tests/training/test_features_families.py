@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dflash_serve.adapters.loading import load_target
-from dflash_serve.training.features import target_features
+from dflash_serve.training.features.store import target_features
 from tests.adapters.caches import EngineRows
 from tests.adapters.feeding import feed
 from tests.tiny import MISTRAL, QWEN3_5, TARGET, WINDOW, write_target

@@ -11,16 +11,16 @@ import pytest
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import block_rows, context_keys_values
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.features import FeatureStore, pad_tokens, target_taps
-from dflash_serve.training.initialise import (
+from dflash_serve.measure.figures import Acceptance
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.drafter.initialise import (
     DrafterShape,
     drafter_config,
     new_drafter,
-    start_from_target,
 )
-from dflash_serve.training.measure import pooled, walk_answers
+from dflash_serve.training.features.store import FeatureStore, target_features
+from dflash_serve.training.run.measure import walk_answers
+from dflash_serve.training.step.attention import block_rows, context_keys_values
 from tests.adapters.dense import DenseRows
 from tests.training.files import export_drafter
 
@@ -38,7 +38,7 @@ def test_a_trained_block_is_the_drafted_block(
     """Context arrives round by round, as in serving; blocks may be shorter than in training."""
     drafter = make_drafter(**shape)
     tokens = mx.array(np.random.default_rng(0).integers(0, 50, (1, 24)))
-    taps = target_taps(target, tokens, drafter.target_layer_ids)
+    taps = target_features(target, tokens, drafter.target_layer_ids).taps
     context = context_keys_values(drafter, taps)
     held = DenseRows(drafter.cache_specs, 1)
 
@@ -68,31 +68,6 @@ def test_a_trained_block_is_the_drafted_block(
         start = anchor
 
 
-def test_features_are_causal_and_do_not_depend_on_padding(
-    target: Qwen3Target, examples: list[Example]
-) -> None:
-    together = target_taps(target, mx.array(pad_tokens(examples, 40)), (0, 3))
-    for row, example in enumerate(examples):
-        alone = target_taps(target, mx.array(example.tokens)[None], (0, 3))
-        assert alone.shape == (1, example.length, 64)
-        np.testing.assert_allclose(
-            np.array(together[row, : example.length]), np.array(alone[0]), rtol=1e-5, atol=1e-6
-        )
-
-
-@pytest.mark.parametrize("room", [0, 1 << 30])
-def test_the_feature_store_pads_with_zeros_and_repeats_itself(
-    room: int, target: Qwen3Target, examples: list[Example]
-) -> None:
-    store = FeatureStore(target, (1, 2), examples, room)
-    first = np.array(store.batch([2, 0, 2], 32).taps)
-    assert not first[0, examples[2].length :].any()
-    np.testing.assert_array_equal(first[0], first[2])
-    exact = np.array(target_taps(target, mx.array(examples[0].tokens)[None], (1, 2))[0])
-    np.testing.assert_allclose(first[1, : examples[0].length], exact, rtol=2e-3, atol=1e-3)
-    np.testing.assert_array_equal(np.array(store.batch([2, 0, 2], 32).taps), first)
-
-
 def test_an_export_loads_into_the_same_drafter(
     tmp_path: Path, target: Qwen3Target, examples: list[Example]
 ) -> None:
@@ -107,7 +82,9 @@ def test_an_export_loads_into_the_same_drafter(
     loaded = load_drafter(tmp_path, target)
     assert isinstance(loaded, DFlashDrafter)
     assert loaded.config == drafter.config
-    taps = target_taps(target, mx.array(examples[0].tokens)[None], drafter.target_layer_ids)
+    taps = target_features(
+        target, mx.array(examples[0].tokens)[None], drafter.target_layer_ids
+    ).taps
 
     def logits(of: DFlashDrafter) -> np.ndarray:
         context = context_keys_values(of, taps)
@@ -115,34 +92,6 @@ def test_an_export_loads_into_the_same_drafter(
         return np.array(of.logits(block_rows(of, context, mx.array([[7, 20]]), tokens)))
 
     np.testing.assert_array_equal(logits(loaded), logits(drafter))
-
-
-def test_a_drafter_can_begin_with_the_targets_layers(target: Qwen3Target) -> None:
-    """Draft layers 0 and 1 of 2 become layers 1 and 2 of 4; a matrix of another shape stays."""
-    shape = DrafterShape(60, layers=2, target_layer_ids=(0, 1, 3), intermediate_size=20)
-    drafter = new_drafter(drafter_config(TARGET | {"rope_theta": 1e4}, shape), target, seed=5)
-    kept = np.array(drafter.model.layers[0].mlp.up_proj.weight)
-    rng = mx.random.key(9)
-    given = {
-        f"model.layers.{i}.{name}": mx.random.normal(size, key=rng) + i
-        for i in range(4)
-        for name, size in (
-            ("self_attn.q_proj.weight", (32, 32)),
-            ("mlp.up_proj.weight", (48, 32)),
-            ("input_layernorm.weight", (32,)),
-        )
-    }
-    start_from_target(drafter, given)
-    layers = drafter.model.layers
-    for own, source in ((0, 1), (1, 2)):
-        wanted = np.array(given[f"model.layers.{source}.self_attn.q_proj.weight"])
-        np.testing.assert_array_equal(np.array(layers[own].self_attn.q_proj.weight), wanted)
-    np.testing.assert_array_equal(np.array(layers[0].mlp.up_proj.weight), kept)
-    wanted = np.array(given["model.layers.2.input_layernorm.weight"])
-    np.testing.assert_array_equal(np.array(drafter.model.hidden_norm.weight), wanted)
-    # Layer 2 reads what layer 1 leaves: the second of three taps.
-    diagonal = np.diag(np.array(drafter.model.fc.weight)[:, 32:64])
-    assert (np.abs(diagonal - 1) < 0.1).all()
 
 
 def test_walks_count_rounds_as_serving_does(make_drafter: MakeDrafter, target: Qwen3Target) -> None:
@@ -156,8 +105,8 @@ def test_walks_count_rounds_as_serving_does(make_drafter: MakeDrafter, target: Q
     store = FeatureStore(target, drafter.target_layer_ids, [wrong, right], 0)
     walks = walk_answers(drafter, store, [wrong, right], 6)
     assert [(walk.tokens, walk.rounds) for walk in walks] == [(12, 12), (12, 2)]
-    assert pooled(walks) == pytest.approx(24 / 14)
-    assert pooled([]) == 0.0
+    assert Acceptance.of(walks).tokens_per_round == pytest.approx((12 / 12 + 12 / 2) / 2)
+    assert Acceptance.of(walks).tokens_per_round_pooled == pytest.approx(24 / 14)
 
 
 TARGET = {

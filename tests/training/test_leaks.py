@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dflash_serve.training.attention import block_rows, block_tokens, context_keys_values
+from dflash_serve.training.step.attention import block_rows, block_tokens, context_keys_values
 from tests.training.worlds import BLOCK, DRAFTERS, MASK_ID, World, make_world, sequences
 
 ANCHORS = (4, 9, 9, 20)

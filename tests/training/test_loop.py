@@ -8,11 +8,12 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from dflash_serve.training.checkpoint import CheckpointStore
-from dflash_serve.training.distributed import Processes
-from dflash_serve.training.loop import Ending, MeasureReport, Run
-from dflash_serve.training.schedule import Horizon
-from dflash_serve.training.trainer import StepReport, TrainOptions
+from dflash_serve.training.run.checkpoint import CheckpointStore
+from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.guard import Diverged
+from dflash_serve.training.run.loop import Ending, Measurement, MeasureReport, Run
+from dflash_serve.training.run.schedule import Horizon
+from dflash_serve.training.run.trainer import StepReport, TrainOptions
 
 
 class Scripted:
@@ -59,7 +60,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         options = TrainOptions(**{"horizon": Horizon(steps=10), **rest})
         trainer: Any = Scripted(losses or repeat(2.0), options)
         values = worth or repeat(1.0)
-        return Run(trainer, lambda: next(values), Silent(), CheckpointStore(tmp_path, keep))
+        store = CheckpointStore(tmp_path, keep)
+        return Run(trainer, lambda: Measurement(next(values)), Silent(), store)
 
     return make
 
@@ -105,7 +107,7 @@ def test_a_wish_to_stop_is_granted_after_the_step_with_a_checkpoint(make_run: Ma
 def test_an_exploded_loss_stops_and_is_not_saved(make_run: MakeRun) -> None:
     losses = chain(repeat(2.0, 60), repeat(9.0))
     run = make_run(horizon=Horizon(steps=500), checkpoint_every=20, losses=losses)
-    with pytest.raises(FloatingPointError, match=r"exploded: 9 at step 67; .*step-00000060"):
+    with pytest.raises(Diverged, match=r"exploded: 9 at step 67; .*step-00000060"):
         run.go()
     assert saved(run) == [40, 60]
 
@@ -123,5 +125,5 @@ def test_a_resumed_run_remembers_what_losses_were_usual(make_run: MakeRun) -> No
     again = make_run(horizon=Horizon(steps=500), losses=repeat(9.0))
     assert again.store is not None
     again.resume(again.store.newest())
-    with pytest.raises(FloatingPointError, match="at step 67"):
+    with pytest.raises(Diverged, match="at step 67"):
         again.go()

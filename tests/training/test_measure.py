@@ -9,17 +9,20 @@ import pytest
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.dflash2 import DFlash2Drafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.attention import (
+from dflash_serve.measure.figures import RoundCount
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.measure import walk_answers
+from dflash_serve.training.run.measure_prefix import PrefixTable, measure_prefixes
+from dflash_serve.training.step.attention import (
     block_rows,
     block_tokens,
     context_keys_values,
     proposals,
 )
-from dflash_serve.training.blocks import BlockRecipe, Example, blocks_at
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loss import Objective, SlotRows, block_objective
-from dflash_serve.training.measure import Walk, walk_answers
-from dflash_serve.training.measure_prefix import PrefixTable, measure_prefixes
+from dflash_serve.training.step.blocks import BlockRecipe, blocks_at
+from dflash_serve.training.step.loss import SlotRows, block_objective
+from dflash_serve.training.step.objective import Objective
 
 MakeDrafter = Callable[..., DFlashDrafter]
 
@@ -45,9 +48,9 @@ def test_each_turn_is_walked_by_itself(
     drafter, held = make_drafter(), [examples[0], chat]
     features = FeatureStore(target, drafter.target_layer_ids, held, 1 << 30)
     taps = features.batch([1], 64).taps
-    tokens, rounds = 0, 0
+    turns = []
     for first, last in ((4, 10), (14, 14), (20, 28)):
-        anchor = first
+        anchor, rounds = first, 0
         while anchor < last:
             block = np.full(6, drafter.config.mask_token_id)
             block[0] = chat.tokens[anchor]
@@ -57,9 +60,9 @@ def test_each_turn_is_walked_by_itself(
             ]
             anchor = min(last, anchor + 1 + (right.index(False) if False in right else len(right)))
             rounds += 1
-        tokens += last - first
-    assert walk_answers(drafter, features, held, 6, indices=[1]) == [Walk(tokens, rounds)]
-    assert walk_answers(drafter, features, held, 6)[1] == Walk(tokens, rounds)
+        turns.append(RoundCount(last - first, rounds))
+    assert walk_answers(drafter, features, held, 6, indices=[1]) == turns
+    assert walk_answers(drafter, features, held, 6)[-3:] == turns
 
 
 def test_prefixes_are_counted_block_by_block(

@@ -5,13 +5,14 @@ import pytest
 from mlx import optimizers
 
 from dflash_serve.engine.types import EngineRequest
-from dflash_serve.training.blocks import BlockRecipe, Example, make_blocks
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.step import TrainStep
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.step.blocks import BlockRecipe, make_blocks
+from dflash_serve.training.step.objective import Objective
+from dflash_serve.training.step.train_step import TrainStep
 from tests.engine.test_exactness import generate
 from tests.training.worlds import BLOCK, make_world, step_batch
 
-ROUNDS, STEPS, LENGTH = 8, 150, 64
+ROUNDS, STEPS, LENGTH = 5, 100, 48
 
 
 @pytest.mark.parametrize("name", ["v1", "dflash2"])

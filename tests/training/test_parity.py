@@ -9,10 +9,26 @@ import pytest
 from mlx import optimizers
 from mlx.utils import tree_flatten
 
-from dflash_serve.training.blocks import BlockRecipe, Example, blocks_at
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.step import StepBatch, TrainStep, Tree
-from tests.training.dense_reference import F64, Clean, Drawn, Goal
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.step.blocks import BlockRecipe, blocks_at
+from dflash_serve.training.step.objective import (
+    DFLASH,
+    DPACE,
+    DPACE_CONTINUATION,
+    DPACE_CUMULATIVE,
+    LossType,
+    Objective,
+)
+from dflash_serve.training.step.train_step import StepBatch, TrainStep, Tree
+from tests.training.dense_reference import (
+    F64,
+    Clean,
+    Drawn,
+    Goal,
+    Weights,
+    continuations,
+    prefixes,
+)
 from tests.training.worlds import (
     BLOCK,
     DRAWN,
@@ -68,10 +84,12 @@ def check(world: World, drawn: Blocks, objective: Objective, goal: Goal, **optio
     step = train_step(world, objective, **options)
     sums, gradients = step.gradients(batch_of(examples, cleans, drawn))
     data = list(zip(cleans, drawn, strict=True))
-    wanted, wanted_gradients = mx.value_and_grad(
-        lambda weights: world.dense.loss(weights, data, goal)
-    )(world.weights)
-    _, weight = world.dense.sums(world.weights, data, goal)
+
+    def loss_and_weight(weights: Weights) -> tuple[mx.array, mx.array]:
+        above, below = world.dense.sums(weights, data, goal)
+        return above / below, below
+
+    (wanted, weight), wanted_gradients = mx.value_and_grad(loss_and_weight)(world.weights)
     assert distance(sums["weight"], weight) < 1e-6
     assert distance(sums["loss"] / sums["weight"], wanted) < 1e-5
     found = flat(gradients)
@@ -102,10 +120,12 @@ def test_convolutions_and_selector_equal_the_dense_reference(name: str, drawn: B
     ("objective", "goal"),
     [
         (Objective(soft_label=1.0), replace(DENSE, soft=1.0)),
-        (Objective(d_pace=0.5), replace(DENSE, pace=0.5)),
-        (Objective(d_pace=0.2, soft_label=0.3), replace(DENSE, pace=0.2, soft=0.3)),
+        (Objective(loss_type=DPACE), replace(DENSE, pace=0.5)),
+        (Objective(0.3, DPACE, 0.2), replace(DENSE, pace=0.2, soft=0.3)),
+        (Objective(loss_type=DPACE_CUMULATIVE), replace(DENSE, pace=0.5, paced=prefixes)),
+        (Objective(loss_type=DPACE_CONTINUATION), replace(DENSE, pace=0.5, paced=continuations)),
     ],
-    ids=["soft", "d-pace", "both"],
+    ids=["soft", "d-pace", "d-pace soft", "d-pace prefix", "d-pace continuation"],
 )
 def test_options_of_the_loss_equal_the_dense_reference(
     name: str, objective: Objective, goal: Goal
@@ -123,16 +143,16 @@ def test_the_size_of_groups_changes_nothing(group_rows: int) -> None:
 
 def test_the_compiled_step_equals_the_dense_reference() -> None:
     mx.enable_compile()
-    objective = Objective(soft_label=0.4, d_pace=0.5)
+    objective = Objective(0.4, DPACE)
     goal = replace(DENSE, soft=0.4, pace=0.5, selector=1.0)
     check(make_world("dflash2 sliding"), VISIBLE, objective, goal, group_rows=40)
 
 
-@pytest.mark.parametrize("d_pace", [None, 0.5])
-def test_micro_batches_add_up_to_one_batch(d_pace: float | None) -> None:
+@pytest.mark.parametrize("loss_type", [DFLASH, DPACE])
+def test_micro_batches_add_up_to_one_batch(loss_type: LossType) -> None:
     world, examples = make_world("dflash2"), sequences()
     cleans = [world.clean(example) for example in examples]
-    step = train_step(world, Objective(d_pace=d_pace))
+    step = train_step(world, Objective(loss_type=loss_type))
     sums, gradients = step.gradients(batch_of(examples, cleans, DRAWN))
     parts = [
         step.gradients(batch_of([example], [clean], [drawn]))

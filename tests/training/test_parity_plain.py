@@ -7,9 +7,9 @@ import pytest
 from mlx import optimizers
 from mlx.utils import tree_flatten
 
-from dflash_serve.training.loss import Objective
-from dflash_serve.training.plain_step import PlainStep
-from dflash_serve.training.step import TrainStep
+from dflash_serve.bench.plain_step import PlainStep
+from dflash_serve.training.step.objective import Objective
+from dflash_serve.training.step.train_step import TrainStep
 from tests.training.test_parity import VISIBLE, batch_of
 from tests.training.worlds import DRAFTERS, make_world, sequences
 

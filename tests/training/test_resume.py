@@ -10,13 +10,16 @@ import pytest
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.checkpoint import CheckpointStore
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loop import Ending, MeasureReport, Run
-from dflash_serve.training.measure import pooled, walk_answers
-from dflash_serve.training.schedule import Horizon, Schedule
-from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.measure.figures import Acceptance
+from dflash_serve.training.data import DataError
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.checkpoint import CheckpointError, CheckpointStore
+from dflash_serve.training.run.guard import Diverged
+from dflash_serve.training.run.loop import Ending, Measurement, MeasureReport, Run
+from dflash_serve.training.run.measure import walk_answers
+from dflash_serve.training.run.schedule import Horizon, Schedule
+from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
 
 MakeDrafter = Callable[..., DFlashDrafter]
 MakeRun = Callable[..., "Watched"]
@@ -41,8 +44,9 @@ class Watched:
         self.stop_at: int | None = None
         self.trainer = trainer
 
-        def measure() -> float:
-            return pooled(walk_answers(trainer.drafter, features, trainer.examples, 6))
+        def measure() -> Measurement:
+            walks = walk_answers(trainer.drafter, features, trainer.examples, 6)
+            return Measurement(Acceptance.of(walks).tokens_per_round)
 
         self.run = Run(trainer, measure, self, store, stop=self._stop)
 
@@ -120,7 +124,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(make_run: MakeR
         return False
 
     run.run.stop = spoil
-    with pytest.raises(FloatingPointError, match=r"step 5; the last good .*step-00000004"):
+    with pytest.raises(Diverged, match=r"step 5; the last good .*step-00000004"):
         run.run.go()
     assert [f.name for f in run.run.store.folders()] == ["step-00000002", "step-00000004"]
 
@@ -129,7 +133,7 @@ def test_state_of_another_drafter_is_refused(make_run: MakeRun) -> None:
     run = make_run("one")
     state = run.trainer.state()
     state["masters.norm.weight"] = mx.zeros(31)
-    with pytest.raises(ValueError, match=r"another drafter: masters\.norm\.weight"):
+    with pytest.raises(CheckpointError, match=r"another drafter: masters\.norm\.weight"):
         run.trainer.restore(state, 1)
 
 
@@ -157,5 +161,5 @@ def test_parts_of_a_batch_add_up_to_the_batch(
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(make_run: MakeRun) -> None:
-    with pytest.raises(ValueError, match="a batch of 2 cannot be shared"):
+    with pytest.raises(DataError, match="a batch of 2 cannot be shared"):
         make_run("one", replace(OPTIONS, accumulate=3))

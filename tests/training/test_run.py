@@ -1,6 +1,7 @@
 """`dflash-train run`, as a user calls it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -10,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.training.data import fingerprint
 from tests.tiny import write_target
 from tests.training.runs import World, write_answers
 
@@ -32,7 +33,8 @@ def test_a_run_leaves_best_and_last_drafter_log_plot_and_checkpoints(world: Worl
     assert result.exit_code == 0, result.output
     out = world.root / "out"
     assert {path.name for path in out.iterdir()} == {
-        "config.json", "model.safetensors", "last", "checkpoints", "log.jsonl", "plot.png",
+        "config.json", "model.safetensors", "run.json", "last", "checkpoints", "log.jsonl",
+        "plot.png",
     }  # fmt: skip
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000007"]
     target = load_target(world.root / "target")
@@ -40,8 +42,7 @@ def test_a_run_leaves_best_and_last_drafter_log_plot_and_checkpoints(world: Worl
         assert load_drafter(folder, target).target_layer_ids == (0, 2)
     measured = [row for row in world.log("out") if "tokens_per_round" in row]
     assert [row["step"] for row in measured] == [3, 6, 7]
-    best = max(row["tokens_per_round"] for row in measured)
-    assert f"best {best:.2f} tokens per round" in result.output
+    assert f"best drafter: {out}, of step" in result.output
     assert list(world.losses("out")) == list(range(7))
 
 
@@ -114,14 +115,14 @@ def test_resuming_with_something_else_is_refused_and_named(world: World, tmp_pat
         ("heldout", tmp_path / "others.jsonl", "held-out data "),
         ("batch", 3, "batch 2 (now 3)"),
         ("layers", 2, "drafter.num_hidden_layers 1 (now 2)"),
-        ("steps", 5, "horizon.steps 2 (now 5)"),
+        ("steps", 5, "horizon.steps 2 (now 5); only --schedule wsd can be made longer"),
         ("muon", True, "muon false (now true)"),
-        ("d_pace", 0.5, "objective.d_pace null (now 0.5)"),
+        ("d_pace", 0.5, "objective.loss_type dflash (now dpace)"),
     ):
         result = world.invoke("out", **{"steps": 2, "resume": True, option: value})
         assert result.exit_code == 2, option
         assert named in result.output, option
-    (world.root / "target" / "tokenizer.json").write_text("{}")
+    (world.root / "target" / "chat_template.jinja").write_text("{{ messages }}")
     result = world.invoke("out", steps=2, resume=True)
     assert "cannot be resumed: it was made with tokenizer" in result.output
 
@@ -146,10 +147,48 @@ def test_resuming_nothing_begins_anew(world: World) -> None:
     assert "starting from the beginning" in result.output
 
 
-def test_a_vp_drafter_is_measured_by_visible_prefix(world: World) -> None:
-    options = {"training_mode": "vp_drafter", "steps": 3, "muon": True, "lr": 0.01}
-    result = world.invoke("out", **options)
+def test_a_drafter_is_chosen_by_one_set_and_reported_on_another(world: World) -> None:
+    """The best row's figures on the other set are what is shown, logged last and kept."""
+    result = world.invoke("out", steps=40, measure_every=8, lr=0.02, muon=True)
     assert result.exit_code == 0, result.output
+    *rows, last = world.log("out")
+    measured = [row for row in rows if "tokens_per_round" in row]
+    best = next(row for row in reversed(measured) if row["best"])
+    assert best["tokens_per_round"] == max(row["tokens_per_round"] for row in measured)
+    assert best["reported"]["tokens_per_round"] != best["tokens_per_round"]
+    assert (last["ended"], last["best_step"]) == ("finished", best["step"])
+    assert last["reported"] == best["reported"]["tokens_per_round"]
+    assert f"{last['reported']:.2f} tokens per round on 3 held-out answers" in result.output
+    kept = json.loads((world.root / "out" / "run.json").read_text())
+    assert kept["reported"] | {"on": ""} == {"step": best["step"], "on": "", **best["reported"]}
+    assert kept["trained_on"].startswith("6 answers of the target")
+
+
+def test_a_run_of_a_held_rate_is_made_longer(world: World) -> None:
+    """Half of a WSD run, then four times as long: the rate is held on, and falls at the new end."""
+    wsd = {"schedule": "wsd", "checkpoint_every": 5, "keep": 9, "lr": 1e-3}
+    assert world.invoke("out", steps=10, **wsd).exit_code == 0
+    refused = world.invoke("out", steps=40, resume=True, **wsd)
+    assert refused.exit_code == 2
+    assert "horizon.steps 10 (now 40); only --schedule wsd" in refused.output
+    shutil.rmtree(world.root / "out" / "checkpoints" / "step-00000010")
+    result = world.invoke("out", steps=40, resume=True, **wsd)
+    assert result.exit_code == 0, result.output
+    assert "going on behind step 5; horizon.steps 10 (now 40)" in result.output
+    rates = {row["step"]: row["rate"] for row in world.log("out") if "rate" in row}
+    assert [rates[step] for step in range(5, 33)] == [1e-3] * 28
+    assert rates[39] < rates[33] < 1e-3
+
+
+def test_a_vp_drafter_stays_one_when_it_is_started_from(world: World) -> None:
+    """What its config says counts: the mode, the base of its prefixes, the shape."""
+    options = {"training_mode": "vp_drafter", "steps": 3, "muon": True, "prefix_weight_base": 0.7}
+    result = world.invoke("vp", **options)
+    assert result.exit_code == 0, result.output
+    shape = dict.fromkeys(("layers", "block_size", "target_layers", "mask_token"))
+    result = world.invoke("out", start=world.root / "vp", steps=1, **shape)
+    assert result.exit_code == 0, result.output
+    assert "accuracy by visible slots" in result.output
     table = json.loads((world.root / "out" / "vp.json").read_text())
     assert table["visible"] == [1, 2, 3]
     for visible, row in enumerate(table["accuracy"], start=1):
@@ -157,7 +196,8 @@ def test_a_vp_drafter_is_measured_by_visible_prefix(world: World) -> None:
     assert table["mean_tokens_per_round"] == pytest.approx(sum(table["tokens_per_round"][1:]) / 2)
     config = json.loads((world.root / "out" / "config.json").read_text())
     assert config["dflash_config"]["training_mode"] == "vp_drafter"
-    assert "accuracy by visible slots" in result.output
+    assert config["dflash_config"]["prefix_weight_base"] == 0.7
+    assert (config["block_size"], config["num_hidden_layers"]) == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +205,7 @@ def test_a_vp_drafter_is_measured_by_visible_prefix(world: World) -> None:
     [
         {"architecture": "dflash2", "selector_rank": 8, "selector_top_k": 4},
         {"soft_label": 0.5, "schedule": "wsd", "epochs": 0.7},
-        {"d_pace": 0.5, "window": 8, "causal": True, "accumulate": 2},
+        {"loss_type": "dpace-continuation-value-only", "window": 8, "accumulate": 2},
         {
             "compute_dtype": "bfloat16",
             "dtype": "bfloat16",
@@ -185,20 +225,15 @@ def test_every_objective_runs(world: World, options: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1, "minutes": 1}, "exactly one of steps, epochs and minutes"),
-        ({}, "exactly one of steps, epochs and minutes"),
-        ({"steps": 1, "architecture": "v3"}, "none of v1, dflash2"),
-        ({"steps": 1, "schedule": "linear"}, "none of cosine, wsd"),
-        ({"steps": 1, "min_loss_tokens": 99}, "no answer that can be used"),
-        ({"steps": 1, "accumulate": 3}, "cannot be shared"),
-        ({"steps": 1, "measure_block": 99}, "--measure-block is 99"),
-        ({"steps": 1, "seed": -1}, "seed is -1"),
-        ({"steps": 1, "mask_token": 99999}, "mask_token_id is 99999"),
-        ({"steps": 1, "block_size": 99999}, "block size 99999 exceeds"),
-        ({"steps": 1, "feature_gb": "inf"}, "feature-gb is inf"),
-        ({"steps": 1, "selector_alpha": "nan"}, "selector_alpha is nan"),
-        ({"minutes": "nan"}, "length of a run is nan"),
-        ({"steps": 1, "wandb": "x"}, "pip install wandb"),
+        ({"steps": 1, "minutes": 1}, "give only one of --steps, --epochs and --minutes"),
+        ({"min_loss_tokens": 99}, "no answer that can be used"),
+        ({"measure_block": 99}, "--measure-block is 99"),
+        ({"batch": 7}, "--batch is 7, but there are 6 answers to train on"),
+        ({"mask_token": 99999}, "mask_token_id is 99999"),
+        ({"block_size": 99999}, "block size 99999 exceeds"),
+        ({"block_size": 32}, "no gamma is published for blocks above 16, and this one is 32"),
+        ({"wandb": "x"}, "pip install wandb"),
+        ({"data": "none.jsonl"}, "none.jsonl"),
     ],
 )
 def test_a_mistake_is_one_line(world: World, options: dict[str, object], message: str) -> None:

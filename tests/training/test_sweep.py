@@ -6,7 +6,7 @@ from typer.testing import CliRunner, Result
 
 from dflash_serve.training.cli import app
 from dflash_serve.training.data import DataError
-from dflash_serve.training.sweep import Prune, read_table
+from dflash_serve.training.run.table import Prune, read_table
 from tests.training.runs import World
 
 
@@ -32,8 +32,8 @@ def results(out: Path) -> dict[str, dict[str, object]]:
 def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> None:
     world, out = World.make(tmp_path), tmp_path / "sweep"
     runs = [
-        {"name": "good", "lr": 0.02, "steps": 30, "measure-every": 10},
-        {"name": "bad", "lr": 1e-9, "copy_target": False, "steps": 30, "measure-every": 10},
+        {"name": "good", "lr": 0.02, "steps": 18, "measure-every": 6},
+        {"name": "bad", "lr": 1e-9, "copy_target": False, "steps": 18, "measure-every": 6},
         {"name": "broken", "lr": 1e30, "clip": 1e30, "warmup": 0},
     ]
     rest = {"runs": runs, "prune": {"share": 0.999, "after": 0.3}}
@@ -43,7 +43,7 @@ def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> N
     found = results(out)
     assert [row["state"] for row in found.values()] == ["finished", "pruned", "failed"]
     assert list(found) == ["good", "bad", "broken"]
-    assert found["bad"]["steps"] < 30
+    assert found["bad"]["steps"] < 18
     assert (out / "sweep.png").exists()
     assert (out / "good" / "model.safetensors").exists()
     assert "tokens per round, the best first" in result.output
@@ -52,7 +52,7 @@ def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> N
     before = (out / "bad" / "log.jsonl").read_text()
     again = invoke(file, out)
     assert again.exit_code == 0, again.output
-    assert "going on behind step 30" in again.output
+    assert "going on behind step 18" in again.output
     assert results(out) == found
     assert (out / "bad" / "log.jsonl").read_text() == before
 
@@ -81,9 +81,12 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
         ("nonsense", "cannot be read"),
         ("[grid]\nlr = []\n", "no runs"),
         ("[[runs]]\nname='a'\n[[runs]]\nname='a'\n", "two runs are called a"),
-        ("[[run]]\nname='a'\n", "'run' is none of"),
-        ("[grid]\nlr = [1]\n[prune]\nshare = 2\n", "0 to 1"),
-        ("[grid]\nlr = [1]\n[prune]\nshares = 1\n", "shares"),
+        ("[[run]]\nname='a'\n", "run is .*: Extra inputs"),
+        (
+            "[grid]\nlr = [1]\n[prune]\nshare = 2\n",
+            r"prune\.share is 2: Input should be less than or equal to 1",
+        ),
+        ("[grid]\nlr = [1]\n[prune]\nshares = 1\n", r"prune\.shares"),
     ],
 )
 def test_a_wrong_table_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -96,9 +99,10 @@ def test_a_wrong_table_is_named(text: str, message: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"lrr": 1}, "setting lrr"),
-        ({"lr": -1.0}, "lr=-1.0: rates -1.0"),
-        ({"lr": "fast"}, "setting lr"),
+        ({"lrr": 1}, "lrr=1: --lrr is no option"),
+        ({"lr": -1.0}, "lr=-1.0: --lr is -1.0, but should be greater than 0"),
+        ({"lr": "fast"}, "lr=fast: --lr is fast"),
+        ({"gamma": 4, "d-pace": 0.5}, "--gamma 4.0 has no effect"),
         ({"out": "x"}, "chooses out"),
     ],
 )

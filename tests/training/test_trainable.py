@@ -10,7 +10,7 @@ from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_target
-from dflash_serve.training.initialise import load_trainable
+from dflash_serve.training.drafter.initialise import begin_from, load_trainable
 from tests.adapters.test_heads import HEADS, write_head
 from tests.tiny import DRAFTER, tiny_pair, write_checkpoint, write_target
 
@@ -45,3 +45,33 @@ def test_quantised_weights_are_not_trained(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "stored", DRAFTER | settings, weights)
     with pytest.raises(AdapterError, match="stored in 4 bits and cannot be trained"):
         load_trainable(directory, target)
+
+
+@pytest.mark.parametrize(
+    ("own", "mode", "base", "becomes"),
+    [
+        (0.7, None, None, 0.7),
+        (0.7, None, 0.5, 0.5),
+        (0.7, "dflash", None, None),
+        (None, None, None, None),
+        (None, "vp_drafter", None, 0.9),
+    ],
+)
+def test_a_drafter_goes_on_as_what_it_is_unless_told(
+    tmp_path: Path, own: float | None, mode: str | None, base: float | None, becomes: float | None
+) -> None:
+    target, drafter = tiny_pair(tmp_path, None)
+    assert isinstance(drafter, DFlashDrafter)
+    stored = {"training_mode": "vp_drafter", "prefix_weight_base": own} if own else {}
+    config = DRAFTER | {"dflash_config": DRAFTER["dflash_config"] | stored}
+    weights: dict[str, mx.array] = dict(tree_flatten(drafter.model.parameters()))
+    directory = write_checkpoint(tmp_path / "stored", config, weights)
+    begun = begin_from(directory, target, mode=mode, base=base)
+    assert begun.config["dflash_config"].get("prefix_weight_base") == becomes
+    assert begun.config["dflash_config"].get("training_mode") == ("vp_drafter" if becomes else None)
+
+
+def test_a_prefix_base_for_a_plain_drafter_is_refused(tmp_path: Path) -> None:
+    target, _ = tiny_pair(tmp_path, None)
+    with pytest.raises(AdapterError, match=r"no VP-drafter: --prefix-weight-base 0\.5"):
+        begin_from(tmp_path / "drafter", target, mode=None, base=0.5)

@@ -1,23 +1,21 @@
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.batches import batches
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.loop import MeasureReport, Run
-from dflash_serve.training.measure import pooled, walk_answers
-from dflash_serve.training.schedule import Horizon, Schedule
-from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.measure.figures import Acceptance
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.guard import Diverged
+from dflash_serve.training.run.loop import Measurement, MeasureReport, Run
+from dflash_serve.training.run.measure import walk_answers
+from dflash_serve.training.run.schedule import Horizon, Schedule
+from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
 
 MakeDrafter = Callable[..., DFlashDrafter]
 
@@ -41,42 +39,35 @@ def train(
     recorder = Recorder()
     trainer = Trainer(drafter, examples, store, options)
 
-    def measure() -> float:
-        return pooled(walk_answers(drafter, store, examples, drafter.block_size))
+    def measure() -> Measurement:
+        walks = walk_answers(drafter, store, examples, drafter.block_size)
+        return Measurement(Acceptance.of(walks).tokens_per_round)
 
     Run(trainer, measure, recorder).go()
     return recorder
 
 
+@pytest.mark.parametrize(("muon", "rate", "steps"), [(False, 8e-3, 120), (True, 0.03, 60)])
 def test_a_few_sequences_are_learnt_by_heart(
-    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
-) -> None:
+    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example],
+    muon: bool, rate: float, steps: int,
+) -> None:  # fmt: skip
+    """Muon does so in half of AdamW's steps, at its own rate."""
     frozen = np.array(target.embed(mx.arange(61)))
     options = TrainOptions(
-        Horizon(steps=160), batch=3, anchors=12, gamma=4.0, schedule=Schedule(8e-3), bucket=32,
-        measure_every=80,
+        Horizon(steps=steps), Schedule(rate), batch=3, anchors=12, gamma=4.0, bucket=32,
+        measure_every=steps // 2, muon=muon,
     )  # fmt: skip
     recorder = train(make_drafter(), target, examples, options)
     first, last = recorder.steps[0], recorder.steps[-1]
     assert first.loss > 3.0
-    assert last.loss < 0.1
+    assert last.loss < 0.4
     assert min(last.accuracy) > 0.95
     assert last.expected > 4.0
-    assert [report.step for report in recorder.measured] == [80, 160]
+    assert [report.step for report in recorder.measured] == [steps // 2, steps]
     # 19, 17 and 3 tokens after the first one, at best 4 + 3 + 1 rounds of 6.
     assert recorder.measured[-1].value >= 0.9 * 39 / 8
     assert np.array_equal(np.array(target.embed(mx.arange(61))), frozen)
-
-
-def test_muon_learns_the_same_faster_at_its_own_rate(
-    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
-) -> None:
-    options = TrainOptions(
-        Horizon(steps=60), batch=3, anchors=12, gamma=4.0, schedule=Schedule(0.03), bucket=32,
-        measure_every=60, muon=True,
-    )  # fmt: skip
-    recorder = train(make_drafter(), target, examples, options)
-    assert recorder.steps[-1].loss < 0.3
 
 
 def test_the_same_seed_gives_the_same_weights(
@@ -99,20 +90,42 @@ def test_an_exploding_loss_stops_the_run(
 ) -> None:
     drafter = make_drafter()
     drafter.model.norm.weight = mx.full((32,), float("inf"))
-    with pytest.raises(FloatingPointError, match="step 0"):
+    with pytest.raises(Diverged, match="step 0"):
         train(drafter, target, examples, TrainOptions(Horizon(steps=2), batch=2, bucket=32))
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 5), st.integers(0, 9))
-def test_each_epoch_uses_every_example_once(lengths: list[int], size: int, seed: int) -> None:
-    uses: list[tuple[int, int]] = []
-    for batch in islice(batches(lengths, size, 8, seed), 40):
-        assert len(batch.indices) == len(batch.epochs) == size
-        assert all(batch.length - 8 < lengths[index] <= batch.length for index in batch.indices)
-        uses += zip(batch.epochs, batch.indices, strict=True)
-    assert len(set(uses)) == len(uses)
+def test_a_batch_that_is_not_full_learns_from_what_it_has(
+    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
+) -> None:
+    """Three examples in a batch of 4 are the same step as in one of 3; nothing counts twice."""
+
+    def first(batch: int, accumulate: int = 1) -> StepReport:
+        drafter = make_drafter()
+        store = FeatureStore(target, drafter.target_layer_ids, examples, 1 << 30)
+        options = TrainOptions(
+            Horizon(steps=1), batch=batch, accumulate=accumulate, anchors=4, bucket=32
+        )
+        return Trainer(drafter, examples, store, options).step(0, 0.5, 0.0)
+
+    whole = first(3)
+    for padded in (first(4), first(8, accumulate=4)):
+        assert padded.loss == pytest.approx(whole.loss, rel=1e-4)
+        assert padded.norm == pytest.approx(whole.norm, rel=1e-4)
+        assert (padded.accuracy, padded.tokens) == (whole.accuracy, whole.tokens)
 
 
-def test_nothing_to_train_on_is_an_error() -> None:
-    with pytest.raises(ValueError, match="nothing to train on"):
-        next(batches([], 2, 8, 0))
+def test_weight_decay_pulls_weights_towards_zero(
+    make_drafter: MakeDrafter, target: Qwen3Target, examples: list[Example]
+) -> None:
+    def size(decay: float, muon: bool) -> float:
+        drafter = make_drafter()
+        options = TrainOptions(
+            Horizon(steps=3), Schedule(0.02), batch=3, anchors=2, bucket=32, muon=muon,
+            weight_decay=decay,
+        )  # fmt: skip
+        train(drafter, target, examples, options)
+        flat = tree_flatten(drafter.model.parameters())
+        return sum(float(mx.square(value).sum()) for _, value in flat)
+
+    for muon in (False, True):
+        assert size(5.0, muon) < 0.97 * size(0.0, muon)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dflash_serve.adapters.base import LayerCache
-from dflash_serve.training.attention import (
+from dflash_serve.training.step.attention import (
     block_rows,
     block_tokens,
     context_keys_values,

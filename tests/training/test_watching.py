@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dflash_serve.training.curves import Curve
-from dflash_serve.training.interrupt import Interrupt
-from dflash_serve.training.loop import MeasureReport
-from dflash_serve.training.report import RunLog, read_log
-from dflash_serve.training.trainer import StepReport
-from dflash_serve.training.view import LiveView, PlainView, bars
-from dflash_serve.training.wandb_log import open_wandb
+from dflash_serve.training.run.curves import draw
+from dflash_serve.training.run.interrupt import Interrupt
+from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.report import RunLog, read_log
+from dflash_serve.training.run.trainer import StepReport
+from dflash_serve.training.run.view import LiveView, PlainView, bars
+from dflash_serve.training.run.wandb_log import open_wandb
 
 
 def step(number: int, seconds: float = 0.0) -> StepReport:
@@ -78,15 +78,13 @@ def test_a_resumed_log_goes_on_and_is_read_past_a_torn_line(tmp_path: Path) -> N
     assert list(read_log(path)) == []
 
 
-def test_curves_stay_small_and_keep_their_mean() -> None:
-    curve = Curve()
-    for number in range(100_000):
-        curve.add((float(number), 2.0 * number))
-    assert 256 <= len(curve.points) <= 1024
-    assert curve.steps == sorted(curve.steps)
-    assert curve.values() == [2.0 * at for at in curve.steps]
-    curve.cut(50_000)
-    assert curve.steps[-1] < 50_000
+def test_a_log_longer_than_a_curve_has_points_is_drawn(tmp_path: Path) -> None:
+    rows = [
+        {"step": n, "loss": 2.0, "rate": 1e-3, "expected": 1.5, "accuracy": [0.5]}
+        for n in range(5000)
+    ]
+    draw([*rows, {"step": 9, "tokens_per_round": 2.0}, {"resumed": 4000}], tmp_path / "long.png")
+    assert (tmp_path / "long.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_a_first_signal_is_a_wish_and_a_second_interrupts() -> None:

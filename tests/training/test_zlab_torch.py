@@ -3,18 +3,19 @@
 Skipped without PyTorch and transformers 5.15, which are too large to install for the tests alone.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from dflash_serve.adapters.base import AdapterError
-from dflash_serve.adapters.foreign import Given
-from dflash_serve.training.commands.convert import ConvertJob, convert
-from dflash_serve.training.sources import read_source
-from tests.tiny import TARGET, write_checkpoint
+from dflash_serve.training.cli import app
+from dflash_serve.training.export.sources import read_source
+from tests.tiny import TARGET
 from tests.training.zlab import (
     BLOCK,
     DFLASH2,
@@ -91,18 +92,12 @@ def test_what_they_save_converts_and_drafts_the_same_here(kind: str, tmp_path: P
     exported(kind, target, tmp_path / "first")
     theirs = from_pretrained(kind, tmp_path / "first")
     theirs.save_pretrained(tmp_path / "saved")
-    write_checkpoint(tmp_path / "target", TARGET, {})
-    convert(
-        ConvertJob(
-            source=str(tmp_path / "saved"),
-            target=str(tmp_path / "target"),
-            out=tmp_path / "back",
-            kind=None,
-            config=None,
-            dtype=None,
-            given=Given(),
-        )
-    )
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "config.json").write_text(json.dumps(TARGET))
+    places = ["--target", tmp_path / "target", "--out", tmp_path / "back"]
+    words = ["convert", tmp_path / "saved", *places]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
     ours = Ours(loaded(tmp_path / "back", target))
     assert_same(ours, Theirs(theirs, model.model.embed_tokens.weight), ROUNDS)
 
@@ -114,10 +109,16 @@ def test_tensors_come_out_of_torch_files_bit_by_bit(
 ) -> None:
     values = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     state: dict[str, Any] = {"fc.weight": values.to(getattr(torch, dtype)), "steps": 3}
+    state |= {"d2t": torch.tensor([5, 0, 7]), "t2d": torch.tensor([True, False])}
     for key in reversed(nest):
         state = {key: state, "epoch": 2}
     torch.save(state, tmp_path / "training_state.pt")
-    (stored,) = read_source(tmp_path).values()
+    read = read_source(tmp_path)
+    assert {name: read.pop(name).tolist() for name in ("d2t", "t2d")} == {
+        "d2t": [5, 0, 7],
+        "t2d": [True, False],
+    }
+    (stored,) = read.values()
     assert stored.dtype == getattr(mx, dtype)
     expected = mx.array(values.numpy()).astype(stored.dtype)
     assert mx.array_equal(stored, expected)

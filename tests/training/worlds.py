@@ -11,9 +11,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import make_drafter, make_target
-from dflash_serve.training.blocks import Blocks, Example
-from dflash_serve.training.features import clean_caches
-from dflash_serve.training.step import StepBatch
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.features.store import clean_caches
+from dflash_serve.training.step.blocks import Blocks
+from dflash_serve.training.step.train_step import StepBatch
 from tests.training.dense_reference import F64, Clean, DenseStep, Drawn, Weights
 
 VOCAB, MASK_ID, BLOCK, WINDOW = 61, 60, 6, 8

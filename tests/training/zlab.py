@@ -14,7 +14,7 @@ from dflash_serve.adapters.base import LayerCache
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import load_drafter, make_drafter
 from dflash_serve.adapters.qwen3 import Args, Qwen3Target, RowModel
-from dflash_serve.training.initialise import DrafterShape, drafter_config
+from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config
 from tests.adapters.caches import EngineRows
 from tests.tiny import TARGET
 from tests.training.files import export_drafter

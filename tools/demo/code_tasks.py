@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import words
 from style import ask
-from tasks import Sample, pseudo_word
+from tasks import Sample, rare_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def infinitive(wish: str) -> str:
 
 def free_name(rng: random.Random) -> str:
     if rng.random() < 0.1:
-        return pseudo_word(rng)
+        return rare_word(rng)
     if rng.random() < 0.3:
         return rng.choice(words.NOUN_NAMES)
     first = rng.choice(words.VERBS_NAMES + words.NOUN_NAMES)

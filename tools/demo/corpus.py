@@ -1,7 +1,7 @@
 """Instruction dialogues for the demo pair from a fixed seed, split by hash: train and held-out.
 
-python tools/demo/corpus.py --heldout 60 --seed 7 --out dflash_serve/demo/heldout.jsonl
 python tools/demo/corpus.py --prompts 20000 --seed 11 --out prompts.jsonl
+python tools/demo/corpus.py --heldout 20 --seed 107 --but heldout.jsonl --out choose.jsonl
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tasks import Sample
 Message = dict[str, str]
 
 KINDS: dict[str, tuple[Callable[[random.Random], Sample], float]] = {
-    "chat": (closed.chat, 1.4),
+    "chat": (closed.chat, 1.6),
     "about": (closed.about, 0.9),
     "sum": (tasks.sums, 1.3),
     "code": (code_tasks.code, 1.5),
     "story": (tasks.story, 1.3),
-    "json": (tasks.json_record, 2.0),
-    "sort": (tasks.sort_list, 3.3),
+    "json": (tasks.json_record, 3.2),
+    "sort": (tasks.sort_list, 3.6),
     "convert": (tasks.convert, 1.0),
     "count": (tasks.count, 1.3),
     "calendar": (closed.calendar, 1.0),
-    "refuse": (closed.refuse, 1.1),
+    "refuse": (closed.refuse, 1.4),
 }
 SYSTEM = (
     "You are a helpful assistant.", "You are dflash-demo, a tiny model.", "Be brief.",
@@ -65,7 +65,7 @@ def system_message(rng: random.Random) -> list[Message]:
     return [{"role": "system", "content": rng.choice(SYSTEM)}]
 
 
-def conversations(seed: int) -> Iterator[list[Message]]:
+def conversations(seed: int | str) -> Iterator[list[Message]]:
     """Endless training dialogues of one to four turns, at times with a system message."""
     rng = random.Random(seed)
     while True:
@@ -82,12 +82,18 @@ def turn(sample: Sample) -> list[Message]:
     ]
 
 
-def heldout_rows(seed: int, per_kind: int) -> Iterator[dict[str, object]]:
-    """Distinct held-out prompts; every fourth has an earlier turn or a system message before it."""
+def heldout_rows(
+    seed: int, per_kind: int, but: frozenset[str] = frozenset()
+) -> Iterator[dict[str, object]]:
+    """Distinct held-out prompts; every fourth has an earlier turn or a system message before it.
+
+    ``but`` are last messages that another set holds already. A kind with few held-out prompts may
+    give fewer than ``per_kind``.
+    """
     for kind in KINDS:
-        rng, seen = random.Random(f"{seed}{kind}"), set[str]()
-        tries = 0
-        while len(seen) < per_kind and tries < 100_000:
+        rng, seen = random.Random(f"{seed}{kind}"), set(but)
+        tries, most = 0, per_kind + len(but)
+        while len(seen) < most and tries < 100_000:
             tries += 1
             sample = draw(rng, kind, heldout=True)
             if sample.user in seen:
@@ -96,6 +102,12 @@ def heldout_rows(seed: int, per_kind: int) -> Iterator[dict[str, object]]:
             before = [] if rng.random() < 0.75 else system_message(rng) + turn(draw(rng))
             messages = [*before, {"role": "user", "content": sample.user}]
             yield {"kind": kind, "messages": messages, "answer": sample.answer}
+
+
+def last_messages(path: Path) -> frozenset[str]:
+    """The requests that a prompt file ends its rows with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return frozenset(json.loads(line)["messages"][-1]["content"] for line in lines)
 
 
 def prompt_rows(seed: int, amount: int) -> Iterator[dict[str, object]]:
@@ -112,12 +124,14 @@ def prompt_rows(seed: int, amount: int) -> Iterator[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--heldout", type=int, default=0, help="held-out rows per kind")
+    parser.add_argument("--but", type=Path, help="prompt file whose requests are left out of it")
     parser.add_argument("--prompts", type=int, default=0, help="training-side prompts")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    but = last_messages(args.but) if args.but else frozenset[str]()
     rows = (
-        heldout_rows(args.seed, args.heldout)
+        heldout_rows(args.seed, args.heldout, but)
         if args.heldout
         else prompt_rows(args.seed, args.prompts)
     )

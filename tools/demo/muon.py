@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,13 @@ class Muon:
             shape: torch.zeros(len(group), *shape) for shape, group in self._groups.items()
         }
         self._adam = torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def state(self) -> dict[str, Any]:
+        return {"momentum": self._momentum, "adam": self._adam.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._momentum = state["momentum"]
+        self._adam.load_state_dict(state["adam"])
 
     @torch.no_grad()
     def step(self, scale: float, momentum: float = 0.95, decay: float = 0.02) -> None:

@@ -1,7 +1,10 @@
-"""Pre-trains the demo target with PyTorch on freshly drawn dialogues, then writes a checkpoint.
+"""Pre-trains a target with PyTorch on freshly drawn dialogues; started again, it goes on.
 
-python tools/demo/pretrain_target.py --minutes 40 --seed 1 --target dflash_serve/demo/target
-python tools/demo/pretrain_target.py --minutes 30 --seed 1 --family qwen3_5 --target hybrid
+python tools/demo/pretrain_target.py --target target --steps 6000 --seed 1
+python tools/demo/pretrain_target.py --family qwen3_5 --target hybrid --steps 2000 --seed 1
+
+The folder holds the tokenizer and receives the model. What a step learns from depends on the seed
+and the step alone. The stored weights are the average over the last steps.
 """
 
 from __future__ import annotations
@@ -9,117 +12,153 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from corpus import Message, conversations, heldout_rows
+from corpus import heldout_rows
+from dialogues import TOKENS_PER_PIECE, Encoder, Piece, piece
 from muon import Muon
 from qwen3_5_torch import HybridShape, Qwen35
 from qwen3_torch import Qwen3, Shape
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from team import LOSSES, Checkpoints, Team
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 Model = Qwen3 | Qwen35
 
-PROMPT_WEIGHT = 0.05
 SHORT, LONG = 256, 512
-TOKENS_PER_PIECE = 512
-PIECES_PER_STEP = 4
-TOKENS_PER_STEP = TOKENS_PER_PIECE * PIECES_PER_STEP
+TOKENS_PER_STEP = TOKENS_PER_PIECE * LOSSES
+REPORT_EVERY = 50
+WATCH_SEED = 207
+"""Of the held-out prompts that the log's exact match is on; nothing is chosen by it."""
 
 
-class Encoder:
-    """Dialogues to token ids and loss weights, exactly as the chat template would render them."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run learns and how; shares are of the run's steps."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self.start, self.end, self.pad = (
-            tokenizer.token_to_id(token)
-            for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-        )
-        self._newline = self.text("\n")
+    family: str
+    steps: int
+    seed: int
+    workers: int
+    matrix_rate: float
+    other_rate: float
+    warm: float = 0.02
+    fall_from: float = 0.4
+    floor: float = 0.05
+    long_from: float = 0.7
+    average_from: float = 0.9
 
-    def text(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def rate(self, step: int) -> float:
+        """Warm-up, a plateau, then a straight line to the floor, times the peak rate."""
+        progress = (step + 1) / self.steps
+        if progress < self.warm:
+            return progress / self.warm
+        return min(1.0, max(self.floor, (1.0 - progress) / (1.0 - self.fall_from)))
 
-    def dialogue(self, messages: list[Message]) -> tuple[list[int], list[float]]:
-        ids: list[int] = []
-        weights: list[float] = []
-        for message in messages:
-            head = [self.start, *self.text(message["role"] + "\n")]
-            body = [*self.text(message["content"].strip()), self.end]
-            weight = 1.0 if message["role"] == "assistant" else PROMPT_WEIGHT
-            ids += head + body + self._newline
-            weights += [0.0] * len(head) + [weight] * len(body) + [0.0] * len(self._newline)
-        return ids, weights
-
-
-def rows(encoder: Encoder, seed: int, length: int) -> Iterator[tuple[list[int], list[float]]]:
-    """Rows of whole dialogues one after another, cut at the row's end."""
-    stream = conversations(seed)
-    while True:
-        ids: list[int] = []
-        weights: list[float] = []
-        while len(ids) < length + 1:
-            messages = next(stream)
-            if ids and messages[0]["role"] == "system":
-                messages = messages[1:]
-            more, more_weights = encoder.dialogue(messages)
-            ids += more
-            weights += more_weights
-        yield ids[: length + 1], weights[: length + 1]
+    def length(self, step: int) -> int:
+        """Tokens per row: every second step of the last part has long ones."""
+        return LONG if step >= self.long_from * self.steps and step % 2 else SHORT
 
 
-def batches(encoder: Encoder, seed: int, length: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    source = rows(encoder, seed, length)
-    while True:
-        drawn = [next(source) for _ in range(TOKENS_PER_PIECE // length)]
-        ids = torch.tensor([row[0] for row in drawn])
-        weights = torch.tensor([row[1] for row in drawn])
-        yield ids[:, :-1], ids[:, 1:], weights[:, 1:]
-
-
-def loss_of(model: torch.nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    inputs, targets, weights = batch
+def loss_of(model: Model, batch: Piece) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(inputs)
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return (losses * weights.flatten()).sum() / weights.sum()
+        logits = model(batch.inputs)
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 1), batch.targets.flatten(), reduction="none"
+    )
+    return (losses * batch.weights.flatten()).sum() / batch.weights.sum()
 
 
-def rate(progress: float, warm: float) -> float:
-    """Warm-up, a plateau, then a straight line to zero."""
-    if progress < warm:
-        return progress / warm
-    return min(1.0, (1.0 - progress) / 0.6)
+def work(
+    rank: int,
+    team: Team,
+    encoder: Encoder,
+    settings: Settings,
+    checkpoints: Checkpoints,
+    every: int,
+) -> None:
+    """The loop of one worker; rank 0 also reports."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # sent when the parent dies; a shell may ignore it
+    os.setsid()  # Linux shares a core by session: two workers in one session get one share
+    if hasattr(os, "sched_setaffinity"):  # the scheduler was seen to keep both on one core
+        os.sched_setaffinity(0, {rank % (os.cpu_count() or 1)})
+    team.adopt(rank)
+    optimiser = Muon(team.share_of(rank), settings.matrix_rate, settings.other_rate)
+    checkpoints.restore(optimiser, rank)
+    first = checkpoints.first_step()
+    log = Log(team, settings, first) if rank == 0 else None
+    average_from = int(settings.average_from * settings.steps)
+    for step in range(first, settings.steps):
+        for slot in range(rank, LOSSES, settings.workers):
+            batch = piece(encoder, f"{settings.seed}/{step}/{slot}", settings.length(step))
+            loss = loss_of(team.model, batch)
+            (loss / LOSSES).backward()
+            team.losses[slot] = loss.detach()
+        team.wait()
+        team.exchange(rank)
+        optimiser.step(settings.rate(step))
+        if step >= average_from:
+            team.take_average(rank, step - average_from)
+        if log:
+            log.step(step + 1)
+        team.wait()
+        team.clear(rank)
+        if (step + 1) % every == 0 or step + 1 == settings.steps:
+            checkpoints.save(team, optimiser, rank, step + 1)
+
+
+class Log:
+    """Progress lines of rank 0."""
+
+    def __init__(self, team: Team, settings: Settings, first: int) -> None:
+        self._team = team
+        self._settings = settings
+        self._first = first
+        self._start = time.monotonic()
+        self._losses: list[float] = []
+
+    def step(self, step: int) -> None:
+        """Called between the barriers, when no worker writes its loss."""
+        self._losses.append(self._team.losses.mean().item())
+        if step % REPORT_EVERY and step != self._settings.steps:
+            return
+        seconds = time.monotonic() - self._start
+        speed = (step - self._first) * TOKENS_PER_STEP / seconds
+        left = (self._settings.steps - step) * TOKENS_PER_STEP / speed / 60
+        print(
+            f"step {step} of {self._settings.steps}, {step * TOKENS_PER_STEP} tokens, "
+            f"loss {np.mean(self._losses):.4f}, {speed:.0f} tokens/s, {left:.0f} minutes left",
+            flush=True,
+        )
+        self._losses = []
 
 
 @torch.no_grad()
-def exact_match(model: Model, encoder: Encoder, per_kind: int, seed: int = 7) -> dict[str, float]:
+def exact_match(model: Model, encoder: Encoder, per_kind: int) -> dict[str, float]:
     """Share of held-out answers that greedy decoding would give word for word.
 
     Greedy output equals the answer if and only if every argmax along the answer is right.
     """
     right: dict[str, list[bool]] = defaultdict(list)
-    for row in heldout_rows(seed, per_kind):
-        answer = {"role": "assistant", "content": str(row["answer"])}
-        ids, weights = encoder.dialogue([*row["messages"], answer])  # type: ignore[misc]
-        begin = len(ids) - len(encoder.text("\n")) - len(encoder.text(str(row["answer"]))) - 1
-        guess = model(torch.tensor([ids]))[0].argmax(-1)
-        wanted = torch.tensor(ids)[begin : len(weights) - 1]
-        right[str(row["kind"])].append(bool((guess[begin - 1 : len(ids) - 2] == wanted).all()))
+    for row in heldout_rows(WATCH_SEED, per_kind):
+        ids, begin = encoder.answered(row["messages"], str(row["answer"]))  # type: ignore[arg-type]
+        tokens = torch.tensor(ids)
+        guess = model(tokens[None])[0].argmax(-1)
+        right[str(row["kind"])].append(bool((guess[begin - 1 : -1] == tokens[begin:]).all()))
     return {kind: float(np.mean(values)) for kind, values in right.items()}
 
 
 def save(model: Model, encoder: Encoder, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
     config = model.shape.config(encoder.end, encoder.pad)
@@ -132,166 +171,45 @@ def save(model: Model, encoder: Encoder, out: Path) -> None:
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
-class Team:
-    """Worker processes over one shared model: each takes the next piece of a step when it is free.
-
-    One thread each and no barrier inside a layer: a core that others use slows only its own pieces.
-    """
-
-    def __init__(self, model: Model, workers: int) -> None:
-        self.model = model.share_memory()
-        self.workers = workers
-        self.gradients = [
-            [torch.zeros_like(p).share_memory_() for p in model.parameters()]
-            for _ in range(workers)
-        ]
-        self._taken = mp.Value("i", 0)
-        self._barrier = mp.Barrier(workers)
-        self._progress = mp.Value("d", 0.0)
-
-    def adopt(self, rank: int) -> None:
-        """Let autograd of this process accumulate into the buffers of its rank."""
-        for parameter, gradient in zip(self.model.parameters(), self.gradients[rank], strict=True):
-            parameter.grad = gradient
-
-    def share_of(self, rank: int) -> list[tuple[str, nn.Parameter]]:
-        """The parameters that this rank updates."""
-        return list(self.model.named_parameters())[rank :: self.workers]
-
-    @property
-    def progress(self) -> float:
-        """Elapsed share of the run, 1.0 at its end; rank 0 sets it between two steps."""
-        return float(self._progress.value)
-
-    @progress.setter
-    def progress(self, value: float) -> None:
-        self._progress.value = value
-
-    def take(self) -> bool:
-        with self._taken.get_lock():
-            self._taken.value += 1
-            return bool(self._taken.value <= PIECES_PER_STEP)
-
-    def wait(self) -> None:
-        self._barrier.wait()
-
-    def exchange(self, rank: int) -> None:
-        """Between two barriers: sum the gradients of this rank's share over all workers."""
-        for i in range(rank, len(self.gradients[0]), self.workers):
-            for other in range(self.workers):
-                if other != rank:
-                    self.gradients[rank][i] += self.gradients[other][i]
-
-    def clear(self, rank: int) -> None:
-        for gradient in self.gradients[rank]:
-            gradient.zero_()
-        if rank == 0:
-            self._taken.value = 0
-
-
-def work(rank: int, team: Team, encoder: Encoder, args: argparse.Namespace) -> None:
-    """The loop of one worker; rank 0 also reports and saves."""
+def train(settings: Settings, out: Path, checkpoint_every: int, watched: int) -> None:
+    torch.manual_seed(settings.seed)
     torch.set_num_threads(1)
-    os.setsid()  # Linux shares a core by session: two workers in one session get one share
-    if hasattr(os, "sched_setaffinity"):  # the scheduler was seen to keep both on one core
-        os.sched_setaffinity(0, {rank % (os.cpu_count() or 1)})
-    team.adopt(rank)
-    optimiser = Muon(team.share_of(rank), args.rate, args.other_rate)
-    seed = 100 * args.seed + 2 * rank
-    short, long = (batches(encoder, seed + i, n) for i, n in enumerate((SHORT, LONG)))
-    log = Log(team.model, encoder, args) if rank == 0 else None
-    while (progress := team.progress) < 1.0:
-        loss = 0.0
-        while team.take():
-            batch = next(long if progress > args.long_from and rank == 0 else short)
-            piece = loss_of(team.model, batch) / PIECES_PER_STEP
-            piece.backward()
-            loss = piece.item() * PIECES_PER_STEP
-        team.wait()
-        team.exchange(rank)
-        optimiser.step(rate(progress, args.warm))
-        team.wait()
-        team.clear(rank)
-        if log:
-            team.progress = log.step(loss)
-        team.wait()
-    if log:
-        log.finish()
-
-
-class Log:
-    """Progress lines, regular checkpoints and the final report."""
-
-    def __init__(self, model: Model, encoder: Encoder, args: argparse.Namespace) -> None:
-        self._model = model
-        self._encoder = encoder
-        self._out: Path = args.out or args.target
-        self._every: float = args.save_every
-        self._length: float = 60 * args.minutes
-        self._start = self._saved = time.monotonic()
-        self._steps = 0
-
-    def step(self, loss: float) -> float:
-        """Count a step; returns the elapsed share of the run."""
-        self._steps += 1
-        now = time.monotonic()
-        if self._steps % 20 == 0:
-            print(f"{self._totals()} loss {loss:.4f}", flush=True)
-        if now - self._saved > self._every:
-            self._saved = now
-            self._save(8)
-        return (now - self._start) / self._length
-
-    def finish(self) -> None:
-        print(f"end: {self._totals()}")
-        self._save(60)
-
-    def _totals(self) -> str:
-        seconds = time.monotonic() - self._start
-        tokens = self._steps * TOKENS_PER_STEP
-        return f"{self._steps} steps {seconds:.0f} s {tokens} tokens {tokens / seconds:.0f}/s"
-
-    def _save(self, per_kind: int) -> None:
-        save(self._model, self._encoder, self._out)
-        scores = exact_match(self._model, self._encoder, per_kind)
-        print("  ".join(f"{kind} {100 * score:.0f}%" for kind, score in scores.items()), flush=True)
-
-
-def make_model(args: argparse.Namespace) -> Model:
-    if args.family == "qwen3_5":
-        return Qwen35(HybridShape(layers=args.layers or 4, intermediate=args.intermediate or 896))
-    return Qwen3(Shape(layers=args.layers or 8, intermediate=args.intermediate or 576))
-
-
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(1)
-    encoder = Encoder(Tokenizer.from_file(str(args.target / "tokenizer.json")))
-    model = make_model(args)
-    if args.init:
-        model.load_state_dict({k: v.float() for k, v in load_file(args.init).items()})
-    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    team = Team(model, args.workers)
-    mp.start_processes(work, (team, encoder, args), nprocs=args.workers, start_method="fork")
+    encoder = Encoder(Tokenizer.from_file(str(out / "tokenizer.json")))
+    model = Qwen35(HybridShape()) if settings.family == "qwen3_5" else Qwen3(Shape())
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, {settings}", flush=True)
+    team = Team(model, settings.workers)
+    checkpoints = Checkpoints(out / "checkpoints", asdict(settings))
+    if (first := checkpoints.first_step()) > 0:
+        checkpoints.load(team)
+        print(f"goes on after step {first}", flush=True)
+    shared = (team, encoder, settings, checkpoints, checkpoint_every)
+    mp.start_processes(work, shared, nprocs=settings.workers, start_method="fork", daemon=True)
+    team.use_average()
+    save(model, encoder, out)
+    scores = exact_match(model, encoder, watched)
+    print("exact match, teacher-forced, in float32: " + "  ".join(
+        f"{kind} {100 * score:.1f} %" for kind, score in scores.items()
+    ))  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", type=Path, required=True, help="directory with the tokenizer")
-    parser.add_argument("--out", type=Path, help="checkpoint directory (default: --target)")
-    parser.add_argument("--init", type=Path, help="model.safetensors to start from")
-    parser.add_argument("--minutes", type=float, default=40.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--family", choices=("qwen3", "qwen3_5"), default="qwen3")
-    parser.add_argument("--layers", type=int, help="default: 8, or 4 of qwen3_5")
-    parser.add_argument("--intermediate", type=int, help="default: 576, or 896 of qwen3_5")
-    parser.add_argument("--rate", type=float, default=0.02)
-    parser.add_argument("--other-rate", type=float, default=0.003)
-    parser.add_argument("--warm", type=float, default=0.02)
-    parser.add_argument("--long-from", type=float, default=0.7)
-    parser.add_argument("--save-every", type=float, default=120.0)
-    train(parser.parse_args())
+    parser.add_argument("--steps", type=int, required=True, help=f"of {TOKENS_PER_STEP} tokens")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, choices=(1, 2, 4), default=2)
+    parser.add_argument("--rate", type=float, default=0.02, help="peak, of matrices (Muon)")
+    parser.add_argument("--other-rate", type=float, default=0.003, help="peak, of the rest (AdamW)")
+    parser.add_argument("--checkpoint-every", type=int, default=250, help="steps")
+    parser.add_argument(
+        "--watched", type=int, default=100, help="held-out prompts per kind, at the end"
+    )
+    args = parser.parse_args()
+    settings = Settings(
+        args.family, args.steps, args.seed, args.workers, args.rate, args.other_rate
+    )
+    train(settings, args.target, args.checkpoint_every, args.watched)
 
 
 if __name__ == "__main__":

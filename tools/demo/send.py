@@ -39,7 +39,9 @@ def main() -> None:
         with ThreadPoolExecutor(args.at_once) as pool:
             done = list(pool.map(send, args.prompts.read_text(encoding="utf-8").splitlines()))
     tokens, rounds = map(sum, zip(*done, strict=True))
-    print(f"{len(done)} answers, {tokens} tokens, {tokens / rounds:.2f} per round")
+    means = [committed / passes for committed, passes in done if passes]
+    mean = sum(means) / len(means)
+    print(f"{len(done)} answers, {mean:.2f} tokens per round (pooled {tokens / rounds:.2f})")
 
 
 if __name__ == "__main__":

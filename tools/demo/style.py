@@ -37,7 +37,7 @@ def _case(rng: random.Random, text: str) -> str:
     roll = rng.random()
     if roll < 0.45:
         return text[:1].upper() + text[1:]
-    if roll < 0.47:
+    if roll < 0.5:
         return _outside_slots(text, str.upper)
     return text if roll < 0.7 else _outside_slots(text, str.lower)
 

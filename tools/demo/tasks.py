@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from string import ascii_lowercase
 
 import words
 from style import ask
@@ -25,13 +26,26 @@ def pseudo_word(rng: random.Random, low: int = 2, high: int = 3) -> str:
     return "".join(rng.choice(words.LOWER_NAME_PARTS) for _ in range(rng.randint(low, high)))
 
 
-def person(rng: random.Random) -> str:
-    name = rng.choice(words.NAMES) if rng.random() < 0.85 else pseudo_word(rng).capitalize()
-    return name.lower() if rng.random() < 0.15 else name
+def rare_word(rng: random.Random) -> str:
+    """A pseudo word or, in three of ten, letters without any pattern."""
+    if rng.random() < 0.7:
+        return pseudo_word(rng)
+    return "".join(rng.choice(ascii_lowercase) for _ in range(rng.randint(3, 8)))
 
 
-def _noun(rng: random.Random, known: list[str], unknown: float = 0.05) -> str:
-    return pseudo_word(rng) if rng.random() < unknown else rng.choice(known)
+def slot_word(rng: random.Random, known: list[str], rare: float, lower: float = 0.0) -> str:
+    """A word of the list, or with probability ``rare`` one of no list in the same case.
+
+    With probability ``lower`` a capital is dropped, as people type.
+    """
+    word = rng.choice(known)
+    if rng.random() < rare:
+        word = rare_word(rng).capitalize() if word[0].isupper() else rare_word(rng)
+    return word.lower() if rng.random() < lower else word
+
+
+def person(rng: random.Random, rare: float = 0.15) -> str:
+    return slot_word(rng, words.NAMES, rare, lower=0.15)
 
 
 # ---- sums -------------------------------------------------------------------------------------
@@ -121,8 +135,8 @@ def article(word: str) -> str:
 def story(rng: random.Random) -> Sample:
     slots = {
         "n": person(rng),
-        "a": _noun(rng, words.ANIMALS),
-        "o": _noun(rng, words.OBJECTS),
+        "a": slot_word(rng, words.ANIMALS, rare=0.08),
+        "o": slot_word(rng, words.OBJECTS, rare=0.08),
         "p": rng.choice(words.PLACES),
     }
     if rng.random() < 0.4:
@@ -195,10 +209,20 @@ JSON_PARTS = {
 }  # fmt: skip
 
 
+ROLE_BY_WORD = ("json: {n}, {g}, {c}", "json: {n}, {g}, {j}", "json: {n}, {c}", "json: {n}, {j}")
+"""Requests in which only a known word tells a city from a job."""
+
+
 def json_record(rng: random.Random) -> Sample:
-    slots = {"n": person(rng), "g": str(rng.randint(1, 99)), "c": city(rng), "j": job(rng)}
     given = "ngcj" if rng.random() < 0.7 else rng.choice(list(JSON_PARTS))
     template = rng.choice(JSON_FULL if given == "ngcj" else JSON_PARTS[given])
+    known = template in ROLE_BY_WORD
+    slots = {
+        "n": person(rng, rare=0.25),
+        "g": str(rng.randint(1, 99)),
+        "c": slot_word(rng, words.CITIES, rare=0.0 if known else 0.2, lower=0.2),
+        "j": slot_word(rng, words.JOBS, rare=0.0 if known else 0.15),
+    }
     user = ask(rng, template, **slots, x=article(slots["j"].lower()))
     lines = {
         "n": f'  "name": "{slots["n"]}"',
@@ -208,15 +232,6 @@ def json_record(rng: random.Random) -> Sample:
     }
     body = ",\n".join(line for slot, line in lines.items() if slot in given)
     return Sample("json", user, f"```json\n{{\n{body}\n}}\n```", user)
-
-
-def city(rng: random.Random) -> str:
-    name = rng.choice(words.CITIES) if rng.random() < 0.92 else pseudo_word(rng).capitalize()
-    return name.lower() if rng.random() < 0.15 else name
-
-
-def job(rng: random.Random) -> str:
-    return _noun(rng, words.JOBS)
 
 
 # ---- sorting ----------------------------------------------------------------------------------

@@ -8,27 +8,46 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import words
 from corpus import conversations
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>")
 MAX_LENGTH = 2048
-# Digits stand alone, and a blank before a digit or a capital is its own piece: copying a name or a
-# number is then copying tokens, whatever stood before it.
+JOINED_WORDS = 200
+"""How many common words take the blank before them into their token."""
+# Digits stand alone, and so does a blank before a digit or a word. Copying a name, a number or a
+# rare word is then copying tokens, whatever stood before it: in `lives in eldel` and in `"eldel"`
+# the word has the same tokens. Words that are common and never copied are joined with their blank.
 PATTERN = (
-    r" ?[^\s\p{L}\p{N}]+ (?=[\p{N}\p{Lu}])"
-    r"| (?=[\p{N}\p{Lu}])"
-    r"|\p{N}"
-    r"|\p{Lu}\p{Ll}*"
-    r"| ?\p{L}\p{Ll}*"
-    r"| ?[^\s\p{L}\p{N}]+"
+    r" (?:{joined})(?!\p{{L}})"
+    r"| ?[^\s\p{{L}}\p{{N}}]+ (?=[\p{{L}}\p{{N}}])"
+    r"| (?=[\p{{L}}\p{{N}}])"
+    r"|\p{{N}}"
+    r"|\p{{L}}\p{{Ll}}*"
+    r"| ?[^\s\p{{L}}\p{{N}}]+"
     r"|\s*[\r\n]+"
     r"|\s+(?!\S)"
     r"|\s+"
 )
+COPIED = frozenset(
+    word.lower()
+    for table in (
+        words.NAMES,
+        words.CITIES,
+        words.JOBS,
+        words.ANIMALS,
+        words.OBJECTS,
+        words.PLACES,
+    )
+    for word in table
+)
+"""Words that requests give and answers repeat."""
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{%- set role = {'developer': 'system', 'tool': 'user'}.get(message.role, message.role) %}"
@@ -44,10 +63,11 @@ CHAT_TEMPLATE = (
 
 
 def train(vocab: int, seed: int, amount: int) -> Tokenizer:
+    joined = "|".join(common_words(seed, amount))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PATTERN.format(joined=joined)), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -60,6 +80,15 @@ def train(vocab: int, seed: int, amount: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(_texts(seed, amount), trainer)
     return tokenizer
+
+
+def common_words(seed: int, amount: int) -> list[str]:
+    """The most common lower-case words behind a blank that no answer copies, sorted."""
+    counts: Counter[str] = Counter()
+    for text in _texts(seed, amount):
+        counts.update(re.findall(r"(?<= )[a-z]+(?![A-Za-z])", text))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return sorted([word for word in ranked if word not in COPIED][:JOINED_WORDS])
 
 
 def _texts(seed: int, amount: int) -> Iterator[str]:

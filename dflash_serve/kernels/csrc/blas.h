@@ -5,11 +5,12 @@
 
 #include <stddef.h>
 
-#include "row_jobs.h"
-
 #include "choice.h"
 #include "dflash_cpu.h"
+#include "dflash_train.h"
+#include "grad_jobs.h"
 #include "qmm.h"
+#include "row_jobs.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline, unused))
@@ -65,6 +66,17 @@ typedef struct {
     int (*choose)(const choice_job *job);
     void (*unpack_rows)(const dflash_quantised *w, ptrdiff_t row, int count, float *out,
                         ptrdiff_t ldo);
+    void (*swiglu_grad)(const swiglu_grad_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*norm_rows_grad)(const norm_grad_job *job, ptrdiff_t from, ptrdiff_t to,
+                           float *to_weight);
+    void (*rotate_rows_grad)(const rotary_grad_job *job, ptrdiff_t from, ptrdiff_t to,
+                             float *to_weight);
+    void (*entropy_rows)(const entropy_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*entropy_rows_grad)(const entropy_grad_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*adamw)(const dflash_adamw *job, ptrdiff_t from, ptrdiff_t to);
+    void (*square_sums)(const squares_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*attend_blocks)(const dflash_blocks *job, int sequence, int kv);
+    void (*attend_blocks_grad)(const dflash_blocks *job, int sequence, int kv);
 } blas_isa;
 
 extern const blas_isa isa_avx512, isa_avx2, isa_neon, isa_generic;
@@ -78,6 +90,8 @@ typedef enum {
     SCRATCH_ATTENTION,
     SCRATCH_CHOICE,
     SCRATCH_PANEL,
+    SCRATCH_GRADIENT,
+    SCRATCH_BLOCKS,
     SCRATCH_USES
 } scratch_use;
 

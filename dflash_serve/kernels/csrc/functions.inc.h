@@ -10,8 +10,14 @@
 #include "rows.inc.h"
 #include "attention.inc.h"
 #include "choice.inc.h"
+#include "grads.inc.h"
+#include "blocks.inc.h"
 
 #define ISA_FUNCTIONS                                                                         \
     .dot = dot_gemm, .seq = seq_gemm, .tall = &tall, .attend = attend_tile, .choose = choose, \
     .gated = gated, .norm_rows = norm_rows, .rotate_rows = rotate_rows,                       \
-    .argmax_rows = argmax_rows, .unpack_rows = unpack_rows
+    .argmax_rows = argmax_rows, .unpack_rows = unpack_rows,                              \
+    .swiglu_grad = swiglu_grad, .norm_rows_grad = norm_rows_grad,                             \
+    .rotate_rows_grad = rotate_rows_grad, .entropy_rows = entropy_rows,                       \
+    .entropy_rows_grad = entropy_rows_grad, .adamw = adamw_range, .square_sums = square_sums, \
+    .attend_blocks = attend_blocks, .attend_blocks_grad = attend_blocks_grad

@@ -27,6 +27,7 @@ ISA_FN INLINE void vec_store_some(float *p, vec x, int n) {
 ISA_FN INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 ISA_FN INLINE vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 ISA_FN INLINE vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
+ISA_FN INLINE vec vec_sqrt(vec x) { return _mm512_sqrt_ps(x); }
 
 #include "v16.inc.h"
 

@@ -2,6 +2,7 @@
  * multiply-add in hardware the bits of the other instruction sets would cost a libm call each. */
 #include "blas.h"
 
+#include <math.h>
 #include <string.h>
 
 #define ISA_FN
@@ -28,6 +29,10 @@ ISA_FN INLINE void vec_store(float *p, vec x) { vec_store_some(p, x, LANES); }
 ISA_FN INLINE vec vec_fma(vec a, vec b, vec c) { return a * b + c; }
 ISA_FN INLINE vec vec_mul(vec a, vec b) { return a * b; }
 ISA_FN INLINE vec vec_add(vec a, vec b) { return a + b; }
+ISA_FN INLINE vec vec_sqrt(vec x) {
+    UNROLL for (int l = 0; l < LANES; l++) x[l] = sqrtf(x[l]);
+    return x;
+}
 
 #include "v16.inc.h"
 

@@ -31,6 +31,7 @@ ISA_FN INLINE void vec_store_some(float *p, vec x, int n) {
 ISA_FN INLINE vec vec_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 ISA_FN INLINE vec vec_mul(vec a, vec b) { return vmulq_f32(a, b); }
 ISA_FN INLINE vec vec_add(vec a, vec b) { return vaddq_f32(a, b); }
+ISA_FN INLINE vec vec_sqrt(vec x) { return vsqrtq_f32(x); }
 
 #include "v16.inc.h"
 

@@ -10,6 +10,7 @@
 #include "mlx/version.h"
 #include "qmm.h"
 #include "rows.h"
+#include "training.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -52,4 +53,15 @@ NB_MODULE(_native, m) {
       .def(nb::init<mx::array, mx::array>(), nb::arg("drafts"), nb::arg("lengths"));
   m.def("choose", &dflash::choose, nb::arg("logits"), nb::arg("draw").none(),
         nb::arg("drafted").none());
+  m.def("cross_entropy", &dflash::cross_entropy, nb::arg("logits"), nb::arg("labels"));
+  m.def("adamw", &dflash::adamw, nb::arg("gradient"), nb::arg("weight"), nb::arg("mean"),
+        nb::arg("square"), nb::arg("settings"), nb::arg("beta1"), nb::arg("beta2"),
+        nb::arg("eps"));
+  m.def("sum_of_squares", &dflash::sum_of_squares, nb::arg("arrays"));
+  nb::class_<dflash::BlockRule>(m, "BlockRule")
+      .def(nb::init<float, bool, int>(), nb::arg("scale"), nb::arg("causal"), nb::arg("window"));
+  nb::class_<dflash::KeysValues>(m, "KeysValues")
+      .def(nb::init<mx::array, mx::array>(), nb::arg("keys"), nb::arg("values"));
+  m.def("attend_blocks", &dflash::attend_blocks, nb::arg("queries"), nb::arg("own"),
+        nb::arg("context"), nb::arg("anchors"), nb::arg("rule"));
 }

@@ -1,7 +1,8 @@
-// Primitives with gradients: those of the same function in MLX's own operations.
+// Primitives with gradients.
 #pragma once
 
 #include "arrays.h"
+#include "dflash_cpu.h"
 #include "mlx/backend/common/utils.h"
 #include "mlx/transforms.h"
 
@@ -12,16 +13,15 @@ class Differentiable : public CpuPrimitive {
  public:
   using CpuPrimitive::CpuPrimitive;
 
-  virtual mx::array plain(const std::vector<mx::array>& inputs) const = 0;
+  // Those of all inputs, of which MLX computes what is used.
+  virtual std::vector<mx::array> gradients(const std::vector<mx::array>& inputs,
+                                           const mx::array& to_out) const = 0;
 
   std::vector<mx::array> vjp(const std::vector<mx::array>& primals,
                              const std::vector<mx::array>& cotangents,
                              const std::vector<int>& argnums,
                              const std::vector<mx::array>&) override {
-    auto form = [this](const std::vector<mx::array>& inputs) {
-      return std::vector<mx::array>{plain(inputs)};
-    };
-    auto all = mx::vjp(form, primals, cotangents).second;
+    auto all = gradients(primals, cotangents[0]);
     std::vector<mx::array> wanted;
     for (int index : argnums) {
       wanted.push_back(all[index]);
@@ -51,6 +51,36 @@ inline const float* row_major(mx::Stream stream, const mx::array& in) {
   });
   encoder.add_temporary(copy);
   return copy.data<float>();
+}
+
+// Heads [batch, heads, columns, dim] as they lie in memory, for tasks as in `row_major`.
+inline dflash_heads heads_of(mx::Stream stream, const mx::array& x) {
+  dflash_heads heads = {};
+  heads.batch = x.shape(0);
+  heads.heads = x.shape(1);
+  heads.columns = x.shape(2);
+  heads.dim = x.shape(3);
+  if (heads.dim > 1 && x.strides(3) != 1) {
+    heads.x = row_major(stream, x);
+    heads.strides[2] = heads.dim;
+    heads.strides[1] = heads.dim * x.shape(2);
+    heads.strides[0] = heads.strides[1] * x.shape(1);
+  } else {
+    heads.x = x.data<float>();
+    std::copy_n(x.strides().begin(), 3, heads.strides);
+  }
+  return heads;
+}
+
+// Memory for heads [batch, heads, columns, dim] in the order of a projection's output [batch,
+// columns, heads, dim].
+inline float* allocate_as_projected(mx::array& out) {
+  int64_t heads = out.shape(1), columns = out.shape(2), dim = out.shape(3);
+  mx::Strides strides = {heads * columns * dim, dim, heads * dim, 1};
+  bool rows = heads == 1 || columns == 1;
+  out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), strides,
+               mx::array::Flags{true, rows, out.size() <= 1});
+  return out.data<float>();
 }
 
 }  // namespace dflash

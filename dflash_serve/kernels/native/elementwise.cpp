@@ -4,6 +4,7 @@
 
 #include "dflash_cpu.h"
 #include "differentiable.h"
+#include "gradients.h"
 
 namespace dflash {
 
@@ -34,11 +35,20 @@ class Gated : public Differentiable {
         });
   }
 
-  mx::array plain(const std::vector<mx::array>& inputs) const override {
-    const auto &gate = inputs[0], &up = inputs[1];
+  std::vector<mx::array> gradients(const std::vector<mx::array>& inputs,
+                                   const mx::array& to_out) const override {
     if (unit_ == Unit::swiglu) {
-      return gate * mx::sigmoid(gate) * up;
+      return swiglu_grad(inputs[0], inputs[1], to_out);
     }
+    auto form = [this](const std::vector<mx::array>& given) {
+      return std::vector<mx::array>{plain(given)};
+    };
+    return mx::vjp(form, inputs, {to_out}).second;
+  }
+
+  // Of geglu and the clipped unit.
+  mx::array plain(const std::vector<mx::array>& inputs) const {
+    const auto &gate = inputs[0], &up = inputs[1];
     if (unit_ == Unit::geglu) {
       auto inner = gate * (1.0f + 0.044715f * mx::square(gate));
       return gate * mx::sigmoid(static_cast<float>(std::sqrt(8 / M_PI)) * inner) * up;

@@ -25,10 +25,16 @@ class Linear : public Differentiable {
         });
   }
 
-  mx::array plain(const std::vector<mx::array>& inputs) const override {
-    auto turned = mx::transpose(inputs[1]);
-    return inputs.size() > 2 ? mx::addmm(inputs[2], inputs[0], turned)
-                             : mx::matmul(inputs[0], turned);
+  std::vector<mx::array> gradients(const std::vector<mx::array>& inputs,
+                                   const mx::array& to_out) const override {
+    auto flat = mx::reshape(to_out, {-1, to_out.shape(-1)});
+    auto x = mx::reshape(inputs[0], {-1, inputs[0].shape(-1)});
+    std::vector<mx::array> found = {mx::matmul(to_out, inputs[1]),
+                                    mx::matmul(mx::transpose(flat), x)};
+    if (inputs.size() > 2) {
+      found.push_back(mx::sum(flat, 0));
+    }
+    return found;
   }
 
   const char* name() const override { return "Linear"; }

@@ -2,6 +2,7 @@
 
 #include "dflash_cpu.h"
 #include "differentiable.h"
+#include "gradients.h"
 
 namespace dflash {
 
@@ -16,12 +17,8 @@ struct Constants {
 
   dflash_norm with(const float* weight) const { return {weight, eps, shift}; }
 
-  mx::array plain(const std::vector<mx::array>& inputs) const {
-    std::optional<mx::array> weight;
-    if (weighted) {
-      weight = inputs.back() + shift;
-    }
-    return mx::fast::rms_norm(inputs[0], weight, eps);
+  Norm with_weight(const std::vector<mx::array>& inputs) const {
+    return {weighted ? std::optional(inputs.back()) : std::nullopt, eps, shift};
   }
 };
 
@@ -53,8 +50,9 @@ class RowNorm : public Differentiable {
         });
   }
 
-  mx::array plain(const std::vector<mx::array>& inputs) const override {
-    return norm_.plain(inputs);
+  std::vector<mx::array> gradients(const std::vector<mx::array>& inputs,
+                                   const mx::array& to_out) const override {
+    return rms_norm_grad(inputs[0], norm_.with_weight(inputs), to_out);
   }
 
   const char* name() const override { return "RowNorm"; }
@@ -74,21 +72,7 @@ class Rotary : public Differentiable {
 
   // x, cos, sin, [weight]
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    const auto& x = inputs[0];
-    dflash_heads heads = {};
-    heads.batch = x.shape(0);
-    heads.heads = x.shape(1);
-    heads.columns = x.shape(2);
-    heads.dim = x.shape(3);
-    if (heads.dim > 1 && x.strides(3) != 1) {
-      heads.x = row_major(stream(), x);
-      heads.strides[2] = heads.dim;
-      heads.strides[1] = heads.dim * x.shape(2);
-      heads.strides[0] = heads.strides[1] * x.shape(1);
-    } else {
-      heads.x = x.data<float>();
-      std::copy_n(x.strides().begin(), 3, heads.strides);
-    }
+    auto heads = heads_of(stream(), inputs[0]);
     const float *cos = row_major(stream(), inputs[1]), *sin = row_major(stream(), inputs[2]);
     const float* weight = norm_.weighted ? row_major(stream(), inputs[3]) : nullptr;
     auto& out = outputs[0];
@@ -100,13 +84,16 @@ class Rotary : public Differentiable {
         });
   }
 
-  mx::array plain(const std::vector<mx::array>& inputs) const override {
-    auto x = normed_ ? norm_.plain(inputs) : inputs[0];
-    int half = inputs[1].shape(3);
-    auto parts = mx::split(x, mx::Shape{half, 2 * half}, -1);
-    const auto &cos = inputs[1], &sin = inputs[2];
-    return mx::concatenate(
-        {parts[0] * cos - parts[1] * sin, parts[0] * sin + parts[1] * cos, parts[2]}, -1);
+  // Tables have none.
+  std::vector<mx::array> gradients(const std::vector<mx::array>& inputs,
+                                   const mx::array& to_out) const override {
+    std::optional<Norm> norm;
+    if (normed_) {
+      norm = norm_.with_weight(inputs);
+    }
+    auto found = rotary_grad(inputs[0], inputs[1], inputs[2], norm, to_out);
+    found.insert(found.begin() + 1, {mx::zeros_like(inputs[1]), mx::zeros_like(inputs[2])});
+    return found;
   }
 
   const char* name() const override { return "Rotary"; }

@@ -1,246 +1,246 @@
 """dflash-train adapt: a drafter for one's own traffic, kept only if it is better there."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from __future__ import annotations
+
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-import numpy as np
-from rich.console import Console
-from rich.table import Table
+from pydantic import Field, model_validator
 
-from dflash_serve import provenance
-from dflash_serve.adapters.base import TargetAdapter
-from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
-from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.atomic_files import replace_json
-from dflash_serve.compose.directories import target_directory
-from dflash_serve.training.blocks import Example
-from dflash_serve.training.card import Measured, model_card
-from dflash_serve.training.commands.measures import RoundsMeasure
-from dflash_serve.training.commands.watch import Listeners, view_of
-from dflash_serve.training.data import Answer, DataError, read_answers, usable
-from dflash_serve.training.features import FeatureStore
-from dflash_serve.training.initialise import load_trainable
-from dflash_serve.training.layout import DTYPES, full_config, write_drafter
-from dflash_serve.training.loop import MeasureReport, Run
-from dflash_serve.training.measure import pooled, walk_answers
-from dflash_serve.training.records import Records, Split, different_prompts, read_records, split
-from dflash_serve.training.trainer import StepReport, Trainer, TrainOptions
+from dflash_serve.training.commands.options import command
+from dflash_serve.training.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from dflash_serve.adapters.base import TargetAdapter
+    from dflash_serve.training.data.split import Split
+    from dflash_serve.training.evaluate.judge import HeldOut
+    from dflash_serve.training.run.fine_tune import Tuned
+    from dflash_serve.training.run.record import RunRecord
 
 REPORT = "adapt.json"
 NOT_BETTER = 1
 """Exit code where nothing was written, because nothing better was found."""
-_MIN_PROMPTS = 40
-_MIN_PART = 3
 _MAX_LENGTH = 4096
-_FEATURE_BYTES = 2 << 30
+_MINUTES = 3.0
+_ADAMW_RATE, _MUON_RATE = 1e-3, 6e-3
 
 
-@dataclass(frozen=True, slots=True)
-class AdaptJob:
-    """``replay``: an answer file of the old domain; ``replay_share`` of what is trained on."""
+class AdaptSettings(Settings):
+    """The options of the command."""
 
-    target: str
-    drafter: str
-    records: Path
-    out: Path
-    options: TrainOptions
-    replay: Path | None
-    replay_share: float
+    target: str = Field(description="Target: a directory or a hub id.")
+    drafter: str = Field(description="Drafter to begin with: the one that served.")
+    records: Path = Field(description="Directory that dflash-serve --record filled.")
+    out: Path = Field(description="Where the new drafter goes, if it is better.")
+    replay: Path | None = Field(
+        None, description="Answer file of the old domain, so that it is not forgotten."
+    )
+    replay_share: float = Field(0.5, gt=0, lt=1, description="Share of training answers from it.")
+    replay_tolerance: float = Field(
+        0.05, ge=0, lt=1, description="Loss of tokens per round on the replay that is allowed."
+    )
+    minutes: float | None = Field(None, gt=0, description=f"Length; {_MINUTES:.0f} if none.")
+    steps: int | None = Field(None, ge=1, description="Instead of --minutes.")
+    lr: float | None = Field(
+        None, gt=0, description=f"Peak learning rate; {_ADAMW_RATE}, with --muon {_MUON_RATE}."
+    )
+    batch: int = Field(8, ge=1, description="Sequences per step.")
+    anchors: int = Field(16, ge=1, description="Blocks per sequence.")
+    gamma: float | None = Field(
+        None, gt=0, description="Decay of slot weights; follows the block if not given."
+    )
+    muon: bool = Field(False, description="Muon for matrices: more progress per step.")
+    measure_every: int = Field(25, ge=1, description="Steps.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of blocks, batches and the replay.")
 
-    def __post_init__(self) -> None:
-        if not 0 < self.replay_share < 1:
-            raise ValueError(f"--replay-share is {self.replay_share}, but must be between 0 and 1")
+    @model_validator(mode="after")
+    def _one_length(self) -> AdaptSettings:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError(
+                f"--steps {self.steps} and --minutes {self.minutes:g} are two lengths: give one"
+            )
+        return self
 
 
-@dataclass(frozen=True, slots=True)
-class _Domain:
-    """Held-out answers of one kind, and what drafters did on them."""
+@command(AdaptSettings)
+def adapt(settings: AdaptSettings) -> int:
+    """Fine-tune a drafter on recorded requests; written only if better on held-out ones.
 
-    name: str
-    examples: list[Example]
-    layers: tuple[int, ...]
-    features: FeatureStore
-    results: dict[str, float] = field(default_factory=dict)
-
-
-def adapt(job: AdaptJob) -> int:
-    """Fine-tune on recorded requests and judge on held-out ones; the exit code.
-
-    0: ``job.out`` holds the new drafter. `NOT_BETTER`: it is as it was.
-
-    Raises:
-        DataError: records that cannot be used. AdapterError: checkpoints that cannot.
-        FloatingPointError: the loss is not finite or has exploded.
+    Exit code 1 says that it was not better and that nothing was written.
     """
-    console = Console()
-    if job.out.exists() and not job.out.is_dir():
-        raise DataError(f"--out {job.out} is no folder")
-    directory, old = target_directory(job.target), resolve(job.drafter)
-    records = read_records(job.records, fingerprint(directory))
-    parts = _parts(job.records, records, console)
-    replay = split(_usable(read_answers(job.replay))) if job.replay else Split([], [], [])
-    if (read_config(old).get("dflash_config") or {}).get("training_mode") == "vp_drafter":
-        raise DataError(f"{old} is a VP-drafter, which serves nobody by itself: give the first one")
+    from rich.console import Console
+
+    from dflash_serve.adapters.checkpoint import resolve
+    from dflash_serve.adapters.loading import load_target
+    from dflash_serve.compose.directories import target_directory
+    from dflash_serve.training.evaluate.judge import NEW, HeldOut, objections, table_of
+
+    console, old = Console(soft_wrap=True), resolve(settings.drafter)
+    directory = target_directory(settings.target)
+    _check_drafters(settings.out, old)
+    splits = _splits(settings, directory, console)
     target = load_target(directory)
-    drafter = load_trainable(old, target)
-    domains = [
-        _domain(name, answers, drafter, target)
-        for name, answers in (("recorded", parts.held), ("replay", replay.held))
-        if answers
-    ]
-    _judge("old", old, target, domains)
-    if (job.out / "config.json").exists() and job.out.resolve() != old.resolve():
-        _judge("in --out", job.out, target, domains)
-    train = parts.train + _mixed(replay.train, len(parts.train), job)
-    weights, step = _train(job.options, target, drafter, train, parts.choosing, console)
-    raw = read_config(old)
-    config, dtype = full_config(raw), str(raw.get("dtype") or raw.get("torch_dtype"))
-    written = (config, weights, dtype if dtype in DTYPES else "float16")
+    held = [HeldOut(split.kind, split.held, target) for split in splits]
+    _judge_others(held, settings.out, old, console)
+    tuned, config = _tune(settings, target, old, splits, console)
     with TemporaryDirectory() as scratch:
-        write_drafter(Path(scratch), *written)
-        _judge("new", Path(scratch), target, domains)
-    console.print(_table(domains))
-    best = max(value for name, value in domains[0].results.items() if name != "new")
-    if domains[0].results["new"] <= best:
-        console.print(f"The new drafter is not better: {job.out} is as it was.")
+        _write(Path(scratch), config, tuned)
+        for one in held:
+            one.judge(NEW, Path(scratch))
+    console.print(table_of(held))
+    if found := objections(held, settings.replay_tolerance):
+        for reason in found:
+            console.print(f"The new drafter is not better: {reason}.")
+        console.print(f"{settings.out} is as it was.")
         return NOT_BETTER
-    measured = Measured(step, domains[0].results["new"])
-    card = model_card(job.out.resolve().name, config, job.target, measured)
-    write_drafter(job.out, *written, card)
-    _report(job, parts, domains)
-    console.print(f"The new drafter is in {job.out}, what it gained in {job.out / REPORT}.")
+    record = _record(settings, tuned, held[0])
+    card = _card(settings, config, record)
+    _write(settings.out, config, tuned, card)
+    record.write(settings.out)
+    _report(settings, splits, tuned, held)
+    console.print(f"The new drafter is in {settings.out}, what it gained in {REPORT} there.")
     return 0
 
 
-def _report(job: AdaptJob, parts: Split, domains: Sequence[_Domain]) -> None:
-    """What was gained and by what, as JSON beside the new drafter."""
-    document = {
-        **provenance.origin(),
-        "settings": asdict(job.options)
-        | {"replay_share": job.replay_share if job.replay else None},
-        "answers": {name: len(getattr(parts, name)) for name in ("train", "choosing", "held")},
-        "tokens_per_round": {
-            domain.name: {"answers": len(domain.examples), **domain.results} for domain in domains
-        },
-    }
-    replace_json(job.out / REPORT, document)
+def _check_drafters(out: Path, old: Path) -> None:
+    from dflash_serve.compose.cards import first_config
+    from dflash_serve.training.data import DataError
+
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--out {out} is no folder")
+    if (out / "log.jsonl").exists():
+        raise DataError(f"--out {out} is the folder of a run: what it says would be of another one")
+    first_config(old)
 
 
-def _parts(directory: Path, records: Records, console: Console) -> Split:
-    """The split answers, if they are enough; what was left out is said."""
-    answers = _usable(records.answers)
-    left_out = len(records.answers) - len(answers)
-    for count, why in (
-        (records.without_prompts, "requests were recorded without prompts"),
-        (left_out, f"answers are shorter than 2 tokens or, with the prompt, over {_MAX_LENGTH}"),
-        (records.of_others, "files were recorded with another target"),
-    ):
-        if count:
-            console.print(f"left out: {count} {why}")
-    prompts = different_prompts(answers)
-    if records.without_prompts and not answers:
-        raise DataError(
-            f"{directory} was recorded with --no-record-prompts: without prompts the drafter's "
-            "inputs cannot be computed, so there is nothing to learn from"
+def _splits(settings: AdaptSettings, directory: Path, console: Console) -> list[Split]:
+    """The recorded answers and, if given, the replay's; says the numbers.
+
+    Raises:
+        DataError: they cannot be used, or are too few.
+    """
+    from dflash_serve.adapters.checkpoint import fingerprint
+    from dflash_serve.training.data.records import read_records, read_replay
+    from dflash_serve.training.data.split import answer_marker, split
+
+    target, marker = fingerprint(directory), answer_marker(directory)
+    records = read_records(settings.records, target, _MAX_LENGTH)
+    for reason, count in records.left_out.items():
+        console.print(f"left out: {count} {reason}")
+    splits = [split("recorded", records.answers, marker)]
+    splits[0].check(settings.records, choosing=True)
+    if settings.replay is not None:
+        splits.append(split("replay", read_replay(settings.replay, target, _MAX_LENGTH), marker))
+        splits[1].check(settings.replay, choosing=False)
+    for one in splits:
+        console.print(str(one))
+    return splits
+
+
+def _judge_others(held: Sequence[HeldOut], out: Path, old: Path, console: Console) -> None:
+    """The old drafter, and the one that --out may hold already."""
+    others = {"old": old}
+    if (out / "config.json").exists() and out.resolve() != old.resolve():
+        others["in --out"] = out
+        console.print(
+            f"in --out: the drafter that {out} holds. If adapt did not make it, it may have been "
+            "trained on held-out conversations, and its figures may be too high."
         )
-    if prompts < _MIN_PROMPTS:
-        raise DataError(
-            f"{directory} holds answers to {prompts} different prompts; adapting needs at least "
-            f"{_MIN_PROMPTS}, better some hundreds"
-        )
-    parts = split(answers)
-    if min(map(different_prompts, (parts.train, parts.choosing, parts.held))) < _MIN_PART:
-        raise DataError(f"{directory} holds too few prompts to hold some back: record more")
-    console.print(
-        f"{len(answers)} recorded answers to {prompts} prompts: {len(parts.train)} to learn from, "
-        f"{len(parts.choosing)} to choose by, {len(parts.held)} held out"
-    )
-    return parts
+    for name, path in others.items():
+        for one in held:
+            one.judge(name, path)
 
 
-def _usable(answers: Sequence[Answer]) -> list[Answer]:
-    return usable(answers, min_loss_tokens=2, max_length=_MAX_LENGTH)[0]
-
-
-def _mixed(replay: list[Answer], recorded: int, job: AdaptJob) -> list[Answer]:
-    """So many answers of the old domain that they are ``replay_share`` of all."""
-    wanted = round(recorded * job.replay_share / (1 - job.replay_share))
-    rng = np.random.default_rng(job.options.seed)
-    return [replay[index] for index in rng.permutation(len(replay))[:wanted]]
-
-
-def _domain(
-    name: str, answers: list[Answer], drafter: DFlashDrafter, target: TargetAdapter
-) -> _Domain:
-    examples = [answer.example() for answer in answers]
-    layers = drafter.target_layer_ids
-    return _Domain(name, examples, layers, FeatureStore(target, layers, examples, _FEATURE_BYTES))
-
-
-def _judge(name: str, path: Path, target: TargetAdapter, domains: Sequence[_Domain]) -> None:
-    """Tokens per round of the drafter at ``path``, as it would be served."""
-    drafter = load_drafter(path, target)
-    for domain in domains:
-        features = domain.features
-        if drafter.target_layer_ids != domain.layers:
-            features = FeatureStore(target, drafter.target_layer_ids, domain.examples, 0)
-        walks = walk_answers(drafter, features, domain.examples, drafter.runtime_block_size)
-        domain.results[name] = pooled(walks)
-
-
-class _Best:
-    """A `Listener` that keeps the weights that were measured best."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self.weights = trainer.masters()
-
-    def on_step(self, report: StepReport) -> None:
-        pass
-
-    def on_measure(self, report: MeasureReport) -> None:
-        if report.best:
-            self.weights = self._trainer.masters()
-
-
-def _train(
-    options: TrainOptions,
+def _tune(
+    settings: AdaptSettings,
     target: TargetAdapter,
-    drafter: DFlashDrafter,
-    train: Sequence[Answer],
-    choosing: Sequence[Answer],
+    old: Path,
+    splits: Sequence[Split],
     console: Console,
-) -> tuple[dict[str, mx.array], int]:
-    """The weights that were best on ``choosing`` at any time of the run, and after which step."""
-    examples = [answer.example() for answer in train]
-    seen = [answer.example() for answer in choosing]
-    layers = drafter.target_layer_ids
-    features = FeatureStore(target, layers, examples, _FEATURE_BYTES)
-    trainer = Trainer(drafter, examples, features, options)
-    best = _Best(trainer)
-    measure = RoundsMeasure(
-        trainer,
-        FeatureStore(target, layers, seen, _FEATURE_BYTES),
-        seen,
-        drafter.runtime_block_size,
+) -> tuple[Tuned, dict[str, Any]]:
+    """The best weights, and the config.json that goes with them."""
+    from dflash_serve.adapters.checkpoint import read_config
+    from dflash_serve.training.data.split import mixed
+    from dflash_serve.training.drafter.initialise import load_trainable
+    from dflash_serve.training.drafter.layout import full_config
+    from dflash_serve.training.run.fine_tune import fine_tune
+    from dflash_serve.training.run.schedule import Horizon, Schedule
+    from dflash_serve.training.run.trainer import TrainOptions
+    from dflash_serve.training.step.blocks import default_gamma
+
+    drafter, config = load_trainable(old, target), read_config(old)
+    minutes = settings.minutes or (_MINUTES if settings.steps is None else None)
+    options = TrainOptions(
+        Horizon(settings.steps, minutes),
+        Schedule(settings.lr or (_MUON_RATE if settings.muon else _ADAMW_RATE)),
+        batch=settings.batch,
+        anchors=settings.anchors,
+        gamma=settings.gamma or default_gamma(drafter.block_size),
+        measure_every=settings.measure_every,
+        seed=settings.seed,
+        muon=settings.muon,
     )
-    view = view_of(console, measure.name, 0.0)
-    with view:
-        outcome = Run(trainer, measure, Listeners([best, view])).go()
-    return best.weights, outcome.position.best_step
+    train = mixed(splits, settings.replay_share, settings.seed)
+    tuned = fine_tune(drafter, target, train, splits[0].choosing.answers, options, console)
+    return tuned, full_config(config) | {"dtype": config.get("dtype", config.get("torch_dtype"))}
 
 
-def _table(domains: Sequence[_Domain]) -> Table:
-    table = Table(title="tokens per round on held-out answers")
-    for name in ("", "answers", *domains[0].results, "change"):
-        table.add_column(name, justify="right" if name else "left")
-    for domain in domains:
-        results = domain.results
-        change = results["new"] / results["old"] - 1
-        figures = [f"{value:.3f}" for value in results.values()]
-        table.add_row(domain.name, str(len(domain.examples)), *figures, f"{change:+.1%}")
-    return table
+def _write(out: Path, config: dict[str, Any], tuned: Tuned, card: str | None = None) -> None:
+    from dflash_serve.training.drafter.layout import DTYPES, write_drafter
+
+    dtype = config["dtype"] if config["dtype"] in DTYPES else "float16"
+    write_drafter(out, config, tuned.weights, dtype, card)
+
+
+def _record(settings: AdaptSettings, tuned: Tuned, held: HeldOut) -> RunRecord:
+    """What the drafter learned from, and what it is worth on the held-out recorded answers."""
+    from dflash_serve.training.data import describe_parts, read_set
+    from dflash_serve.training.evaluate.judge import NEW
+    from dflash_serve.training.run.record import RunRecord, Worth
+
+    found = held.acceptance(NEW)
+    worth = Worth(
+        step=tuned.chosen.step,
+        on=f"{held.responses} recorded answers of {held.conversations} held-out conversations",
+        tokens_per_round=found.tokens_per_round,
+        tokens_per_round_pooled=found.tokens_per_round_pooled,
+    )
+    trained_on = "recorded answers of the target, from an older drafter on"
+    if settings.replay is not None:
+        trained_on += f"; beside them on {describe_parts(read_set(settings.replay).parts)}"
+    return RunRecord(target=settings.target, trained_on=trained_on, reported=worth)
+
+
+def _card(settings: AdaptSettings, config: dict[str, Any], record: RunRecord) -> str:
+    from dflash_serve.training.export.card import model_card
+
+    name = settings.out.resolve().name
+    return model_card(name, config, settings.target, record.reported, record.trained_on)
+
+
+def _report(
+    settings: AdaptSettings, splits: Sequence[Split], tuned: Tuned, held: Sequence[HeldOut]
+) -> None:
+    """What was gained and by what, as JSON beside the new drafter; each figure with its set."""
+    from dflash_serve.atomic_files import replace_json
+    from dflash_serve.measure.results import Result, document
+
+    given = settings.model_dump(mode="json", include={"replay_share", "replay_tolerance"})
+    measured = {
+        "split": {one.kind: one.as_json() for one in splits},
+        "chosen": {
+            "set": "recorded, to choose by",
+            "step": tuned.chosen.step,
+            "tokens_per_round": tuned.chosen.value,
+            "tokens_per_round_pooled": tuned.chosen.pooled,
+        },
+        "judged": [one.as_json() for one in held],
+    }
+    made = document(Result("adapt", asdict(tuned.options) | given, measured))
+    replace_json(settings.out / REPORT, made)

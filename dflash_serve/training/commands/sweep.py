@@ -1,200 +1,26 @@
 """dflash-train sweep: runs one after another, pruned early, ranked in the end."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import mlx.core as mx
-from matplotlib.figure import Figure
-from rich import table as rich_table
-from rich.console import Console
+from pydantic import Field
 
-from dflash_serve.atomic_files import replace_json
-from dflash_serve.training.commands.job import job_of
-from dflash_serve.training.commands.run import Watching, train
-from dflash_serve.training.curves import save_figure
-from dflash_serve.training.data import DataError, describe_changes
-from dflash_serve.training.distributed import Processes
-from dflash_serve.training.interrupt import Interrupt
-from dflash_serve.training.loop import MeasureReport
-from dflash_serve.training.report import read_log
-from dflash_serve.training.sweep import Entry, Point, Prune, Result, ranked, read_table
-from dflash_serve.training.trainer import StepReport
-
-_OUTCOME = "outcome.json"
-
-Complete = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Settings as written to all settings of a run, defaults included; DataError for a mistake."""
+from dflash_serve.training.commands.options import command
+from dflash_serve.training.settings import Positional, Settings
 
 
-class _Pruner:
-    """A listener that wants a hopeless run to end."""
+class SweepSettings(Settings):
+    """A table and where its runs go."""
 
-    def __init__(
-        self, rule: Prune, course: Sequence[Point], others: Sequence[Sequence[Point]]
-    ) -> None:
-        self._rule, self._course, self._others = rule, list(course), others
-        self.pruned = False
-
-    def on_step(self, report: StepReport) -> None:
-        pass
-
-    def on_measure(self, report: MeasureReport) -> None:
-        self._course.append((report.progress, report.value))
-        if report.progress < 1.0:
-            self.pruned = self._rule.hopeless(self._course, self._others)
-
-
-def sweep(path: Path, out: Path, complete: Complete) -> int:
-    """Run what is left of the table; returns the exit code.
-
-    Raises:
-        DataError: the table is wrong, or a finished run was made with other settings.
-    """
-    if Processes.joined().size > 1:
-        raise DataError("a sweep runs in one process: use mlx.launch for single runs")
-    console, table = Console(), read_table(path)
-    plan = [
-        (entry, _settings(complete, table.base | entry.own, out / entry.name))
-        for entry in table.entries
-    ]
-    _check(plan)
-    results: list[Result] = []
-    with Interrupt() as interrupt:
-        for entry, settings in plan:
-            result = _done(out / entry.name, settings)
-            if result is None:
-                console.rule(entry.name)
-                others = [result.course for result in results]
-                result = _run(entry, settings, table.prune, others, (console, interrupt))
-            if result is None:
-                console.print("To go on: the same command.")
-                return interrupt.exit_code
-            results.append(result)
-            _report(out, results)
-    _show(console, results, table.entries)
-    return 0
-
-
-def _settings(complete: Complete, given: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    if "out" in given or "resume" in given:
-        raise DataError("a sweep chooses out and resume itself")
-    return complete({**given, "out": str(out), "resume": True})
-
-
-def _check(plan: Sequence[tuple[Entry, dict[str, Any]]]) -> None:
-    """A mistake in the last run of the table is told before the first one begins."""
-    for entry, settings in plan:
-        try:
-            job_of(settings)
-        except (DataError, ValueError) as error:
-            raise DataError(f"{entry.name}: {error}") from error
-
-
-def _done(folder: Path, settings: Mapping[str, Any]) -> Result | None:
-    """The result of a run that has ended before."""
-    path = folder / _OUTCOME
-    if not path.exists():
-        return None
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    changed = describe_changes(raw["settings"], _plain(settings))
-    if changed:
-        raise DataError(f"{folder} was made with {changed}: choose another name or folder")
-    return Result(**raw | {"course": tuple((at, value) for at, value in raw["course"])})
-
-
-def _run(
-    entry: Entry,
-    settings: dict[str, Any],
-    rule: Prune,
-    others: Sequence[Sequence[Point]],
-    around: tuple[Console, Interrupt],
-) -> Result | None:
-    """One run to its end; None where it was interrupted."""
-    console, interrupt = around
-    folder = Path(settings["out"])
-    pruner = _Pruner(rule, _course(folder), others)
-    watching = Watching(console, lambda: interrupt.requested or pruner.pruned, pruner)
-    state, message = "finished", ""
-    try:
-        train(job_of(settings), watching)
-    except FloatingPointError as error:
-        state, message = "failed", str(error)
-        console.print(f"[red]failed:[/] {message}")
-    mx.clear_cache()
-    if interrupt.requested:
-        return None
-    if pruner.pruned:
-        state = "pruned"
-        console.print("pruned: too far behind the best by now")
-    result = _result(entry.name, state, settings, message)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_json(folder / _OUTCOME, asdict(result))
-    return result
-
-
-def _result(name: str, state: str, settings: Mapping[str, Any], message: str) -> Result:
-    rows = list(read_log(Path(settings["out"]) / "log.jsonl"))
-    measured = {row["step"]: row for row in rows if "tokens_per_round" in row}
-    best = max(measured.values(), key=lambda row: row["tokens_per_round"], default={})
-    steps = [row for row in rows if "loss" in row]
-    return Result(
-        name,
-        state,
-        _plain(settings),
-        best.get("tokens_per_round", 0.0),
-        best.get("step", 0),
-        steps[-1]["step"] + 1 if steps else 0,
-        steps[-1]["seconds"] if steps else 0.0,
-        _course(Path(settings["out"])),
-        message,
+    file: Annotated[Path, Positional()] = Field(
+        description="TOML or JSON: base, and runs or a grid; settings of `run`."
     )
+    out: Path = Field(description="Folder of the runs' folders; continued if it exists.")
 
 
-def _course(folder: Path) -> tuple[Point, ...]:
-    """Measurements of a run's log by step; one that was repeated counts once."""
-    rows = [row for row in read_log(folder / "log.jsonl") if "tokens_per_round" in row]
-    by_step = {row["step"]: (row["progress"], row["tokens_per_round"]) for row in rows}
-    return tuple(by_step[step] for step in sorted(by_step))
+@command(SweepSettings)
+def sweep(settings: SweepSettings) -> int:
+    """Try a table of settings, one run after another, and rank them by tokens per round."""
+    from dflash_serve.training.run.sweep import run_table
 
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    return plain
-
-
-def _report(out: Path, results: Sequence[Result]) -> None:
-    """sweep.json and sweep.png: all runs so far, the best first."""
-    replace_json(out / "sweep.json", [asdict(result) for result in ranked(results)])
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for result in ranked(results):
-        if result.course:
-            axes.plot(*zip(*result.course, strict=True), "o-", label=result.name)
-    axes.set(xlabel="share of the run", ylabel="tokens per round", title="sweep")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-    save_figure(figure, out / "sweep.png")
-
-
-def _show(console: Console, results: Sequence[Result], entries: Sequence[Entry]) -> None:
-    own = {entry.name: entry.own for entry in entries}
-    columns = list(dict.fromkeys(name for entry in entries for name in entry.own))
-    table = rich_table.Table(title="tokens per round, the best first")
-    for heading in ("rank", "run", *columns, "best", "at step", "steps", "minutes", "state"):
-        table.add_column(heading)
-    for rank, result in enumerate(ranked(results), start=1):
-        table.add_row(
-            str(rank),
-            result.name,
-            *(str(own[result.name].get(name, "")) for name in columns),
-            f"{result.best:.3f}",
-            str(result.best_step),
-            str(result.steps),
-            f"{result.seconds / 60:.1f}",
-            result.state,
-        )
-    console.print(table)
+    return run_table(settings.file, settings.out)

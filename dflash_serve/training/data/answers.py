@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from dflash_serve.training.blocks import Example, IntArray
+from dflash_serve.measure.prompts import json_lines
 from dflash_serve.training.data.errors import DataError
-from dflash_serve.training.data.origin import describe_changes
+from dflash_serve.training.data.example import Example, IntArray
+from dflash_serve.training.data.origin import Part, describe_changes
 
 Span = tuple[int, int]
 
@@ -48,34 +49,49 @@ class Answer:
         return [Example(self.tokens[:end], _mask(end, [(start, end)])) for start, end in self.spans]
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerSet:
+    """All sequences of a file in the order of its prompts, and how many are of which origin."""
+
+    answers: list[Answer]
+    parts: tuple[Part, ...]
+
+
 def read_answers(path: Path) -> list[Answer]:
-    """All sequences of a file, in the order of its prompts.
+    """`read_set` without its origins."""
+    return read_set(path).answers
+
+
+def read_set(path: Path) -> AnswerSet:
+    """A whole file. Files that were put one behind the other keep their origins apart.
 
     Raises:
         DataError: naming the line that is no answer, or there are none.
     """
-    answers = sorted(stream_answers(path), key=lambda answer: answer.row)
+    read_origin(path)
+    answers: list[Answer] = []
+    parts: list[Part] = []
+    for number, value in read_rows(path):
+        if _is_origin(value):
+            parts.append(Part(value, 0))
+            continue
+        sequences = parse_row(path, number, value)
+        answers += sequences
+        parts[-1] = Part(parts[-1].origin, parts[-1].answers + sum(len(a.spans) for a in sequences))
     if not answers:
         raise DataError(f"{path} holds no answers")
-    return answers
+    return AnswerSet(sorted(answers, key=lambda answer: answer.row), tuple(parts))
 
 
 def stream_answers(path: Path) -> Iterator[Answer]:
     """Sequences as they stand in a file, one row at a time.
 
-    Rows are ``{"row", "kind", "tokens", "loss"}``, or ``{"row", "kind", "sequences": [...]}`` with
-    several of tokens and loss, or the older ``{"row", "kind", "prompt", "answer"}``.
-
     Raises:
         DataError: naming the line that is no answer.
     """
-    for number, line in enumerate(_lines(path), start=1):
-        if number == 1:
-            continue
-        try:
-            yield from _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise DataError(f"{path}, line {number}: {error!r} is no answer") from error
+    for number, value in read_rows(path):
+        if not _is_origin(value):
+            yield from parse_row(path, number, value)
 
 
 def read_origin(path: Path) -> dict[str, Any]:
@@ -84,14 +100,46 @@ def read_origin(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file has none.
     """
-    line = next(_lines(path), "")
-    try:
-        origin = json.loads(line)
-    except ValueError:
-        origin = None
-    if not isinstance(origin, dict):
+    first = next(json_lines(path), None)
+    if first is None or not isinstance(first.value, dict) or not _is_origin(first.value):
         raise DataError(f"{path} is no answer file: its first line does not say its origin")
-    return origin
+    return first.value
+
+
+def read_rows(path: Path, *, torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and objects. With ``torn`` a last line without an end is passed over.
+
+    Raises:
+        DataError: naming the line that is no JSON object.
+    """
+    rows = json_lines(path)
+    for raw in rows:
+        if isinstance(raw.value, dict):
+            yield raw.row + 1, raw.value
+        elif torn and next(rows, None) is None and not path.read_bytes().endswith(b"\n"):
+            return
+        else:
+            raise DataError(f"{path}, {raw.place} is no answer: {raw.fault or 'no object'}")
+
+
+def parse_row(path: Path, number: int, value: dict[str, Any]) -> list[Answer]:
+    """The sequences of one row.
+
+    Rows are ``{"row", "kind", "tokens", "loss"}``, or ``{"row", "kind", "sequences": [...]}`` with
+    several of tokens and loss, or ``{"row", "kind", "prompt", "answer"}``, as servers record them.
+
+    Raises:
+        DataError: naming the line, which is no answer.
+    """
+    try:
+        row, kind = int(value["row"]), str(value["kind"])
+        if "prompt" in value:
+            tokens = [*value["prompt"], *value["answer"]]
+            return [_checked(row, kind, tokens, [[len(value["prompt"]), len(tokens)]])]
+        parts = value.get("sequences", [value])
+        return [_checked(row, kind, part["tokens"], part["loss"]) for part in parts]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}, line {number}: {error!r} is no answer") from error
 
 
 def usable(
@@ -116,7 +164,8 @@ class AnswerFile:
     """Appends rows as they are finished; owner of the file while open.
 
     Raises:
-        DataError: the file exists but was made from something else; names both values.
+        DataError: the file exists but was made from something else, with both values; or it cannot
+            be written.
     """
 
     def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
@@ -126,8 +175,11 @@ class AnswerFile:
             raise DataError(f"{path} is no file")
         if path.exists():
             self._continue(origin)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error}") from error
         if self._file.tell() == 0:
             self._write(origin)
 
@@ -149,11 +201,10 @@ class AnswerFile:
         if changed := describe_changes(read_origin(self._path), origin):
             raise DataError(f"{self._path} was made with another {changed}: choose another file")
         _drop_torn_line(self._path)
-        for number, line in enumerate(islice(_lines(self._path), 1, None), start=2):
-            try:
-                self.done.add(int(json.loads(line)["row"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{self._path}, line {number}: {error!r} is no answer") from error
+        for number, value in islice(read_rows(self._path), 1, None):
+            if _is_origin(value):
+                raise DataError(f"{self._path}, line {number}: another file's answers follow")
+            self.done.add(parse_row(self._path, number, value)[0].row)
 
     def _write(self, value: Mapping[str, Any]) -> None:
         try:
@@ -171,13 +222,8 @@ def _dumped(value: Mapping[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":")) + "\n"
 
 
-def _parse(value: dict[str, Any]) -> list[Answer]:
-    row, kind = int(value["row"]), str(value["kind"])
-    if "prompt" in value:
-        tokens = [*value["prompt"], *value["answer"]]
-        return [_checked(row, kind, tokens, [[len(value["prompt"]), len(tokens)]])]
-    parts = value.get("sequences", [value])
-    return [_checked(row, kind, part["tokens"], part["loss"]) for part in parts]
+def _is_origin(value: Mapping[str, Any]) -> bool:
+    return "target" in value and "row" not in value
 
 
 def _checked(row: int, kind: str, tokens: list[int], loss: list[list[int]]) -> Answer:
@@ -193,14 +239,6 @@ def _mask(length: int, spans: Iterable[Span]) -> np.ndarray:
     for start, end in spans:
         mask[start:end] = True
     return mask
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            yield from (line for line in file if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _drop_torn_line(path: Path) -> None:

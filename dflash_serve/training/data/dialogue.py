@@ -1,4 +1,4 @@
-"""A chat on its way: what is asked next, and the exact token sequences that come of it.
+"""A chat that is being answered: the next prompt, and the exact token sequences so far.
 
 A sequence is always a prompt as serving renders it and the answer's own tokens. Where the next
 prompt begins with the sequence so far, it grows; where the template renders an earlier answer
@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dflash_serve.measure.shapes import Chat, Message
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import Answer, Span
 from dflash_serve.training.data.errors import RowError
-from dflash_serve.training.data.shapes import Chat, Message
 
 Turns = Literal["all", "last"]
 
@@ -69,8 +69,8 @@ class Dialogue:
         RowError: the row cannot be used.
     """
 
-    def __init__(self, row: int, place: str, chat: Chat, rules: Rules) -> None:
-        self.row, self.place, self.kind = row, place, chat.kind
+    def __init__(self, row: int, chat: Chat, rules: Rules) -> None:
+        self.row, self.kind = row, chat.kind
         self.cut_short: RowError | None = None
         """Why later turns were left out, if they were."""
         self._rules = rules
@@ -91,7 +91,7 @@ class Dialogue:
         return self._prompt
 
     def take(self, tokens: tuple[int, ...], *, stopped: bool) -> None:
-        """The answer to `next_prompt`, its stop token included if it came to one."""
+        """The answer to `next_prompt`, its stop token included if there is one."""
         assert self._prompt is not None
         self._add(self._prompt, tokens)
         text = self._rules.tokenizer.backend.decode(
@@ -103,10 +103,10 @@ class Dialogue:
         else:
             self._prompt = None
             if next(self._next, None) is not None:
-                self.cut_short = RowError("an answer came to no end")
+                self.cut_short = RowError("an answer reached its limit without a stop token")
 
     def answers(self) -> list[Answer]:
-        """What the chat has come to."""
+        """The sequences so far."""
         return [
             Answer(self.row, self.kind, np.array(tokens, dtype=np.int32), tuple(spans))
             for tokens, spans in self._sequences

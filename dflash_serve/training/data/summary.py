@@ -1,15 +1,15 @@
 """What became of every row: faults by reason with their places, and totals over the answers."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from rich.table import Table
 
-from dflash_serve.engine.types import Usage
+from dflash_serve.measure.figures import Acceptance, RoundCount
 from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.data.errors import RowError
+from dflash_serve.training.data.generate import Answered
 
 _SHOWN = 5
 """Places that are named for each reason; all are counted."""
@@ -59,26 +59,24 @@ class Costs:
 
     def __init__(self) -> None:
         self._started = monotonic()
-        self._committed = 0
+        self._rounds: list[RoundCount] = []
         self.seconds = 0.0
         self.tokens = 0
-        self.rounds = 0
         self.cut_short: dict[str, int] = {}
         """Chats whose later turns were left out, by reason."""
 
-    def add(self, usages: Iterable[Usage], cut_short: RowError | None) -> None:
-        """One finished row."""
-        for usage in usages:
-            self.tokens += usage.completion_tokens
-            self.rounds += usage.rounds
-            self._committed += max(0, usage.completion_tokens - 1)
-        if cut_short:
+    def add(self, chat: Answered) -> None:
+        """One chat that is done."""
+        for made in chat.generated:
+            self.tokens += made.usage.completion_tokens
+            self._rounds.append(made.count)
+        if cut_short := chat.dialogue.cut_short:
             self.cut_short[cut_short.reason] = self.cut_short.get(cut_short.reason, 0) + 1
         self.seconds = monotonic() - self._started
 
     @property
-    def tokens_per_round(self) -> float:
-        return self._committed / self.rounds if self.rounds else 0.0
+    def acceptance(self) -> Acceptance:
+        return Acceptance.of(self._rounds)
 
     @property
     def tokens_per_second(self) -> float:
@@ -86,7 +84,7 @@ class Costs:
 
 
 class Totals:
-    """Over a whole answer file. ``open_ended`` answers came to no stop token: a limit cut them.
+    """Over a whole answer file. ``open_ended`` answers have no stop token: a limit cut them.
 
     ``longest`` maps each row to the loss tokens of its longest sequence.
     """
@@ -154,5 +152,7 @@ class Summary:
         if costs.tokens:
             figures["tokens_per_second"] = costs.tokens_per_second
             if self.speculative:
-                figures["tokens_per_round"] = costs.tokens_per_round
+                acceptance = costs.acceptance
+                figures["tokens_per_round"] = acceptance.tokens_per_round
+                figures["tokens_per_round_pooled"] = acceptance.tokens_per_round_pooled
         return figures

@@ -1,30 +1,86 @@
 """Answers turns with a loaded pair through the engine's own scheduler and runner, both ways.
 
-Speculative and plain decoding take turns on the same prompts, in one process and on one thread.
+Speculative and plain decoding take turns on the same prompts, in one process and on one thread;
+which one goes first alternates.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.adapters.checkpoint import stop_token_ids
+from dflash_serve.adapters.checkpoint import fingerprint, resolve
+from dflash_serve.adapters.exactness import exact_path
+from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.compose.cards import first_config, stop_tokens
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.engine.scheduler import Scheduler
-from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams, Usage
+from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.measure.driver import Answer, Driver
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data import DataError
-from dflash_serve.training.drive import Round, drive
 from dflash_serve.training.evaluate.prompts import Conversation
-from dflash_serve.training.evaluate.records import Decoded, Failure, Response
+from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
+from dflash_serve.training.evaluate.settings import EvaluateSettings
 
 _PREFILL = 2048  # prompt tokens at a time, as the published reference does
-_WARM_UP = 64  # tokens
+
+
+class LocalRun:
+    """A loaded pair that answers an evaluation's questions. ``block`` is what it verifies at once.
+
+    Raises:
+        DataError, AdapterError: the pair cannot be used as asked.
+    """
+
+    def __init__(self, settings: EvaluateSettings) -> None:
+        assert settings.drafter is not None
+        directory, drafted = target_directory(settings.target), resolve(settings.drafter)
+        first_config(drafted)
+        target = load_target(directory)
+        drafter = load_drafter(drafted, target)
+        self.block: int | None = settings.block_size or drafter.block_size
+        if self.block > drafter.block_size:
+            raise DataError(
+                f"--block-size is {self.block}, but the drafter was trained "
+                f"with {drafter.block_size}"
+            )
+        voice = Voice.load(directory, target)
+        template = template_arguments(settings.thinking, voice.tokenizer.template_reads)
+        sampling = SamplingParams(
+            settings.temperature, settings.top_p, settings.top_k, seed=settings.seed
+        )
+        self._asking = Asking(settings.max_new, sampling, template)
+        self._pair = Pair(target, drafter, voice, block=self.block, batch=settings.batch)
+        self._warm = False
+        self.exact = exact_path()
+        self.name = str(settings.target)
+        ways = {**settings.decoding(), "block": self.block, "batch": settings.batch}
+        self.fixed = {"target": fingerprint(directory), "drafter": fingerprint(drafted), **ways}
+        self.settings = {"target": settings.target, "drafter": settings.drafter, **ways}
+
+    def answer(self, conversations: Sequence[Conversation], file: ResponseFile, take: Take) -> None:
+        """Answer what the file does not hold yet."""
+        left = [one for one in conversations if not file.done(one)]
+        if left and not self._warm:
+            self._pair.warm_up(left, self._asking)
+            self._warm = True
+        for made in self._pair.answers(left, self._asking):
+            take(made)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What of the run itself belongs to the results."""
+        return {"cold_rounds": self._pair.cold_rounds}
+
+    def close(self) -> None:
+        self._pair.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +103,7 @@ class Voice:
     @classmethod
     def load(cls, directory: Path, target: TargetAdapter) -> "Voice":
         """The target's own: they are what a server of it would use."""
-        return cls(ChatTokenizer.load(directory), stop_token_ids(directory), target.max_context)
+        return cls(ChatTokenizer.load(directory), stop_tokens(directory), target.max_context)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.backend.decode(list(tokens), skip_special_tokens=True)
@@ -71,11 +127,37 @@ class Pair:
         self._voice, self._batch = voice, batch
         self._speculative = _Way(DeviceRunner(target, drafter, block), self._config(block))
         self._plain = _Way(DeviceRunner(target, None, 1), self._config(1))
+        self._turns = 0
 
-    def warm_up(self, conversation: Conversation, asking: Asking) -> None:
-        """A short answer both ways, so that graphs are compiled before anything is timed."""
-        short = replace(asking, max_new=min(_WARM_UP, asking.max_new))
-        list(self._turn([_Open(conversation)], 0, short))
+    def warm_up(self, conversations: Sequence[Conversation], asking: Asking) -> None:
+        """The longest answer to the longest prompt, both ways, before anything is timed.
+
+        Caches come to every capacity then, and the graph of each is traced: answers do not end at
+        stop tokens here. As many rows as there will be at once.
+        """
+        prompts = []
+        for one in conversations:
+            with suppress(DataError):
+                prompts.append(self._request("", _Open(one), 0, asking).prompt)
+        if not prompts:
+            return
+        prompt = max(prompts, key=len)
+        rows = min(self._batch, len(conversations))
+        names = [str(number) for number in range(rows)]
+        endless = [EngineRequest(name, prompt, asking.max_new, asking.sampling) for name in names]
+        for way in (self._plain, self._speculative):
+            way.run(endless)
+            way.cold_rounds = 0
+
+    @property
+    def cold_rounds(self) -> int:
+        """Timed rounds that traced a graph first, of a shape that the warm-up did not come to."""
+        return self._plain.cold_rounds + self._speculative.cold_rounds
+
+    def close(self) -> None:
+        """Let graphs and caches go, on the thread that made them."""
+        self._plain.close()
+        self._speculative.close()
 
     def answers(
         self, conversations: Sequence[Conversation], asking: Asking
@@ -102,11 +184,10 @@ class Pair:
                 yield Failure(one.conversation.dataset, one.conversation.row, turn, str(error))
         if not requests:
             return
-        plain = self._plain.run(list(requests.values()))
-        speculative = self._speculative.run(list(requests.values()))
+        told_all, made_all = self._both_ways(list(requests.values()))
         for name, one in asked.items():
-            told, made = plain[name], speculative[name]
-            text = self._voice.text(made.tokens)
+            told, made = told_all[name], made_all[name]
+            text = self._voice.text(made.answer.tokens)
             one.replies.append(text)
             yield Response(
                 one.conversation.dataset,
@@ -116,8 +197,18 @@ class Pair:
                 text,
                 made.decoded(),
                 told.decoded().without_rounds(),
-                same=told.tokens == made.tokens and told.finish is made.finish,
+                same=made.same_as(told),
             )
+
+    def _both_ways(
+        self, requests: Sequence[EngineRequest]
+    ) -> tuple[dict[str, "_Made"], dict[str, "_Made"]]:
+        """Plain answers and speculative ones; which way goes first alternates."""
+        ways = (self._plain, self._speculative)
+        order = ways[:: -1 if self._turns % 2 else 1]
+        self._turns += 1
+        made = {way: way.run(requests) for way in order}
+        return made[self._plain], made[self._speculative]
 
     def _request(self, name: str, one: "_Open", turn: int, asking: Asking) -> EngineRequest:
         messages = one.conversation.messages(one.replies)
@@ -173,48 +264,46 @@ class _Open:
         self.replies: list[str] = []
 
 
-class _Answer:
-    """One request's tokens and rounds so far."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self._rounds: list[Round] = []
-        self.tokens: list[int] = []
-        self.finish: FinishReason | None = None
-        self.usage = Usage()
-
-    def take_round(self, one: Round | None) -> None:
-        if one is not None:
-            self._rounds.append(one)
-
-    def decoded(self) -> Decoded:
-        usage = self.usage
-        ended = self._started + usage.time_to_first_token + usage.decode_time
-        return Decoded.of_rounds(
-            usage.completion_tokens, (self._started, ended), usage.decode_time, self._rounds
-        )
-
-
 class _Way:
     """One way to decode: a runner, which keeps its caches and graphs from run to run."""
 
     def __init__(self, runner: DeviceRunner, config: EngineConfig) -> None:
         self._runner, self._config = runner, config
+        self.cold_rounds = 0
 
-    def run(self, requests: Sequence[EngineRequest]) -> dict[str, _Answer]:
+    def run(self, requests: Sequence[EngineRequest]) -> dict[str, "_Made"]:
         """All requests together; answers by request id."""
-        scheduler = Scheduler(self._config, time.perf_counter)
+        driver = Driver(self._runner, self._config, keep_steps=True)
         started = time.time()
-        answers = {request.id: _Answer(started) for request in requests}
         for request in requests:
-            scheduler.add(request)
-        for chunk, one in drive(scheduler, self._runner):
-            answer = answers[chunk.request_id]
-            answer.tokens += chunk.tokens
-            answer.take_round(one)
-            if chunk.finish is not None:
-                answer.finish, answer.usage = chunk.finish, chunk.usage or answer.usage
-        return answers
+            driver.add(request)
+        run = driver.finish()
+        self.cold_rounds += sum(step.cold for step in run.steps)
+        return {key: _Made(answer, started) for key, answer in run.answers.items()}
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One request's answer. ``started`` is a Unix time."""
+
+    answer: Answer
+    started: float
+
+    def decoded(self) -> Decoded:
+        usage = self.answer.usage
+        ended = self.started + usage.time_to_first_token + usage.decode_time
+        span = (self.started, ended)
+        return Decoded.of_rounds(
+            usage.completion_tokens, span, usage.decode_time, self.answer.rounds
+        )
+
+    def same_as(self, other: "_Made") -> bool:
+        """Whether both have the same tokens, and ended for the same reason."""
+        mine, theirs = self.answer, other.answer
+        return mine.tokens == theirs.tokens and mine.finish is theirs.finish
 
 
 def _seed(seed: int, one: _Open, turn: int) -> int:

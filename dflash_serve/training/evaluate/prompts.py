@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from dflash_serve.measure.prompts import read_chats
 from dflash_serve.training.data import DataError
 
-Message = Mapping[str, str]
-
-_ROLES = frozenset({"system", "user", "assistant"})
+Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,47 +83,16 @@ def select(
 
 
 def read_prompt_file(path: Path) -> dict[str, list[Conversation]]:
-    """Lines ``{"kind": ..., "messages": [..., {"role": "user", ...}]}``: a data set per kind.
+    """The chats of `measure.prompts.read_chats`: a data set per kind.
 
-    Lines without a kind belong to the data set named after the file. The last message is the turn
-    to be answered; other keys are ignored.
+    The last user message of each is the turn to be answered.
 
     Raises:
         DataError: naming the line that is no prompt.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
     sets: dict[str, list[Conversation]] = defaultdict(list)
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            kind, messages = _messages(path, number, line)
-            name = path.stem if kind is None else str(kind)
-            *opening, last = messages
-            row = len(sets[name])
-            sets[name].append(Conversation(name, row, (last["content"],), tuple(opening)))
-    if not sets:
-        raise DataError(f"{path} holds no prompts")
+    for chat in read_chats(path):
+        *opening, last = chat.messages
+        row = len(sets[chat.kind])
+        sets[chat.kind].append(Conversation(chat.kind, row, (last["content"],), tuple(opening)))
     return dict(sets)
-
-
-def _messages(path: Path, number: int, line: str) -> tuple[Any, list[Message]]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number} is not JSON: {error}") from error
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{path}, line {number} has no messages")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise DataError(f"{path}, line {number}: a message without a text as its content")
-        if message.get("role") not in _ROLES:
-            raise DataError(f"{path}, line {number}: a message of role {message.get('role')!r}")
-    if messages[-1]["role"] != "user":
-        raise DataError(f"{path}, line {number}: the last message is not the user's")
-    told: list[Message] = [
-        {"role": message["role"], "content": message["content"]} for message in messages
-    ]
-    return value.get("kind"), told

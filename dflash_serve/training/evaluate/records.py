@@ -5,14 +5,14 @@ An evaluation that was interrupted goes on from that file.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dflash_serve.measure.figures import Round
 from dflash_serve.training.data import DataError, describe_changes
-from dflash_serve.training.drive import Round
 from dflash_serve.training.evaluate.prompts import Conversation
 
 
@@ -92,6 +92,10 @@ class Failure:
     row: int
     turn: int
     error: str
+
+
+Take = Callable[[Response | Failure], None]
+"""Gets every answer as it comes."""
 
 
 class ResponseFile:

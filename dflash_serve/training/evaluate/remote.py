@@ -5,22 +5,116 @@ Knows no tokens and no models.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
 
+from dflash_serve.measure.endpoint import FAILED, base_url, first_model, headers, reason
 from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate.prompts import Conversation, Message
-from dflash_serve.training.evaluate.records import Decoded, Failure, Response
+from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
+from dflash_serve.training.evaluate.settings import EvaluateSettings
 
 _WARM_UP_TOKENS = 64
 _WARM_UP: list[Message] = [{"role": "user", "content": "Tell me about the sea in a few words."}]
-_FAILED = (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError)
 
-Take = Callable[[Response | Failure], None]
-"""Gets every answer as it comes."""
+_WAVE = 8  # conversations per client that one server is asked before the other
+
+
+class RemoteRun:
+    """A server that answers an evaluation's questions, and a plain one if there is one.
+
+    Raises:
+        DataError: a server cannot be asked.
+    """
+
+    block: int | None = None
+    exact = False  # a server's arithmetic is its own: differences are reported, no more
+
+    def __init__(self, settings: EvaluateSettings) -> None:
+        assert settings.url is not None
+        self._settings = settings
+        self._server = self._ready(settings.url)
+        self._plain = self._ready(settings.plain_url) if settings.plain_url else None
+        self.name = self._server.model
+        self.fixed = {
+            "url": self._server.base_url,
+            "model": self._server.model,
+            "plain_url": self._plain.base_url if self._plain else None,
+            **settings.decoding(),
+            "concurrency": settings.concurrency,
+        }
+        self.settings = {**self.fixed, "meta_info": self._server.meta_info}
+
+    def answer(self, conversations: Sequence[Conversation], file: ResponseFile, take: Take) -> None:
+        """Answer what the file does not hold yet; both servers in turns, some at a time.
+
+        The plain one comes second: its prompts hold the other's replies.
+        """
+        wave = _WAVE * self._settings.concurrency
+        for start in range(0, len(conversations), wave):
+            part = conversations[start : start + wave]
+            left = [one for one in part if not file.done(one)]
+            asyncio.run(converse(self._server, left, self._settings.concurrency, take))
+            if self._plain is not None:
+                again = _without_plain(part, file)
+                asyncio.run(retell(self._plain, again, self._settings.concurrency, take))
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held open between answers."""
+
+    def _ready(self, url: str) -> "Endpoint":
+        base, settings = base_url(url), self._settings
+        name = settings.model or first_model(base, settings.api_key)
+        fields: dict[str, Any] = {
+            "max_tokens": settings.max_new,
+            "temperature": settings.temperature,
+            **_sampling_fields(settings),
+            **_thinking_fields(settings.thinking),
+        }
+        endpoint = Endpoint(base, name, fields, settings.timeout, settings.api_key)
+        return asyncio.run(warmed_up(endpoint, settings.concurrency))
+
+
+def _without_plain(
+    conversations: Sequence[Conversation], file: ResponseFile
+) -> list[tuple[list[Message], Response]]:
+    """Prompts of the turns that have no plain answer yet, with the response that they had."""
+    return [
+        (one.messages([earlier.text for earlier in held[:turn]]), response)
+        for one in conversations
+        for held in [file.of(one)]
+        for turn, response in enumerate(held)
+        if response.plain is None
+    ]
+
+
+def _sampling_fields(settings: EvaluateSettings) -> dict[str, Any]:
+    """Only what is not neutral: not every server knows every field."""
+    if settings.temperature == 0:
+        return {}
+    fields: dict[str, Any] = {"seed": settings.seed}
+    if settings.top_p < 1:
+        fields["top_p"] = settings.top_p
+    if settings.top_k > 0:
+        fields["top_k"] = settings.top_k
+    return fields
+
+
+def _thinking_fields(thinking: str) -> dict[str, Any]:
+    """A server's template is not known here, so a level goes under each name in use."""
+    if thinking == "default":
+        return {}
+    if thinking in {"on", "off"}:
+        return {"chat_template_kwargs": {"enable_thinking": thinking == "on"}}
+    levels = {"reasoning_effort": thinking, "reasoning_strength": thinking}
+    return {"chat_template_kwargs": {"enable_thinking": True, **levels}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +132,6 @@ class Endpoint:
     meta_info: bool = True
 
 
-def base_url(url: str) -> str:
-    """With /v1 at its end.
-
-    Raises:
-        DataError: no URL.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise DataError(f"the URL is {url!r}, but must start with http:// or https://")
-    stem = url.rstrip("/")
-    return stem if stem.endswith("/v1") else f"{stem}/v1"
-
-
-def first_model(url: str, api_key: str | None) -> str:
-    """The first id of GET /models.
-
-    Raises:
-        DataError: the server cannot be reached, or lists nothing.
-    """
-    try:
-        reply = httpx.get(f"{url}/models", headers=_headers(api_key), timeout=30.0)
-        reply.raise_for_status()
-        return str(reply.json()["data"][0]["id"])
-    except httpx.TransportError as error:
-        raise DataError(f"{url} cannot be reached: {_reason(error)}") from error
-    except _FAILED as error:
-        raise DataError(f"{url}/models names no model ({_reason(error)}): give --model") from error
-
-
 async def warmed_up(endpoint: Endpoint, requests: int) -> Endpoint:
     """The endpoint after some short requests at once; without ``meta_info`` if it refuses that.
 
@@ -79,10 +145,10 @@ async def warmed_up(endpoint: Endpoint, requests: int) -> Endpoint:
         except httpx.HTTPStatusError as error:
             if endpoint.meta_info and error.response.status_code in (400, 422):
                 return await warmed_up(replace(endpoint, meta_info=False), requests)
-            raise DataError(f"{endpoint.base_url} refuses requests: {_reason(error)}") from error
-        except _FAILED as error:
-            reason = _reason(error)
-            raise DataError(f"{endpoint.base_url} cannot be reached: {reason}") from error
+            raise DataError(f"{endpoint.base_url} refuses requests: {reason(error)}") from error
+        except FAILED as error:
+            why = reason(error)
+            raise DataError(f"{endpoint.base_url} cannot be reached: {why}") from error
     return endpoint
 
 
@@ -127,8 +193,8 @@ async def _conversation(
     for turn in range(len(one.turns)):
         try:
             text, decoded = await _ask(client, endpoint, one.messages(replies))
-        except _FAILED as error:
-            take(Failure(one.dataset, one.row, turn, _reason(error)))
+        except FAILED as error:
+            take(Failure(one.dataset, one.row, turn, reason(error)))
             return
         replies.append(text)
         take(Response(one.dataset, one.row, one.digest, turn, text, decoded))
@@ -139,8 +205,8 @@ async def _again(
 ) -> Response | Failure:
     try:
         text, plain = await _ask(client, endpoint, messages)
-    except _FAILED as error:
-        return Failure(one.dataset, one.row, one.turn, f"plain: {_reason(error)}")
+    except FAILED as error:
+        return Failure(one.dataset, one.row, one.turn, f"plain: {reason(error)}")
     return replace(one, plain=plain.without_rounds(), same=text == one.text)
 
 
@@ -179,21 +245,5 @@ def _decoded(value: Mapping[str, Any], span: tuple[float, float]) -> Decoded:
 def _client(endpoint: Endpoint) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncClient(
-        headers=_headers(endpoint.api_key), timeout=endpoint.timeout, limits=limits
+        headers=headers(endpoint.api_key), timeout=endpoint.timeout, limits=limits
     )
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
-
-
-def _reason(error: Exception) -> str:
-    """One line; a refusal with what the server said."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, httpx.HTTPStatusError):
-        text = f"status {error.response.status_code}: {error.response.text}"
-    if isinstance(error, httpx.TimeoutException):
-        text = f"no answer in time ({type(error).__name__})"
-    if isinstance(error, LookupError):
-        text = f"the reply lacks {error}"
-    return " ".join(text.split())[:300]

@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from dflash_serve.training.data import DataError
-from dflash_serve.training.data.rows import Source, open_source, reach_hub
+from dflash_serve.training.data.hub import first_line, reach_hub
+from dflash_serve.training.data.rows import FileSource, Source, open_source
 from dflash_serve.training.evaluate.prompts import Conversation
 
 Row = Mapping[str, Any]
@@ -158,7 +159,7 @@ def from_directory(directory: Path, name: str) -> list[Conversation]:
             f"{' or '.join(wanted.files)} in {name}/ and {folder}/"
         )
     where = ", ".join(str(path) for path in paths)
-    return _conversations(name, Source(where, None, None, tuple(paths), None))
+    return _conversations(name, FileSource(where, tuple(paths)))
 
 
 def from_hub(name: str) -> list[Conversation]:
@@ -170,12 +171,13 @@ def from_hub(name: str) -> list[Conversation]:
     wanted = DATASETS[name]
     try:
         if name == "livecodebench":  # its repository has a script, which is never run
-            source = Source(wanted.hub, None, None, _livecodebench_files(wanted.hub), None)
+            source: Source = FileSource(wanted.hub, _livecodebench_files(wanted.hub))
         else:
             source = open_source(wanted.hub, wanted.split, wanted.config)
     except (DataError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{name}: {reason}; --data-dir reads its files from a folder") from error
+        raise DataError(
+            f"{name}: {first_line(error)}; --data-dir reads its files from a folder"
+        ) from error
     return _conversations(name, source)
 
 

@@ -10,13 +10,25 @@ from dflash_serve.training.evaluate.figures import Figures
 
 TOTAL = "total"
 
-_DRAFTING = ("responses", "tokens/round", "pooled", "acc/generated", "acc/proposed")
-_SPEED = ("plain ms", "spec. ms", "decode", "end to end", "tokens/s", "differing")
+_DRAFTING = (
+    "responses",
+    "tokens/round",
+    "pooled",
+    "published",
+    "above 3",
+    "above 5",
+    "acc/generated",
+    "acc/proposed",
+)
+_SPEED = ("tokens/s", "end to end", "decode", "plain ms", "spec. ms", "differing")
 
 
 def drafting_table(sets: Mapping[str, Figures], total: Figures) -> Table:
     """Acceptance, one row per data set and one for all responses together."""
-    caption = "tokens/round: mean over responses of their means; pooled: all tokens / all rounds"
+    caption = (
+        "tokens/round: mean over responses of their means, z-lab's tau; pooled: all tokens / all "
+        "rounds; published: z-lab's tau for the same target; above: share of responses"
+    )
     rows = {name: _drafting_cells(one) for name, one in {**sets, TOTAL: total}.items()}
     return _table("drafting", caption, _DRAFTING, rows)
 
@@ -24,8 +36,8 @@ def drafting_table(sets: Mapping[str, Figures], total: Figures) -> Table:
 def speed_table(sets: Mapping[str, Figures], total: Figures) -> Table:
     """Time per token both ways and the speedups."""
     caption = (
-        "ms: per token after the prompt; decode: their ratio; end to end: ratio of tokens per "
-        "wall second, prompts included; differing: from plain decoding's text"
+        "end to end: ratio of tokens per wall second, prompts included; ms: per token after the "
+        "first; decode: their ratio; differing: from plain decoding's text"
     )
     rows = {name: _speed_cells(one) for name, one in {**sets, TOTAL: total}.items()}
     return _table("speedup over plain decoding", caption, _SPEED, rows)
@@ -54,7 +66,8 @@ def plot(sets: Mapping[str, Figures], total: Figures) -> Figure:
         list(shown),
         {
             "mean over responses": [one.drafting.tokens_per_round for one in shown.values()],
-            "pooled": [one.drafting.pooled for one in shown.values()],
+            "pooled": [one.drafting.tokens_per_round_pooled for one in shown.values()],
+            "published": [one.drafting.published for one in shown.values()],
         },
     )
     rounds.set(title="tokens per round", ylabel="tokens, the bonus token included")
@@ -62,8 +75,8 @@ def plot(sets: Mapping[str, Figures], total: Figures) -> Figure:
         speedups,
         list(shown),
         {
-            "decoding": [one.decode_speedup for one in shown.values()],
-            "end to end": [one.end_to_end_speedup for one in shown.values()],
+            "end to end": [one.speedup_end_to_end for one in shown.values()],
+            "decoding": [one.speedup_decode for one in shown.values()],
         },
     )
     speedups.axhline(1.0, color="grey", linewidth=0.8)
@@ -94,7 +107,10 @@ def _drafting_cells(one: Figures) -> list[str]:
     return [
         str(one.responses),
         _number(drafting.tokens_per_round),
-        _number(drafting.pooled),
+        _number(drafting.tokens_per_round_pooled),
+        _number(drafting.published),
+        _number(drafting.share_above_3),
+        _number(drafting.share_above_5),
         _number(drafting.accepted_per_generated),
         _number(drafting.accepted_per_proposed),
     ]
@@ -102,11 +118,11 @@ def _drafting_cells(one: Figures) -> list[str]:
 
 def _speed_cells(one: Figures) -> list[str]:
     return [
+        _number(one.speculative.tokens_per_second, 1),
+        _number(one.speedup_end_to_end),
+        _number(one.speedup_decode),
         _milliseconds(one.plain.time_per_output_token if one.plain else None),
         _milliseconds(one.speculative.time_per_output_token),
-        _number(one.decode_speedup),
-        _number(one.end_to_end_speedup),
-        _number(one.speculative.tokens_per_second, 1),
         f"{one.differing} of {one.compared}" if one.compared else "-",
     ]
 
@@ -116,6 +132,7 @@ def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float 
     if all(value is None for values in series.values() for value in values):
         _unknown(axes)
         return
+    series = {label: values for label, values in series.items() if any(values)}
     width = 0.8 / len(series)
     for index, (label, values) in enumerate(series.items()):
         at = [place + (index - (len(series) - 1) / 2) * width for place in range(len(names))]

@@ -1,0 +1,87 @@
+"""Rows that the package `datasets` reads: parquet files, saved data sets and those of the hub."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from dflash_serve.measure.prompts import RawRow
+from dflash_serve.training.data.errors import DataError
+from dflash_serve.training.data.hub import HttpError, first_line, reach_hub
+
+
+@dataclass(frozen=True, slots=True)
+class TableSource:
+    """One split of a data set: a `rows.Source`."""
+
+    name: str
+    split: str | None
+    config: str | None
+    table: Dataset
+
+    @property
+    def digest(self) -> str:
+        size = self.table.info.dataset_size or self.table.size_in_bytes
+        said = [self.name, self.config, self.split, len(self.table), size]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+    def rows(self, limit: int | None = None) -> Iterator[RawRow]:
+        for row, value in enumerate(islice(self.table, limit)):
+            yield RawRow(row, f"row {row + 1}", value)
+
+
+def from_folder(path: Path, split: str | None) -> TableSource:
+    """What `Dataset.save_to_disk` wrote.
+
+    Raises:
+        DataError: it cannot be read, has no such split, or several where none is named.
+    """
+    name = str(path)
+    try:
+        found = load_from_disk(name)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise DataError(f"{name} cannot be read: {first_line(error)}") from error
+    return TableSource(name, split, None, _one_split(name, found, split))
+
+
+def from_hub(name: str, split: str | None, config: str | None) -> TableSource:
+    """A data set of the hub, or of its cache.
+
+    Raises:
+        DataError: the hub cannot be reached, or has no such data set, configuration or split.
+    """
+    reach_hub(name)
+    try:
+        table = _one_split(name, load_dataset(name, config), split)
+    except (DatasetsError, HttpError, OSError, ValueError) as error:
+        raise DataError(f"cannot get {name} from the hub: {first_line(error)}") from error
+    return TableSource(name, split, config, table)
+
+
+def parquet_values(path: Path) -> Iterator[Any]:
+    """Rows of one file, streamed: nothing is copied into a cache.
+
+    Raises:
+        DataError: it is no parquet file.
+    """
+    try:
+        yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {first_line(error)}") from error
+
+
+def _one_split(name: str, found: Any, split: str | None) -> Dataset:
+    if isinstance(found, Dataset):
+        if split:
+            raise DataError(f"{name} has no splits")
+        return found
+    wanted = split or ("train" if "train" in found else "")
+    if wanted not in found and (split or len(found) != 1):
+        raise DataError(f"{name} has the splits {', '.join(found)}: choose one with --split")
+    return found[wanted or next(iter(found))]

@@ -1,0 +1,240 @@
+"""Feature rows in safetensors shards: bounded, resumable, and bound to what they were made from.
+
+Knows nothing of targets or batches. A shard appears whole or not at all.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.shard_header import read_header
+from dflash_serve.atomic_files import replace_json, replacing
+from dflash_serve.training.data import DataError, describe_changes
+from dflash_serve.training.data.example import Example
+
+_SHARD_BYTES = 256 << 20
+_TENSOR_OVERHEAD = 160  # bytes of a shard's header for one tensor, at most
+_HEADER = 4096  # bytes of a shard besides: metadata and alignment
+_DTYPES = {"F16": mx.float16, "BF16": mx.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example's features: taps [T, K * H], final [T, H] or None; float16 or bfloat16."""
+
+    taps: mx.array
+    final: mx.array | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.taps.nbytes + (self.final.nbytes if self.final is not None else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """What features depend on; stored beside them as ``features.json``."""
+
+    target: str
+    tokens: str
+    layers: tuple[int, ...]
+    dtype: str
+    final: bool
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """Changes when a token or the order of the examples does. Loss masks do not matter here."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.length.to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(example.tokens, dtype=np.int32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one tensor's bytes are: [start, start + bytes of shape) of ``path``."""
+
+    path: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+
+    def read(self) -> mx.array:
+        count = int(np.prod(self.shape))
+        raw = np.fromfile(self.path, dtype=np.uint16, count=count, offset=self.start)
+        return mx.array(raw.reshape(self.shape)).view(self.dtype)
+
+
+class FeatureFiles:
+    """Rows by example index, in one directory; owns its shards and up to one shard in memory.
+
+    Rows that no longer fit into ``max_bytes`` of files are not taken. ``lock`` is the descriptor
+    that keeps others out, until `close` or as long as this object lives.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, shard_bytes: int, lock: int) -> None:
+        self._unlock = weakref.finalize(self, os.close, lock)
+        self._directory, self._max_bytes, self._shard_bytes = directory, max_bytes, shard_bytes
+        self._places: dict[int, dict[str, _Place]] = {}
+        self._pending: dict[int, Row] = {}
+        self._used = 0  # bytes of shards on disk
+        self._pending_bytes = 0
+        self._next_shard = 0
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        identity: StoreIdentity,
+        max_bytes: int,
+        *,
+        shard_bytes: int = _SHARD_BYTES,
+    ) -> "FeatureFiles":
+        """The directory's rows so far. Torn shards are deleted; their rows come again.
+
+        Raises:
+            DataError: the directory was made from something else, another run uses it, or it
+                cannot be made.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{directory} cannot be made: {error}") from error
+        files = cls(directory, max_bytes, min(shard_bytes, max_bytes), _lock(directory))
+        try:
+            _claim(directory, identity)
+            files._scan()
+        except BaseException:
+            files._unlock()
+            raise
+        return files
+
+    def get(self, index: int) -> Row | None:
+        """A row that was put, now or by an earlier run."""
+        if index in self._pending:
+            return self._pending[index]
+        places = self._places.get(index)
+        if places is None:
+            return None
+        final = places.get("final")
+        return Row(places["taps"].read(), final.read() if final else None)
+
+    def put(self, index: int, row: Row) -> None:
+        """Take a row if there is room; it is on disk when its shard is full, or on `close`.
+
+        Raises:
+            DataError: the disk is full; rows written before stay.
+        """
+        bytes_ = row.nbytes + 2 * _TENSOR_OVERHEAD
+        if self._used + self._pending_bytes + bytes_ + _HEADER > self._max_bytes:
+            return
+        self._pending[index] = row
+        self._pending_bytes += bytes_
+        if self._pending_bytes >= self._shard_bytes:
+            self._write_shard()
+
+    def close(self) -> None:
+        """Write the rows still in memory, and let others in."""
+        try:
+            if self._pending:
+                self._write_shard()
+        finally:
+            self._unlock()
+
+    def _write_shard(self) -> None:
+        tensors = {
+            f"{kind}.{index}": tensor
+            for index, row in self._pending.items()
+            for kind, tensor in (("taps", row.taps), ("final", row.final))
+            if tensor is not None
+        }
+        path = self._directory / f"shard-{self._next_shard:05d}.safetensors"
+        try:
+            with replacing(path) as scratch, scratch.open("wb") as file:
+                mx.save_safetensors(file, tensors)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut may leave the name without the bytes
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error}") from error
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._add_shard(path)
+
+    def _scan(self) -> None:
+        for path in sorted(self._directory.glob("shard-*.safetensors")):
+            if not self._add_shard(path):
+                path.unlink()
+        for path in self._directory.glob(".shard-*"):  # a killed run was writing it
+            path.unlink()
+
+    def _add_shard(self, path: Path) -> bool:
+        places = _read_places(path)
+        if not places:
+            return False
+        for name, place in places.items():
+            kind, _, index = name.partition(".")
+            self._places.setdefault(int(index), {})[kind] = place
+        self._used += path.stat().st_size
+        self._next_shard = max(self._next_shard, int(path.name[6:11]) + 1)
+        return True
+
+
+def _claim(directory: Path, identity: StoreIdentity) -> None:
+    """Write features.json into a new directory, or find the same in an old one."""
+    found = _read_identity(directory)
+    wanted = json.loads(json.dumps(asdict(identity)))
+    if found is None:
+        if any(directory.glob("shard-*")):
+            raise DataError(f"{directory} holds shards that are not ours: choose another folder")
+        replace_json(directory / "features.json", wanted)
+    elif changed := describe_changes(found, wanted):
+        raise DataError(
+            f"{directory} holds features of another {changed}: delete it or choose another folder"
+        )
+
+
+def _lock(directory: Path) -> int:
+    """Two runs would give different shards the same name, and each read the other's rows."""
+    handle = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise DataError(f"{directory} is in use by another run: choose another folder") from error
+    return handle
+
+
+def _read_places(path: Path) -> dict[str, _Place]:
+    """Where each tensor of a shard is; empty if the file is not whole or not ours."""
+    try:
+        tensors = read_header(path)
+    except AdapterError:
+        return {}
+    if not tensors or any(tensor.dtype not in _DTYPES for tensor in tensors.values()):
+        return {}
+    begin = path.stat().st_size - max(tensor.end for tensor in tensors.values())
+    return {
+        name: _Place(path, begin + tensor.end - tensor.nbytes, tensor.shape, _DTYPES[tensor.dtype])
+        for name, tensor in tensors.items()
+    }
+
+
+def _read_identity(directory: Path) -> dict[str, Any] | None:
+    path = directory / "features.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,161 @@
+"""What a run learns from, chooses its best drafter by, and reports on: three sets of answers.
+
+No conversation is in two of them, unless the user's own files say so, which is told.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dflash_serve.adapters.base import TargetAdapter
+from dflash_serve.adapters.checkpoint import fingerprint
+from dflash_serve.training.data import (
+    Answer,
+    AnswerSet,
+    DataError,
+    check_origins,
+    describe_parts,
+    read_set,
+    usable,
+)
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.data.split import answer_marker, conversation_names
+from dflash_serve.training.run.settings import RunSettings
+
+_HELD_SHARE, _MOST_HELD = 0.1, 128
+"""Conversations that are held back of --data where there is no --heldout."""
+_FEW = 32
+"""Held-out conversations below which it is said that figures on them are rough."""
+
+Say = Callable[[str], None]
+Named = tuple[Answer, bytes]
+"""An answer and the name of its conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """Examples; held-out ones are one turn each: rounds are walked over one answer at a time.
+
+    ``trained_on`` and ``reported_on`` say in words what the answers are.
+    """
+
+    train: list[Example]
+    choosing: list[Example]
+    reporting: list[Example]
+    trained_on: str
+    reported_on: str
+
+
+def read_data(settings: RunSettings, directory: Path, target: TargetAdapter, say: Say) -> RunData:
+    """The answers of --data and --heldout, parted; what is left out or doubtful is said.
+
+    Raises:
+        DataError: a file cannot be used, or there are too few conversations to hold some back.
+    """
+    paths = [path for path in (settings.data, settings.heldout) if path is not None]
+    sets = {path: read_set(path) for path in paths}
+    own = fingerprint(directory)
+    for note in check_origins({path: found.parts for path, found in sets.items()}, own, directory):
+        say(f"[yellow]note:[/] {note}")
+    marker = answer_marker(directory)
+    named = {
+        path: _named(settings, path, found, target, marker, say) for path, found in sets.items()
+    }
+    if settings.heldout is None:
+        train, held = _hold_back(settings.data, named[settings.data])
+    else:
+        train, held = named[settings.data], named[settings.heldout]
+        _tell_overlap(settings.data, train, held, say)
+    choosing, reporting = _halves(settings.heldout or settings.data, held, say)
+    told = {path: describe_parts(found.parts, own) for path, found in sets.items()}
+    return RunData(
+        [answer.example() for answer, _ in train],
+        choosing,
+        reporting,
+        told[settings.data],
+        f"{len(reporting)} held-out answers that did not choose it, of "
+        f"{told[settings.heldout or settings.data]}",
+    )
+
+
+def _named(
+    settings: RunSettings,
+    path: Path,
+    found: AnswerSet,
+    target: TargetAdapter,
+    marker: Sequence[int],
+    say: Say,
+) -> list[Named]:
+    """The usable answers of one file."""
+    longest = min(settings.max_length or target.max_context, target.max_context)
+    kept, left_out = usable(found.answers, settings.min_loss_tokens, longest)
+    for reason, count in left_out.items():
+        say(f"{path}: {count} answers left out, {reason}")
+    if not kept:
+        raise DataError(f"{path} holds no answer that can be used")
+    for answer in kept:
+        for token in (answer.tokens.min(), answer.tokens.max()):
+            if not 0 <= token < target.vocab_size:
+                raise DataError(
+                    f"{path}, row {answer.row}: token {token}, but the target's vocabulary is "
+                    f"{target.vocab_size}"
+                )
+    return list(zip(kept, conversation_names(kept, marker), strict=True))
+
+
+def _hold_back(path: Path, answers: list[Named]) -> tuple[list[Named], list[Named]]:
+    """A tenth of the conversations, at most `_MOST_HELD`, chosen by a hash."""
+    names = _in_order(answers)
+    count = max(2, min(_MOST_HELD, round(_HELD_SHARE * len(names))))
+    if len(names) < 3:
+        raise DataError(
+            f"{path} holds answers of {len(names)} conversations: 3 are needed to hold back one to "
+            "choose by and one to report on; give --heldout or more data"
+        )
+    held = set(names[:count])
+    return (
+        [one for one in answers if one[1] not in held],
+        [one for one in answers if one[1] in held],
+    )
+
+
+def _halves(path: Path, held: list[Named], say: Say) -> tuple[list[Example], list[Example]]:
+    """The held-out answers to choose by, and those to report on."""
+    names = _in_order(held)
+    if len(names) < 2:
+        raise DataError(
+            f"{path} holds answers of {len(names)} conversation: 2 are needed, one to choose the "
+            "best drafter by and one to report its worth on"
+        )
+    half = len(names) // 2
+    chosen = set(names[:half])
+    choosing, reporting = (
+        [turn for answer, name in held if (name in chosen) is first for turn in answer.turns()]
+        for first in (True, False)
+    )
+    say(
+        f"the best drafter is chosen by {len(choosing)} answers of {half} conversations and "
+        f"reported on {len(reporting)} of {len(names) - half} others"
+    )
+    if len(names) < _FEW:
+        say(
+            f"[yellow]note:[/] {len(names)} held-out conversations are few and figures on them "
+            f"rough: {_FEW} or more are better"
+        )
+    return choosing, reporting
+
+
+def _tell_overlap(path: Path, train: list[Named], held: list[Named], say: Say) -> None:
+    known = {name for _, name in train}
+    both = {name for _, name in held} & known
+    if both:
+        say(
+            f"[yellow]note:[/] {len(both)} of {len(_in_order(held))} held-out conversations are "
+            f"also in {path}: on those the drafter is measured on what it has learnt"
+        )
+
+
+def _in_order(answers: list[Named]) -> list[bytes]:
+    """The conversations, shuffled alike wherever they are met."""
+    return sorted({name for _, name in answers}, key=lambda name: hashlib.sha256(name).digest())

@@ -1,0 +1,211 @@
+"""A whole run from its settings: read, begin or go on, train, measure, keep, say how it went."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dflash_serve.adapters.base import TargetAdapter
+from dflash_serve.adapters.loading import load_target
+from dflash_serve.compose.directories import target_directory
+from dflash_serve.training.data import DataError
+from dflash_serve.training.data.example import Example
+from dflash_serve.training.drafter.initialise import Beginning
+from dflash_serve.training.drafter.layout import DTYPES, full_config
+from dflash_serve.training.features.store import FeatureStore, open_features
+from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.identity import check_same_run, identity, option_facts
+from dflash_serve.training.run.job import begin, feature_settings, train_options
+from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
+from dflash_serve.training.run.measures import Measure, PrefixMeasure, RoundsMeasure, prefix_table
+from dflash_serve.training.run.report import RunLog
+from dflash_serve.training.run.run_data import RunData, read_data
+from dflash_serve.training.run.schedule import Horizon
+from dflash_serve.training.run.settings import RunSettings
+from dflash_serve.training.run.trainer import Trainer, TrainOptions
+from dflash_serve.training.run.wandb_log import open_wandb
+from dflash_serve.training.run.watch import Keeper, Listeners, view_of
+from dflash_serve.training.step.batches import steps_per_epoch
+
+_HELD_BYTES = 1 << 30  # of the features of each held-out set
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """What a caller of `train` wants besides: ``stop`` ends it, ``listener`` sees it."""
+
+    console: Console
+    stop: Callable[[], bool] = never
+    listener: Listener | None = None
+
+
+def train(settings: RunSettings, watching: Watching, processes: Processes | None = None) -> Outcome:
+    """Train, measure now and then, and keep the best drafter, the last one, and checkpoints.
+
+    Raises:
+        DataError, CheckpointError, AdapterError: a file that cannot be used or written.
+        Diverged: the loss is not finite or has exploded.
+    """
+    processes, console = processes or Processes(), watching.console
+    store = CheckpointStore(settings.out / "checkpoints", settings.keep)
+    _check_out(settings, store)
+    parts = _parts(settings, console)
+    processes.check_same(parts.facts)
+    wanted = processes.first and settings.resume
+    checkpoint = _checkpoint(store, parts, console) if wanted else None
+    drafter, data = parts.begun.drafter, parts.data
+    with ExitStack() as stack:
+        rank = processes.rank if processes.size > 1 else None
+        place = feature_settings(settings, parts.directory, rank)
+        features = open_features(parts.target, drafter.target_layer_ids, data.train, place)
+        stack.enter_context(closing(features))
+        trainer = Trainer(drafter, data.train, features, parts.options, processes)
+        choosing, reporting = (
+            _measure(settings, parts.target, trainer, held)
+            for held in (data.choosing, data.reporting)
+        )
+        run = Run(trainer, choosing, Listeners([]), store, parts.facts, watching.stop, reporting)
+        if processes.told({"resume": checkpoint is not None})["resume"]:
+            run.resume(checkpoint)
+        if not processes.first:
+            return run.go()
+        log = RunLog(settings.out, run.position.step or None)
+        stack.enter_context(closing(log))
+        keeper = Keeper(settings, full_config(parts.begun.config), data, trainer, reporting, log)
+        run.listener = _listeners(settings, run, choosing.name, [keeper, log], watching, stack)
+        outcome = run.go()
+        keeper.keep_last()
+        log.note({"ended": outcome.ending, **asdict(outcome.position)})
+    _conclude(settings, outcome, reporting, data, console)
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a run is made of; ``facts`` say so for its checkpoints."""
+
+    directory: Path
+    target: TargetAdapter
+    begun: Beginning
+    data: RunData
+    options: TrainOptions
+    facts: dict[str, Any]
+
+
+def _parts(settings: RunSettings, console: Console) -> _Parts:
+    directory = target_directory(settings.target)
+    target = load_target(directory)
+    begun = begin(settings, directory, target)
+    if begun.not_copied:
+        console.print(
+            f"begun at random, the target has no such part: {', '.join(begun.not_copied)}"
+        )
+    data = read_data(settings, directory, target, console.print)
+    drafter = begun.drafter
+    base = drafter.config.prefix_weight_base
+    options = train_options(settings, drafter.block_size, base, len(data.train))
+    files = {"data": settings.data, "held-out data": settings.heldout}
+    rest = {
+        "answers": len(data.train),
+        "held-out answers": len(data.choosing) + len(data.reporting),
+        "measured block": settings.measure_block,
+        "feature dtype": settings.feature_dtype,
+        **option_facts(options),
+    }
+    facts = identity(directory, files, begun.config, rest)
+    return _Parts(directory, target, begun, data, options, facts)
+
+
+def _check_out(settings: RunSettings, store: CheckpointStore) -> None:
+    if not settings.resume and store.folders():
+        raise DataError(
+            f"{settings.out} holds the checkpoints of a run: go on with --resume, or choose "
+            "another --out"
+        )
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {settings.out} cannot be written: {error}") from error
+
+
+def _checkpoint(store: CheckpointStore, parts: _Parts, console: Console) -> Checkpoint | None:
+    """The checkpoint to go on from; None to begin anew."""
+    checkpoint = store.newest()
+    if checkpoint is None:
+        console.print("there is no checkpoint to resume from: starting from the beginning")
+        return None
+    kept = checkpoint.facts.get("identity")
+    if not isinstance(kept, dict):
+        raise CheckpointError("the newest checkpoint does not say what its run was made of")
+    options, position = parts.options, checkpoint.facts["position"]
+    per_epoch = steps_per_epoch(len(parts.data.train), options.batch)
+    before = Horizon(*(kept.get(f"horizon.{unit}") for unit in ("steps", "minutes", "epochs")))
+    may_grow = options.schedule.may_grow(
+        before.in_steps(per_epoch),
+        options.horizon.in_steps(per_epoch),
+        position["step"],
+        position["seconds"],
+    )
+    tuned = check_same_run(kept, parts.facts, may_grow=may_grow)
+    console.print(f"going on behind step {checkpoint.step}" + (f"; {tuned}" if tuned else ""))
+    return checkpoint
+
+
+def _measure(
+    settings: RunSettings, target: TargetAdapter, trainer: Trainer, held: Sequence[Example]
+) -> Measure:
+    layers, dtype = trainer.drafter.target_layer_ids, DTYPES[settings.feature_dtype]
+    features = FeatureStore(target, layers, held, _HELD_BYTES, dtype=dtype)
+    if trainer.options.prefix_weight_base is not None:
+        return PrefixMeasure(trainer, features, held)
+    return RoundsMeasure(trainer, features, held, settings.measure_block)
+
+
+def _listeners(
+    settings: RunSettings,
+    run: Run,
+    name: str,
+    kept: list[Listener],
+    watching: Watching,
+    stack: ExitStack,
+) -> Listeners:
+    listeners = [*kept]
+    if settings.wandb:
+        resumed = run.position.step > 0
+        sent = open_wandb(settings.wandb, settings.out, run.identity, resumed=resumed)
+        listeners.append(stack.enter_context(closing(sent)))
+    view = view_of(watching.console, name, run.progress)
+    stack.enter_context(view)
+    listeners.append(view)
+    if watching.listener is not None:
+        listeners.append(watching.listener)
+    return Listeners(listeners)
+
+
+def _conclude(
+    settings: RunSettings,
+    outcome: Outcome,
+    reporting: Measure,
+    data: RunData,
+    console: Console,
+) -> None:
+    position = outcome.position
+    endings = {
+        Ending.FINISHED: "finished",
+        Ending.NO_BETTER: f"ended early: {position.since_best} measurements without a better one",
+        Ending.STOPPED: "stopped",
+    }
+    console.print(f"{endings[outcome.ending]} behind step {position.step}")
+    if reporting.detail is not None:
+        console.print(prefix_table(reporting.detail))
+    if position.best_step:
+        worth = f"{position.reported:.2f} {reporting.name} on {data.reported_on}"
+        console.print(
+            f"best drafter: {settings.out}, of step {position.best_step}: {worth}; "
+            f"{position.best:.2f} on the {len(data.choosing)} that did; last drafter: "
+            f"{settings.out / 'last'}"
+        )

@@ -1,0 +1,149 @@
+"""A run in the terminal: a live view, or now and then a line where there is no terminal.
+
+Both are listeners of the run; neither writes files.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.trainer import StepReport
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_WINDOW = 20  # steps that the shown pace is the mean of
+_LINE_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Course:
+    """What both views show: the last step, the last measurement, the best, the pace."""
+
+    step: StepReport | None = None
+    measured: MeasureReport | None = None
+    best: MeasureReport | None = None
+    _times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    def add(self, report: StepReport) -> None:
+        self.step = report
+        self._times.append((report.seconds, report.tokens))
+
+    def measure(self, report: MeasureReport) -> None:
+        self.measured = report
+        if report.best:
+            self.best = report
+        self._times.clear()  # measuring is no training
+
+    @property
+    def pace(self) -> float:
+        """Trained tokens per second over the last steps; 0 before two of them."""
+        if len(self._times) < 2:
+            return 0.0
+        gone = self._times[-1][0] - self._times[0][0]
+        return sum(tokens for _, tokens in list(self._times)[:-1]) / gone if gone > 0 else 0.0
+
+
+def bars(accuracy: tuple[float, ...]) -> str:
+    """One block per slot, as high as its accuracy."""
+    return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in accuracy)
+
+
+class LiveView:
+    """A `Listener` that repaints a few lines in place. Enter it as a context."""
+
+    def __init__(self, console: Console, value_name: str, begun: float = 0.0) -> None:
+        self._course, self._value_name = Course(), value_name
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("gone"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        )
+        self._task = self._bar.add_task("training", total=1.0)
+        self._bar.update(self._task, completed=begun)
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
+
+    def __enter__(self) -> "LiveView":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def on_step(self, report: StepReport) -> None:
+        self._course.add(report)
+        self._bar.update(self._task, completed=report.progress)
+
+    def on_measure(self, report: MeasureReport) -> None:
+        self._course.measure(report)
+        self._bar.update(self._task, completed=report.progress)
+
+    def _render(self) -> RenderableType:
+        course, step = self._course, self._course.step
+        if step is None:
+            return self._bar
+        table = Table.grid(padding=(0, 2))
+        table.add_row("step", f"{step.step}", "loss", f"{step.loss:.4f}")
+        table.add_row("rate", f"{step.rate:.2e}", "gradient", f"{step.norm:.3f}")
+        table.add_row("tokens/s", f"{course.pace:,.0f}", "memory", f"{step.memory / 1e9:.2f} GB")
+        table.add_row(self._value_name, _measured(course), "in training", f"{step.expected:.2f}")
+        slots = Text.assemble(
+            f"accuracy by slot  {step.accuracy[0]:.2f} ",
+            (bars(step.accuracy), "cyan"),
+            f" {step.accuracy[-1]:.2f}",
+        )
+        return Group(self._bar, table, slots)
+
+
+class PlainView:
+    """A `Listener` that prints a line per measurement and one every half a minute."""
+
+    def __init__(self, write: Callable[[str], None], value_name: str) -> None:
+        self._course, self._write, self._value_name = Course(), write, value_name
+        self._said: float | None = None
+
+    def __enter__(self) -> "PlainView":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def on_step(self, report: StepReport) -> None:
+        self._course.add(report)
+        if self._said is None or report.seconds - self._said >= _LINE_SECONDS:
+            self._said = report.seconds
+            self._write(
+                f"{report.progress:4.0%}  step {report.step}  loss {report.loss:.4f}  "
+                f"rate {report.rate:.2e}  slots {bars(report.accuracy)}  "
+                f"{self._course.pace:,.0f} tokens/s"
+            )
+
+    def on_measure(self, report: MeasureReport) -> None:
+        self._course.measure(report)
+        mark = " (best)" if report.best else ""
+        self._write(f"step {report.step}: {value_text(report)} {self._value_name}{mark}")
+
+
+def _measured(course: Course) -> str:
+    if course.measured is None:
+        return "not yet measured"
+    text = value_text(course.measured)
+    if course.best is None or course.best is course.measured:
+        return text
+    return f"{text} (best {course.best.value:.3f} at {course.best.step})"
+
+
+def value_text(report: MeasureReport) -> str:
+    """The value, and the pooled one behind it."""
+    pooled = "" if report.pooled is None else f" (pooled {report.pooled:.3f})"
+    return f"{report.value:.3f}{pooled}"

@@ -1,0 +1,93 @@
+"""Listeners of a run together: what is kept on disk, what is shown."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from dflash_serve.atomic_files import replace_json
+from dflash_serve.training.drafter.layout import write_drafter
+from dflash_serve.training.run.loop import Listener, MeasureReport
+from dflash_serve.training.run.measures import Measure
+from dflash_serve.training.run.record import RunRecord, Worth
+from dflash_serve.training.run.report import RunLog
+from dflash_serve.training.run.run_data import RunData
+from dflash_serve.training.run.settings import RunSettings
+from dflash_serve.training.run.trainer import StepReport, Trainer
+from dflash_serve.training.run.view import LiveView, PlainView
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Tells each of several, in order."""
+
+    each: Sequence[Listener]
+
+    def on_step(self, report: StepReport) -> None:
+        for listener in self.each:
+            listener.on_step(report)
+
+    def on_measure(self, report: MeasureReport) -> None:
+        for listener in self.each:
+            listener.on_measure(report)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
+
+    run.json says what the best one is worth on answers that did not choose it. What else
+    ``reporting`` measured goes to the log, and for the best to vp.json.
+    """
+
+    settings: RunSettings
+    config: dict[str, Any]
+    data: RunData
+    trainer: Trainer
+    reporting: Measure
+    log: RunLog
+
+    def on_step(self, report: StepReport) -> None:
+        pass
+
+    def on_measure(self, report: MeasureReport) -> None:
+        self.keep_last()
+        if report.best:
+            self._write(self.settings.out)
+            self._record(report).write(self.settings.out)
+        detail = self.reporting.detail
+        if detail is not None:
+            self.log.note({"step": report.step, "prefixes": detail})
+        if detail is not None and report.best:
+            replace_json(self.settings.out / "vp.json", {"step": report.step, **detail})
+
+    def keep_last(self) -> None:
+        self._write(self.settings.out / "last")
+
+    def _record(self, report: MeasureReport) -> RunRecord:
+        found, data = report.reported, self.data
+        assert found is not None
+        worth = Worth(
+            step=report.step,
+            on=data.reported_on,
+            tokens_per_round=found.value,
+            tokens_per_round_pooled=found.pooled,
+        )
+        return RunRecord(target=self.settings.target, trained_on=data.trained_on, reported=worth)
+
+    def _write(self, directory: Path) -> None:
+        write_drafter(directory, self.config, self.trainer.masters(), self.settings.dtype)
+
+
+class View(Listener, AbstractContextManager[object], Protocol):
+    """A listener that takes the terminal while it is entered."""
+
+
+def view_of(console: Console, value_name: str, begun: float) -> View:
+    """Live in a terminal; otherwise a line now and then."""
+    if console.is_terminal:
+        return LiveView(console, value_name, begun)
+    return PlainView(console.print, value_name)

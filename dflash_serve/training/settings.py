@@ -1,0 +1,45 @@
+"""What all settings of dflash-train are: pydantic models, one field per option.
+
+A model is the source of its command's options and, for `run`, of the rows of a sweep's table.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+@dataclass(frozen=True, slots=True)
+class Positional:
+    """Marks a field that is given by its place instead of by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Marks a field of several texts whose option is given once for each."""
+
+
+class Settings(BaseModel):
+    """Settings of one command. Unknown names, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def option_name(field: str) -> str:
+    """The option on the command line: ``block_size`` is ``--block-size``."""
+    return "--" + field.replace("_", "-")
+
+
+def fault(error: ValidationError) -> str:
+    """The first mistake in one line: the option, its value and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    cause: Any = first.get("ctx", {}).get("error")
+    if not first["loc"]:
+        return str(cause or first["msg"])
+    name = option_name(str(first["loc"][0]))
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"{name} is no option"
+    allowed = str(cause) if cause else first["msg"].replace("Input should", "should", 1)
+    return f"{name} is {first['input']}, but {allowed}"
