@@ -15,7 +15,7 @@ serve: .venv/serve  ## Serve the embedded demo pair on 127.0.0.1:8000
 	$(BIN)/dflash-serve $(ARGS)
 
 test: .venv/dev  ## Run every test that this machine can run
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-clients: .venv/serve .clients/ready  ## The clients that people use, each against a real server
 	.clients/venv/bin/python -m pytest -c tests/clients/pytest.ini tests/clients --ignore=$(FRAMEWORKS) $(ARGS)

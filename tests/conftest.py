@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import matplotlib
 import pytest
 
 from dflash_serve.text.tokenizer import ChatTokenizer
@@ -17,8 +18,12 @@ hypothesis.settings.load_profile("busy machine")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is read from the user's cache folder, or left in it, by this process or a child."""
+    """Nothing is read from the user's cache folder, or left in it, by this process or a child.
+
+    But for matplotlib's list of fonts, which takes seconds to make.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -39,12 +39,11 @@ from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams, TokenChunk
 
-ALLOWED = 1.4
+ALLOWED = 1.35
 """Times the rows' own needs that caches may take, beside a slack of `SLACK` tokens per row."""
 SLACK = 64
-BESIDE = 1 << 19
-"""Bytes that are no rows': rotary tables of the last forwards, constants of traced graphs, taps of
-plain rounds."""
+BESIDE = 1 << 18
+"""Bytes that are no rows': rotary tables of the last forwards, constants of traced graphs."""
 _CONTEXTS = (256, 1024)
 _DRAFTERS = ((1, 4), (2, 8))
 """Layers and block of the random drafters that are swapped in and out."""
@@ -96,7 +95,11 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes that rows need, and those of their slack."""
+    """Bytes that rows need, and those of their slack.
+
+    Slack is `SLACK` tokens of each row, what the last step wrote to it, and what plain rounds lay
+    aside.
+    """
 
     own: int = 0
     slack: int = 0
@@ -274,6 +277,7 @@ class Watched:
         self._inner = inner
         self._new = new
         self._held: dict[int, int] = {}
+        self._written: dict[int, int] = {}
         schedule.watch(self)
 
     @property
@@ -308,8 +312,10 @@ class Watched:
         result = self._inner.run(plan, meanwhile)
         for row in plan.closed:
             self._held.pop(row, None)
+        self._written = {decode.row: decode.block for decode in plan.decode}
         for chunk in plan.prefill:
             self._held[chunk.row] = chunk.start + len(chunk.tokens)
+            self._written[chunk.row] = len(chunk.tokens)
         for decode, chosen in zip(plan.decode, result.decode, strict=True):
             self._held[decode.row] = decode.length + len(chosen.tokens)
         self._schedule.stepped(live=all(row >= 0 for row in self._held))
@@ -321,7 +327,10 @@ class Watched:
         if self._new.drafter is not None:
             specs += self._new.drafter.cache_specs
         own = sum(row_needs(specs, held, self._new.block_size) for held in self._held.values())
-        return Needs(own, len(self._held) * row_needs(specs, SLACK, 0, states=False))
+        # what a step wrote is held twice until the next one
+        slacks = (SLACK + self._written.get(row, 0) for row in self._held)
+        slack = sum(row_needs(specs, tokens, 0, states=False) for tokens in slacks)
+        return Needs(own, slack + len(self._held) * self._inner.bytes_laid_aside)
 
 
 def row_needs(specs: Sequence[LayerSpec], tokens: int, block: int, *, states: bool = True) -> int:

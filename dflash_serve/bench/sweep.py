@@ -1,6 +1,7 @@
 """``dflash-bench sweep``: the engine's own choice of blocks against every fixed one, and plain.
 
-All arms run the same requests in turns in one process; the fastest repeats are compared as ratios.
+All arms run the same requests in turns in one process. A ratio is the median over repeats of the
+ratio within a repeat; each run begins with no knowledge of the drafts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from dflash_serve.engine.block_policy import widths_to
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.warm_up import measured_costs
+from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 
 OF_BEST, OF_PLAIN = 0.97, 0.98
@@ -130,19 +132,17 @@ class _Case:
     def _entry(
         self, name: str, arms: Sequence[Arm], reference: Mapping[str, Sequence[int]]
     ) -> dict[str, Any]:
-        rates = {arm.name: max(arm.step_rates) for arm in arms}  # what disturbs a run slows it
         different = {arm.name: arm.different(reference) for arm in arms}
-        fixed = {arm.name: rates[arm.name] for arm in (self._plain, *self._fixed)}
-        best = max(fixed, key=lambda one: fixed[one])
+        best = max((self._plain, *self._fixed), key=lambda arm: _ratio(arm, self._plain))
         return {
             "set": name,
             "batch": self._batch,
             "arms": [
                 {
                     "name": arm.name,
-                    "tokens_per_second": rates[arm.name],
+                    "tokens_per_second": middle(arm.step_rates),
                     "repeats": arm.step_rates,
-                    "of_plain": rates[arm.name] / rates["plain"],
+                    "of_plain": _ratio(arm, self._plain),
                     **figures.both_rounds(arm.answers),
                     "different_answers": different[arm.name],
                 }
@@ -153,9 +153,9 @@ class _Case:
                 {"rows": cost.rows, "width": cost.width, "milliseconds": 1e3 * cost.seconds}
                 for cost in self._auto.costs
             ],
-            "best": best,
-            "of_best": rates["auto"] / fixed[best],
-            "of_plain": rates["auto"] / rates["plain"],
+            "best": best.name,
+            "of_best": _ratio(self._auto, best),
+            "of_plain": _ratio(self._auto, self._plain),
         }
 
     def _arm(self, name: str, block: int, *, drafts: bool = True, adaptive: bool = False) -> Arm:
@@ -164,6 +164,10 @@ class _Case:
         config = _config(self._work, self._batch, block, adaptive=adaptive)
         costs = measured_costs(runner, config, runner.bytes_for) if adaptive else ()
         return Arm(name, runner, config, self._work.requests, self._pair.directory, costs)
+
+
+def _ratio(arm: Arm, other: Arm) -> float:
+    return middle([one / two for one, two in zip(arm.step_rates, other.step_rates, strict=True)])
 
 
 def _config(work: Work, batch: int, block: int, *, adaptive: bool = False) -> EngineConfig:

@@ -11,8 +11,8 @@ import mlx.core as mx
 
 from dflash_serve.engine.cache.span import Span
 
-_MOST = 128
-"""Tokens of a row that are kept."""
+KEPT_TOKENS = 128
+"""The most tokens of a row that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class DeferredContext:
     @property
     def full(self) -> bool:
         """Whether a row has as many as are kept."""
-        return max(self._counts.values(), default=0) >= _MOST
+        return max(self._counts.values(), default=0) >= KEPT_TOKENS
 
     def add(self, rows: Sequence[int], lengths: Sequence[int], taps: mx.array) -> None:
         """A plain round of ``rows``, which held ``lengths`` tokens before it; taps [R, 1, F]."""

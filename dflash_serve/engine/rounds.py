@@ -150,6 +150,11 @@ class Rounds:
         self.cold = False
         """Whether a graph ran that was not traced yet, since this was set to False."""
 
+    @property
+    def tap_bytes(self) -> int:
+        """Bytes of the taps that drafters are given of one token."""
+        return len(_taps(self._drafters)) * self._target.hidden_size * self._target.dtype.size
+
     def close(self) -> None:
         """Let the graphs go, on the thread that made them."""
         self._graphs.clear()

@@ -17,7 +17,7 @@ from dflash_serve.engine.cache.pool import DRAFTER, SECOND, TARGET, CachePool, C
 from dflash_serve.engine.cache.span import Span
 from dflash_serve.engine.choice import ChoiceRow, RowGroup, choose, group_rows
 from dflash_serve.engine.constraint import Walk
-from dflash_serve.engine.deferred import DeferredContext
+from dflash_serve.engine.deferred import KEPT_TOKENS, DeferredContext
 from dflash_serve.engine.dual_draft import branches
 from dflash_serve.engine.pending import Pending, Walks, taken, with_logprobs
 from dflash_serve.engine.plan import (
@@ -111,7 +111,12 @@ class DeviceRunner:
 
     def bytes_for(self, tokens: int) -> int:
         """The most that a row takes while it grows to ``tokens`` tokens: a `RowBytes`."""
-        return self._pool.bytes_for(tokens)
+        return self._pool.bytes_for(tokens) + self.bytes_laid_aside
+
+    @property
+    def bytes_laid_aside(self) -> int:
+        """The most that plain rounds keep of a row until its drafter needs it."""
+        return KEPT_TOKENS * self._rounds.tap_bytes
 
     def beside(self, drafter: DraftAdapter | None, block_size: int) -> "DeviceRunner":
         """A second runner of the same target, with another drafter and no rows yet.

@@ -47,7 +47,7 @@ def test_every_figure_is_measured() -> None:
 def test_random_schedules_take_what_their_rows_need(name: str) -> None:
     found = run_schedules(load_world(name, 0), 5, 3)
     assert found["failures"] == []
-    assert 0.5 < found["worst_ratio_beyond_slack"] <= 1.4
+    assert 0.5 < found["worst_ratio_beyond_slack"] <= 1.35
     assert 0 < found["worst_of_limit"] <= 1
     assert found["swaps"]
     assert found["steps"] > found["requests"] > 2
@@ -76,7 +76,7 @@ def with_runner(kind: type[DeviceRunner]) -> World:
 def test_rows_that_are_not_freed_are_seen() -> None:
     found = run_schedules(with_runner(Hoarding), 5, 3)
     assert found["wrong"] >= 2
-    assert found["worst_ratio_beyond_slack"] > 1.4
+    assert found["worst_ratio_beyond_slack"] > 1.35
 
 
 def test_a_limit_that_does_not_hold_is_seen() -> None:

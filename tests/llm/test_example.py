@@ -38,6 +38,8 @@ def test_a_program_that_never_closes_ends_quietly() -> None:
 
 def test_an_interrupt_ends_the_answer_and_the_program() -> None:
     code = (
+        "import signal\n"  # a shell leaves it ignored in what runs in the background
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from dflash_serve import LLM\n"
         "with LLM() as llm:\n"
         "    print('begun', flush=True)\n"
