@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from dflash_serve.adapters.checkpoint import fingerprint
-from dflash_serve.training.data import read_answers, read_origin
+from dflash_serve.training.data.answers import read_answers, read_origin
 from tests.e2e.conftest import Start
 from tests.e2e.copying import MASK, VOCAB
 from tests.e2e.server import PairPaths, ServerProcess, wait

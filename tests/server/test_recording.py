@@ -22,7 +22,7 @@ from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, S
 from dflash_serve.server.generation import Generation
 from dflash_serve.server.recording import Finished, Recorder, Segments
 from dflash_serve.text.tokenizer import ChatTokenizer
-from dflash_serve.training.data import read_answers, read_origin
+from dflash_serve.training.data.answers import read_answers, read_origin
 from tests.fakes import FakeEngine, Script, choice, eventually, saying
 
 HEADER = {"target": "f00d"}

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dflash_serve.adapters.checkpoint import fingerprint
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import DataError
 from dflash_serve.training.data.records import read_records
 from dflash_serve.training.drafter.layout import CARD_MARK
 from tests.tiny import write_drafter, write_target

@@ -12,7 +12,7 @@ from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.compose.options import OptionsError
 from dflash_serve.training.cli import app
 from dflash_serve.training.commands.options import guarded
-from dflash_serve.training.data import read_answers
+from dflash_serve.training.data.answers import read_answers
 from tests.tiny import DRAFTER, write_drafter
 from tests.training.chat_target import write_chat_target
 

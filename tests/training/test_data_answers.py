@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dflash_serve.training.data import Answer, AnswerFile, DataError, read_answers, usable
+from dflash_serve.measure.errors import DataError
+from dflash_serve.training.data.answers import Answer, AnswerFile, read_answers, usable
 from tests.training.chat_target import write_rows
 
 ORIGIN = {"target": "t"}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import read_answers, read_origin
+from dflash_serve.training.data.answers import read_answers, read_origin
 from dflash_serve.training.drafter.initialise import (
     DrafterShape,
     drafter_config,

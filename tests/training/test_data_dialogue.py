@@ -7,11 +7,11 @@ import pytest
 
 import dflash_serve
 from dflash_serve.adapters.checkpoint import stop_token_ids
+from dflash_serve.measure.errors import RowError
 from dflash_serve.measure.shapes import Chat, parse_chat
 from dflash_serve.text.tokenizer import ChatTokenizer
-from dflash_serve.training.data import Answer
+from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.data.dialogue import Dialogue, Rules
-from dflash_serve.training.data.errors import RowError
 from tests.training.chat_target import PLAIN, THINKING, ids, words, write_chat_target
 
 DEMO = Path(dflash_serve.__file__).parent / "demo" / "target"

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from dflash_serve.training.data import DataError, check_origins, read_set
-from dflash_serve.training.data.answers import AnswerFile
+from dflash_serve.measure.errors import DataError
+from dflash_serve.training.data.answers import AnswerFile, read_set
 from dflash_serve.training.data.origin import (
+    check_origins,
     describe,
     describe_parts,
     tokenizer_fingerprint,

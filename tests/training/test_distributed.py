@@ -15,7 +15,7 @@ SUMS = """
 import json, sys
 import dflash_serve
 import mlx.core as mx
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.run.distributed import Processes
 here = Processes.joined()
 tree = {"b": mx.full((2, 2), 1.5 + here.rank), "a": [mx.array(here.rank + 1), mx.ones(3)]}

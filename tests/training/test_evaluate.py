@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate.local import Asking, Pair, Voice, template_arguments
 from dflash_serve.training.evaluate.prompts import Conversation
 from dflash_serve.training.evaluate.published import published_tau

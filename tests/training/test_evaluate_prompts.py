@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.evaluate import sets
 from dflash_serve.training.evaluate.prompts import Conversation, read_prompt_file, select
 

@@ -13,7 +13,7 @@ import pytest
 
 from dflash_serve.adapters.base import Captured
 from dflash_serve.adapters.qwen3 import Qwen3Target
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
 from dflash_serve.training.features.store import (

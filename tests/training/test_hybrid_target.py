@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import read_answers
+from dflash_serve.training.data.answers import read_answers
 from tests.tiny import QWEN3_5, write_target
 from tests.training.chat_target import WORDS, write_chat_target, write_rows
 from tests.training.runs import World

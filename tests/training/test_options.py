@@ -10,8 +10,8 @@ from pydantic import Field
 from typer.testing import CliRunner, Result
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.commands.options import command
-from dflash_serve.training.data import DataError
 from dflash_serve.training.run.checkpoint import CheckpointError
 from dflash_serve.training.run.guard import Diverged
 from dflash_serve.training.settings import Positional, Settings

@@ -10,8 +10,8 @@ import pytest
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.qwen3 import Qwen3Target
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.figures import Acceptance
-from dflash_serve.training.data import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.checkpoint import CheckpointError, CheckpointStore

@@ -9,7 +9,7 @@ import pytest
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.adapters.loading import load_target
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.run.run_data import RunData, read_data
 from dflash_serve.training.run.settings import RunSettings

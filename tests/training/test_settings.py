@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.commands.run import run
-from dflash_serve.training.data import DataError
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.settings import fault

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.text.tokenizer import ChatTokenizer
-from dflash_serve.training.data import Answer, DataError
+from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.data.records import read_records
 from dflash_serve.training.data.split import Split, answer_marker, conversation_names, split
 from tests.training.chat_target import PLAIN, THINKING, ids, write_chat_target

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.cli import app
-from dflash_serve.training.data import DataError
 from dflash_serve.training.run.table import Prune, read_table
 from tests.training.runs import World
 

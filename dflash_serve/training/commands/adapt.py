@@ -110,7 +110,7 @@ def adapt(settings: AdaptSettings) -> int:
 
 def _check_drafters(out: Path, old: Path) -> None:
     from dflash_serve.compose.cards import first_config
-    from dflash_serve.training.data import DataError
+    from dflash_serve.measure.errors import DataError
 
     if out.exists() and not out.is_dir():
         raise DataError(f"--out {out} is no folder")
@@ -200,7 +200,8 @@ def _write(out: Path, config: dict[str, Any], tuned: Tuned, card: str | None = N
 
 def _record(settings: AdaptSettings, tuned: Tuned, held: HeldOut) -> RunRecord:
     """What the drafter learned from, and what it is worth on the held-out recorded answers."""
-    from dflash_serve.training.data import describe_parts, read_set
+    from dflash_serve.training.data.answers import read_set
+    from dflash_serve.training.data.origin import describe_parts
     from dflash_serve.training.evaluate.judge import NEW
     from dflash_serve.training.run.record import RunRecord, Worth
 

@@ -60,7 +60,7 @@ def guarded(job: Callable[[], int | None]) -> int | None:
     """
     from dflash_serve.adapters.base import AdapterError
     from dflash_serve.compose.options import OptionsError
-    from dflash_serve.training.data.errors import DataError
+    from dflash_serve.measure.errors import DataError
     from dflash_serve.training.run.guard import Diverged
 
     try:

@@ -101,7 +101,8 @@ def _forecast(settings: PlanSettings) -> Forecast:
 
 
 def _answers(settings: PlanSettings) -> Answers:
-    from dflash_serve.training.data import DataError, read_answers
+    from dflash_serve.measure.errors import DataError
+    from dflash_serve.training.data.answers import read_answers
     from dflash_serve.training.run.budget import Answers
 
     if settings.data is not None:

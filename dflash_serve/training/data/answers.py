@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import json_lines
-from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.example import Example, IntArray
 from dflash_serve.training.data.origin import Part, describe_changes
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dflash_serve.measure.errors import RowError
 from dflash_serve.measure.shapes import Chat, Message
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import Answer, Span
-from dflash_serve.training.data.errors import RowError
 
 Turns = Literal["all", "last"]
 

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 
 _PROBE_SECONDS = 10
 HttpError: Any = HfHubHTTPError.__bases__[0]

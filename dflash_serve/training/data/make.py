@@ -16,10 +16,10 @@ from dflash_serve.compose.directories import target_directory
 from dflash_serve.compose.loading import load_pair
 from dflash_serve.console import progress_bar
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.measure.errors import DataError, RowError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import AnswerFile, stream_answers
 from dflash_serve.training.data.dialogue import Dialogue, Rules
-from dflash_serve.training.data.errors import DataError, RowError
 from dflash_serve.training.data.generate import Answered, GenerateSettings, generate
 from dflash_serve.training.data.origin import tokenizer_fingerprint, vocabulary_fingerprint
 from dflash_serve.training.data.rows import Source, open_source

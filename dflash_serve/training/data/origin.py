@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

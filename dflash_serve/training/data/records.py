@@ -6,8 +6,8 @@ Reads files only. Lines are those of `server.recording`; a torn last line of a f
 from dataclasses import dataclass
 from pathlib import Path
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.answers import Answer, parse_row, read_rows, read_set, usable
-from dflash_serve.training.data.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import RawRow, json_lines
-from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.origin import file_digest
 
 _TABLES = (".parquet", ".csv")

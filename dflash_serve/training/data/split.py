@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import Answer
-from dflash_serve.training.data.errors import DataError
 
 MIN_HELD, MIN_CHOOSING = 20, 10
 """Conversations that a decision needs: fewer say nothing about those to come."""

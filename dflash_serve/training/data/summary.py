@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from dflash_serve.measure.errors import RowError
 from dflash_serve.measure.figures import Acceptance, RoundCount
 from dflash_serve.training.data.answers import Answer
-from dflash_serve.training.data.errors import RowError
 from dflash_serve.training.data.generate import Answered
 
 _SHOWN = 5

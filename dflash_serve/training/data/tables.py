@@ -11,8 +11,8 @@ from typing import Any
 from datasets import Dataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import RawRow
-from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.hub import HttpError, first_line, reach_hub
 
 

@@ -22,9 +22,9 @@ from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
 from dflash_serve.measure.driver import Answer, Driver
+from dflash_serve.measure.errors import DataError
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.text.tokenizer import ChatTokenizer
-from dflash_serve.training.data import DataError
 from dflash_serve.training.evaluate.prompts import Conversation
 from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
 from dflash_serve.training.evaluate.settings import EvaluateSettings

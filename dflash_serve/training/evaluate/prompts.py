@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import read_chats
-from dflash_serve.training.data import DataError
 
 Message = Mapping[str, Any]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.figures import Round
-from dflash_serve.training.data import DataError, describe_changes
+from dflash_serve.training.data.origin import describe_changes
 from dflash_serve.training.evaluate.prompts import Conversation
 
 

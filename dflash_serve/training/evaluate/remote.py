@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from dflash_serve.measure.endpoint import FAILED, base_url, first_model, headers, reason
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.evaluate.prompts import Conversation, Message
 from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
 from dflash_serve.training.evaluate.settings import EvaluateSettings

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.hub import first_line, reach_hub
 from dflash_serve.training.data.rows import FileSource, Source, open_source
 from dflash_serve.training.evaluate.prompts import Conversation

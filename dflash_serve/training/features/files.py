@@ -19,8 +19,9 @@ import numpy as np
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.shard_header import read_header
 from dflash_serve.atomic_files import replace_json, replacing
-from dflash_serve.training.data import DataError, describe_changes
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
+from dflash_serve.training.data.origin import describe_changes
 
 _SHARD_BYTES = 256 << 20
 _TENSOR_OVERHEAD = 160  # bytes of a shard's header for one tensor, at most

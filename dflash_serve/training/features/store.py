@@ -13,7 +13,7 @@ import numpy as np
 
 from dflash_serve.adapters.base import Advance, LayerCache, TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 
 _FORMAT = 2
 _ARRAYS, _FACTS = "arrays.safetensors", "facts.json"

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

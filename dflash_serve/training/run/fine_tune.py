@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.training.data import Answer
+from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.loop import MeasureReport, Run
 from dflash_serve.training.run.measures import RoundsMeasure

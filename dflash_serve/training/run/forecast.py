@@ -11,7 +11,7 @@ from typing import Any
 from dflash_serve.adapters.cpu_weights import available_memory
 from dflash_serve.adapters.dflash_config import parse_dflash_config
 from dflash_serve.adapters.planned import PlannedWeights
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.run.budget import Answers, Budget, budget_of
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.speed import Speed

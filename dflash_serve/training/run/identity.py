@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.checkpoint import fingerprint
-from dflash_serve.training.data import (
-    describe_changes,
-    file_digest,
-    tokenizer_fingerprint,
-)
+from dflash_serve.training.data.origin import describe_changes, file_digest, tokenizer_fingerprint
 from dflash_serve.training.run.checkpoint import CheckpointError
 from dflash_serve.training.run.trainer import TrainOptions
 

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.drafter.initialise import (
     Beginning,
     DrafterShape,

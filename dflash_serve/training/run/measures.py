@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.figures import Acceptance
-from dflash_serve.training.data.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.loop import Measurement

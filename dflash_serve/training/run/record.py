@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 
 FILE = "run.json"
 

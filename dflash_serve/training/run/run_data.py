@@ -10,16 +10,10 @@ from pathlib import Path
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint
-from dflash_serve.training.data import (
-    Answer,
-    AnswerSet,
-    DataError,
-    check_origins,
-    describe_parts,
-    read_set,
-    usable,
-)
+from dflash_serve.measure.errors import DataError
+from dflash_serve.training.data.answers import Answer, AnswerSet, read_set, usable
 from dflash_serve.training.data.example import Example
+from dflash_serve.training.data.origin import check_origins, describe_parts
 from dflash_serve.training.data.split import answer_marker, conversation_names
 from dflash_serve.training.run.settings import RunSettings
 

@@ -11,8 +11,9 @@ from rich import table as rich_table
 from rich.console import Console
 
 from dflash_serve.atomic_files import replace_json
+from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.plots import save_figure
-from dflash_serve.training.data import DataError, describe_changes
+from dflash_serve.training.data.origin import describe_changes
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.guard import Diverged
 from dflash_serve.training.run.interrupt import Interrupt

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.settings import Settings
 
 Values = dict[str, Any]

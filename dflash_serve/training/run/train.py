@@ -11,7 +11,7 @@ from rich.console import Console
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
 from dflash_serve.compose.directories import target_directory
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import Beginning
 from dflash_serve.training.drafter.layout import DTYPES, full_config

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.kernels.updates import AdamW
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.checkpoint import CheckpointError

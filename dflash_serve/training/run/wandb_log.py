@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from dflash_serve.training.data import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.run.loop import MeasureReport
 from dflash_serve.training.run.trainer import StepReport
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dflash_serve.training.data.errors import DataError
+from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 
 IntArray = npt.NDArray[np.int32]
