@@ -9,10 +9,13 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
+from matplotlib.figure import Figure
+from rich.table import Table
 
 from dflash_serve.bench.options import CachesOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.schedules import BESIDE, SLACK, load_world, run_schedules
+from dflash_serve.bench.report import table_of
+from dflash_serve.bench.schedules import ALLOWED, BESIDE, SLACK, load_world, run_schedules
 from dflash_serve.bench.turns import timed
 from dflash_serve.engine.plan import DecodeRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
@@ -27,7 +30,7 @@ LEAVE = 0.03
 _GREEDY = SamplingParams()
 
 
-def run_caches(options: CachesOptions) -> Result:
+def run(options: CachesOptions) -> Result:
     """All three measurements; a figure that is missed is a failure."""
     choice = PairChoice(
         random_target=options.random_target, block_size=max(2, *options.blocks), seed=options.seed
@@ -131,3 +134,64 @@ def _missed(ragged: Sequence[dict[str, Any]], leave: Sequence[dict[str, Any]]) -
             yield f"block {one['block']}: a leave costs {cost:.1%} of a round, not {LEAVE:.0%}"
         if moved > one["row_bytes"]:
             yield f"a leave allocates {moved} bytes; a row has {one['row_bytes']}"
+
+
+_COUNTS = ("target", "schedules", "steps", "requests", "aborts", "swaps")
+
+
+def tables(result: Result) -> list[Table]:
+    found, options = result.measured, result.settings
+    short = options["rows"] - 1
+    parts = f"one row of {options['long']} tokens, {short} of {options['short']}"
+    return [
+        table_of(
+            f"Rounds: {parts}",
+            found["ragged"],
+            (
+                ("block", "block"),
+                *((f"{name}, ms", f"round_ms.{name}") for name in ("long", "short", "all")),
+                ("ratio", "ratio"),
+            ),
+        ),
+        table_of(
+            f"A leave: {options['rows']} rows of {options['leave']} tokens, bytes allocated",
+            found["leave"],
+            (
+                ("block", "block"),
+                ("round, ms", "round_ms"),
+                ("one less", "without_ms"),
+                ("and leave", "with_ms"),
+                ("cost", "of_a_round"),
+                ("bytes", "bytes.without"),
+                ("with it", "bytes.with"),
+                ("a row's", "row_bytes"),
+            ),
+        ),
+        table_of(
+            "Bytes of caches in random schedules",
+            found["schedules"],
+            (
+                *((name, name) for name in _COUNTS),
+                ("of needs", "worst_ratio_beyond_slack"),
+                ("of limit", "worst_of_limit"),
+                ("wrong", "wrong"),
+            ),
+        ),
+    ]
+
+
+def plot(result: Result) -> Figure:
+    """Every figure against what is allowed, as shares of it."""
+    found = result.measured
+    bars = {f"ragged rows, block {one['block']}": one["ratio"] / RAGGED for one in found["ragged"]}
+    for one in found["leave"]:
+        bars[f"leave, block {one['block']}"] = one["of_a_round"] / LEAVE
+    for one in found["schedules"]:
+        bars[f"bytes of needs, {one['target']}"] = one["worst_ratio_beyond_slack"] / ALLOWED
+        bars[f"bytes of limit, {one['target']}"] = one["worst_of_limit"]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(bars), list(bars.values()))
+    axes.axvline(1.0, color="grey", linestyle="--", linewidth=1)
+    axes.set(title="Rows that own their caches", xlabel="share of what is allowed")
+    return figure

@@ -10,10 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.figure import Figure
+from rich.table import Table
+
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import ExactOptions
 from dflash_serve.bench.pair import Pair, load_pair, second_of
+from dflash_serve.bench.report import Source, table_of
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.work import make_prompts
 from dflash_serve.bench.workloads import Prompt
@@ -51,7 +55,7 @@ class _Tally:
         return self.different + self.cancelled_different + self.leaked_rows
 
 
-def run_exact(options: ExactOptions) -> Result:
+def run(options: ExactOptions) -> Result:
     """Every batch size with every block size, against plain decoding one request at a time.
 
     A random pair's drafter is right so seldom that it is made an `EchoDrafter`.
@@ -198,3 +202,42 @@ def _result(
         "combinations": combinations,
     }
     return Result("exact", settings, measured, tuple(failures) if exact and wrong else ())
+
+
+_COLUMNS = (
+    "equal",
+    "different",
+    "cancelled_prefix",
+    "cancelled_different",
+    "late_joins",
+    "leaked_rows",
+    "rounds",
+    "accepted_drafts",
+    "seconds",
+)
+
+
+def tables(result: Result) -> list[Table]:
+    measured = result.measured
+    title = f"{measured['compared']} requests against plain decoding, {measured['wrong']} wrong"
+    columns: list[tuple[str, Source]] = [
+        ("", lambda entry: f"batch {entry['batch']}, block {entry['block']}"),
+        *((name.replace("_", " "), name) for name in _COLUMNS),
+    ]
+    return [table_of(title, measured["combinations"], columns)]
+
+
+def plot(result: Result) -> Figure:
+    """Outcomes by combination."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    entries = result.measured["combinations"]
+    names = [f"{entry['batch']} x {entry['block']}" for entry in entries]
+    bottom = [0] * len(entries)
+    for column in ("equal", "cancelled_prefix", "different", "cancelled_different"):
+        counts = [entry[column] for entry in entries]
+        axes.bar(names, counts, bottom=bottom, label=column.replace("_", " "))
+        bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
+    axes.set(title="answers by batch x block", ylabel="requests")
+    axes.legend(loc="lower right")
+    return figure

@@ -16,6 +16,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from rich.table import Table
+
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.inprocess import Served, context_for, serving
@@ -23,6 +26,7 @@ from dflash_serve.bench.options import HttpOptions
 from dflash_serve.bench.pace import PacedEngine
 from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.rawstream import raw_stream
+from dflash_serve.bench.report import table
 from dflash_serve.bench.workloads import GENERIC, pick
 from dflash_serve.compose.directories import DEMO, checkpoints
 from dflash_serve.compose.loading import load
@@ -43,7 +47,7 @@ _MODEL = "measured"
 _WARM_UP = 6
 
 
-def run_http(options: HttpOptions) -> Result:
+def run(options: HttpOptions) -> Result:
     """Both measurements, in turns with what they are compared with."""
     measured = {"first_text": _first_text(options), "per_chunk": _per_chunk(options)}
     return Result("http", options.recorded(), measured)
@@ -289,3 +293,40 @@ async def _read(port: int) -> None:
         seen = await reader.read()
     if b"data: [DONE]" not in seen:
         raise BenchError(f"a stream ended early: {seen[-200:]!r}")
+
+
+_FIRST = {
+    "in_process": "first text, in process",
+    "over_http": "first text, over HTTP",
+    "later_over_http": "later over HTTP",
+    "first_byte": "first byte, over HTTP",
+}
+_CHUNK = {
+    "http_json_text_ms": "HTTP, JSON and text",
+    "engine_alone_ms": "the scripted engine alone",
+    "thread_ms": "the event loop's thread",
+    "process_ms": "the whole process",
+}
+
+
+def tables(result: Result) -> list[Table]:
+    first, chunk = result.measured["first_text"], result.measured["per_chunk"]
+    rows = [
+        (name, 1e3 * first[key]["median"], 1e3 * first[key]["p95"]) for key, name in _FIRST.items()
+    ]
+    costs = [(name, chunk[key]) for key, name in _CHUNK.items()]
+    return [
+        table("Milliseconds on a kept-alive connection", ("until", "median", "p95"), rows),
+        table("CPU milliseconds per streamed chunk", ("of", "median"), costs),
+    ]
+
+
+def plot(result: Result) -> Figure:
+    """The cost of a chunk, part by part."""
+    chunk = result.measured["per_chunk"]
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(_CHUNK.values()), [chunk[key] for key in _CHUNK])
+    axes.set(title="What a streamed chunk costs", xlabel="CPU milliseconds")
+    axes.invert_yaxis()
+    return figure

@@ -13,9 +13,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import MatmulOptions
+from dflash_serve.bench.report import table_of
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.measure.results import Result
 
@@ -58,7 +61,7 @@ class _Pair:
     results: tuple[np.ndarray, np.ndarray]
 
 
-def run_matmul(options: MatmulOptions, products: Sequence[Product] = PRODUCTS) -> Result:
+def run(options: MatmulOptions, products: Sequence[Product] = PRODUCTS) -> Result:
     """GFLOP/s of both libraries by product and number of threads, and their ratios.
 
     Raises:
@@ -176,3 +179,47 @@ def _check(product: Product, pair: _Pair) -> None:
     worst = float(np.abs(mine - theirs).max() / np.abs(theirs).max())
     if not worst <= _TOLERANCE:
         raise BenchError(f"{product} differs from OpenBLAS by {worst:.1e} of its largest element")
+
+
+def tables(result: Result) -> list[Table]:
+    cells = [
+        cell
+        | {
+            "product": f"{row['form']} {row['m']} x {row['n']} x {row['k']}",
+            "to_1": row.get(f"ours_{cell['threads']}_to_1"),
+        }
+        for row in result.measured["products"]
+        for cell in row["counts"]
+    ]
+    columns = (
+        ("form m x n x k", "product"),
+        ("threads", "threads"),
+        ("ours GFLOP/s", "ours.best"),
+        ("median", "ours.median"),
+        ("OpenBLAS", "openblas.best"),
+        ("median", "openblas.median"),
+        ("ratio", "ratio.best"),
+        ("of medians", "ratio.median"),
+        ("to one thread", "to_1"),
+    )
+    return [table_of("float32 matmul: this package's and OpenBLAS's", cells, columns)]
+
+
+def plot(result: Result) -> Figure:
+    """Ours over OpenBLAS by rows, one line per matrix, one field per number of threads."""
+    rows = result.measured["products"]
+    counts = [cell["threads"] for cell in rows[0]["counts"]]
+    figure = Figure(figsize=(5.5 * len(counts), 4.5), layout="constrained")
+    fields = figure.subplots(1, len(counts), squeeze=False)[0]
+    for index, (axes, threads) in enumerate(zip(fields, counts, strict=True)):
+        matrices = dict.fromkeys((row["form"], row["n"], row["k"]) for row in rows)
+        for form, n, k in matrices:
+            same = [row for row in rows if (row["form"], row["n"], row["k"]) == (form, n, k)]
+            ratios = [row["counts"][index]["ratio"]["best"] for row in same]
+            axes.plot([row["m"] for row in same], ratios, "o-", label=f"{form} {n} x {k}")
+        axes.axhline(1.0, color="grey", linewidth=0.8)
+        axes.set(title=f"threads: {threads}", xlabel="rows", ylabel="speed / OpenBLAS's")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+    fields[0].legend(fontsize="small")
+    return figure

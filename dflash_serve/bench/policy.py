@@ -3,14 +3,18 @@
 Replays acceptance traces on cost tables of several machines; no device is used, and no clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from matplotlib.figure import Figure
+from rich.table import Table
 
 from dflash_serve.bench.options import PolicyOptions
 from dflash_serve.bench.policy_machines import Machine, machines
 from dflash_serve.bench.policy_record import RECORDINGS, read_recording
 from dflash_serve.bench.policy_replay import Noise, Replay, replay
 from dflash_serve.bench.policy_traces import BLOCKS, Workload, generated
+from dflash_serve.bench.report import table
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 
@@ -18,7 +22,7 @@ OF_BEST, OF_PLAIN = 0.95, 0.98
 """What the policy must reach of the best fixed choice, and of plain decoding."""
 
 
-def run_policy(options: PolicyOptions) -> Result:
+def run(options: PolicyOptions) -> Result:
     """Replay every workload on every machine, at each number of rows."""
     paths = options.recordings or tuple(sorted(RECORDINGS.glob("*.json")))
     recordings = [read_recording(path) for path in paths]
@@ -94,3 +98,52 @@ def _failures(cases: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield f"{name}: {case['of_best']:.3f} of block {case['best_block']}"
         if case["of_plain"] < OF_PLAIN:
             yield f"{name}: {case['of_plain']:.3f} of plain decoding"
+
+
+def tables(result: Result) -> list[Table]:
+    """All cases, then the worst and the median."""
+    measured = result.measured
+    columns = ("", "plain tok/s", "best fixed", "of plain", "auto of best", "of plain", "widths")
+    rows = [_row(case) for case in measured["cases"]]
+    rows += [
+        (name, None, None, None, measured[name]["of_best"], measured[name]["of_plain"], None)
+        for name in ("worst", "median")
+    ]
+    return [table("The policy against fixed blocks, in hindsight", columns, rows)]
+
+
+def plot(result: Result) -> Figure:
+    """What the policy reaches of the best fixed choice, by machine, with one mark per case."""
+    cases = result.measured["cases"]
+    names = list(dict.fromkeys(case["machine"] for case in cases))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    parts = figure.subplots(1, 2)
+    for axes, key, least, title in zip(
+        parts,
+        ("of_best", "of_plain"),
+        (result.settings["least_of_best"], result.settings["least_of_plain"]),
+        ("of the best fixed choice", "of plain decoding"),
+        strict=True,
+    ):
+        for at, name in enumerate(names):
+            values = [case[key] for case in cases if case["machine"] == name]
+            axes.plot([at] * len(values), values, "o", alpha=0.5)
+        axes.axhline(least, color="grey", linestyle="--")
+        axes.set(title=f"auto, {title}", xticks=range(len(names)))
+        axes.set_xticklabels(names, rotation=20, ha="right")
+    return figure
+
+
+def _row(case: Mapping[str, Any]) -> tuple[object, ...]:
+    best = max(case["plain"], *case["fixed"].values())
+    name = f"{case['machine']}, {case['rows']} rows, {case['workload']}"
+    widths = " ".join(f"{width}:{share:.0%}" for width, share in case["widths"].items())
+    return (
+        name,
+        case["plain"],
+        case["best_block"],
+        f"{best / case['plain']:.2f}x",
+        f"{case['of_best']:.3f}",
+        f"{case['of_plain']:.3f}",
+        widths,
+    )

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from matplotlib.figure import Figure
 from mlx.utils import tree_flatten
+from rich.table import Table
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cpu_weights import CpuWeights
@@ -24,6 +26,7 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, QuantisedOptions
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
+from dflash_serve.bench.report import Source, table_of
 from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import make_work
 from dflash_serve.engine.config import EngineConfig
@@ -54,7 +57,7 @@ class Form:
         return self.plain, self.drafted
 
 
-def run_quantised(options: QuantisedOptions) -> Result:
+def run(options: QuantisedOptions) -> Result:
     """Write the target, load it in every form, measure them in turns.
 
     Raises:
@@ -133,3 +136,35 @@ def _entry(form: Form, base: float, reference: Mapping[str, Sequence[int]]) -> d
         "plain_repeats": plain,
         "drafted_repeats": drafted,
     }
+
+
+def tables(result: Result) -> list[Table]:
+    """Memory and speed of each form."""
+    columns: tuple[tuple[str, Source], ...] = (
+        ("weights", "name"),
+        ("MB in memory", lambda form: form["held_bytes"] / 1e6),
+        ("plain tok/s", "plain_tokens_per_second"),
+        ("of the first", "plain_over_base"),
+        ("drafted tok/s", "drafted_tokens_per_second"),
+        ("of plain", "drafted_over_plain"),
+        ("of the first", "drafted_over_base"),
+        ("tokens/round", "tokens_per_round"),
+        ("pooled", "tokens_per_round_pooled"),
+        ("different", "different_answers"),
+    )
+    title = f"{result.settings['random_target']} in {result.settings['bits']} bits"
+    return [table_of(title, result.measured["forms"], columns)]
+
+
+def plot(result: Result) -> Figure:
+    """Tokens per second, plain and drafted."""
+    forms = result.measured["forms"]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for shift, kind in ((-0.2, "plain"), (0.2, "drafted")):
+        rates = [form[f"{kind}_tokens_per_second"] for form in forms]
+        axes.bar([place + shift for place in range(len(forms))], rates, 0.4, label=kind)
+    axes.set_xticks(range(len(forms)), [form["name"] for form in forms])
+    axes.set(ylabel="tokens/s", ylim=(0, None))
+    axes.legend()
+    return figure

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 
+from matplotlib.figure import Figure
+from rich.table import Table
+
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import Endpoint, run_load
 from dflash_serve.bench.options import StartOptions
 from dflash_serve.bench.pair import target_directory
+from dflash_serve.bench.report import table
 from dflash_serve.bench.spawn import spawned
 from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle
@@ -21,7 +25,7 @@ _CHAT = Chat("about", ({"role": "user", "content": "What can you do?"},))
 _TOKENS = 32
 
 
-def run_startup(options: StartOptions) -> Result:
+def run(options: StartOptions) -> Result:
     """Start the server some times and send each one request as soon as it is healthy."""
     turns = range(options.repeats)
     _help()
@@ -56,3 +60,30 @@ def _first_token(target: str | None, drafter: str) -> tuple[float, float]:
         if not run.good:
             raise BenchError(f"the first request failed: {run.samples[0].error}")
         return server.start_seconds, connected + run.good[0].first
+
+
+_PHASES = {
+    "help_seconds": "--help",
+    "ready_seconds": "healthy",
+    "first_token_seconds": "first token",
+}
+
+
+def tables(result: Result) -> list[Table]:
+    rows = [
+        (name, result.measured[key]["median"], max(result.measured[key]["repeats"]))
+        for key, name in _PHASES.items()
+    ]
+    return [table("Seconds from the start of the process", ("until", "median", "worst"), rows)]
+
+
+def plot(result: Result) -> Figure:
+    """Every repeat of every phase."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for position, key in enumerate(_PHASES):
+        repeats = result.measured[key]["repeats"]
+        axes.plot([position] * len(repeats), repeats, "o")
+    axes.set_xticks(range(len(_PHASES)), list(_PHASES.values()))
+    axes.set(title="Starting dflash-serve", ylabel="seconds", ylim=(0, None))
+    return figure

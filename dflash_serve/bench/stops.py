@@ -15,9 +15,12 @@ from typing import Any
 
 import httpx
 import psutil
+from matplotlib.figure import Figure
+from rich.table import Table
 
 from dflash_serve.bench.options import StopsOptions
 from dflash_serve.bench.pair import target_directory
+from dflash_serve.bench.report import table
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle, percentile
@@ -39,7 +42,7 @@ class Stop:
     last_line: str
 
 
-def run_stops(options: StopsOptions) -> Result:
+def run(options: StopsOptions) -> Result:
     """Start, load and stop a server ``options.stops`` times."""
     stops = [_stop(options, number) for number in range(options.stops)]
     codes = Counter(str(stop.exit_code) for stop in stops)
@@ -151,3 +154,33 @@ def _body(model: str, rng: random.Random) -> dict[str, Any]:
 
 def _pick(rng: random.Random) -> Sequence[str]:
     return rng.choices(_WORDS, k=rng.choice((1, 8, 40, 200)))
+
+
+def tables(result: Result) -> list[Table]:
+    codes = result.measured["exit_codes"]
+    seconds = result.measured["seconds"]
+    rows: list[tuple[object, ...]] = [
+        (f"exit code {code}", count) for code, count in sorted(codes.items())
+    ]
+    rows += [(f"seconds to exit, {name}", value) for name, value in seconds.items()]
+    rows.append(("requests answered before", result.measured["answered"]))
+    return [table("SIGTERM under load", ("", ""), rows)]
+
+
+def plot(result: Result) -> Figure:
+    """Every stop: seconds to exit over seconds of load."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for good in (True, False):
+        stops = [s for s in result.measured["stops"] if (s["exit_code"] == 0) is good]
+        label = "exit code 0" if good else "other exit code"
+        after, seconds = [s["after"] for s in stops], [s["seconds"] for s in stops]
+        axes.plot(after, seconds, "o" if good else "x", label=label)
+    axes.set(
+        title="Stopping dflash-serve under load",
+        xlabel="seconds of load before SIGTERM",
+        ylabel="seconds to exit",
+        ylim=(0, None),
+    )
+    axes.legend()
+    return figure

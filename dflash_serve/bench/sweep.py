@@ -8,12 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from matplotlib.figure import Figure
+from rich.table import Table
+
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
 from dflash_serve.bench.arms import Arm
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, SweepOptions
 from dflash_serve.bench.pair import Pair, load_pair
+from dflash_serve.bench.report import table
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import Work, make_work
@@ -32,7 +36,7 @@ _EASY = 4
 """Kinds that are called easy."""
 
 
-def run_sweep(options: SweepOptions) -> Result:
+def run(options: SweepOptions) -> Result:
     """All sets at all batch sizes."""
     pair = load_pair(options.pair)
     if pair.drafter is None:
@@ -187,3 +191,33 @@ def _misses(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{name}: auto is {case['of_best']:.3f} of {case['best']}"
         if case["of_plain"] < OF_PLAIN:
             yield f"{name}: auto is {case['of_plain']:.3f} of plain decoding"
+
+
+def tables(result: Result) -> list[Table]:
+    """Speeds of all arms, and what the engine's choice reaches."""
+    cases = result.measured["cases"]
+    names = [arm["name"] for arm in cases[0]["arms"]]
+    columns = ("prompts, batch", "plain tok/s", *names[1:], "auto / best fixed", "best")
+    rows = []
+    for case in cases:
+        times = [f"{arm['of_plain']:.2f}x" for arm in case["arms"][1:]]
+        rate = case["arms"][0]["tokens_per_second"]
+        name = f"{case['set']}, {case['batch']}"
+        rows.append((name, rate, *times, f"{case['of_best']:.3f}", case["best"]))
+    return [table("The engine's choice of blocks against fixed ones", columns, rows)]
+
+
+def plot(result: Result) -> Figure:
+    """Speed over plain decoding by arm, one line per set and batch."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for case in result.measured["cases"]:
+        arms = case["arms"]
+        label = f"{case['set']}, {case['batch']}"
+        axes.plot(
+            [arm["name"] for arm in arms], [arm["of_plain"] for arm in arms], "o-", label=label
+        )
+    axes.axhline(1.0, color="grey", linestyle="--")
+    axes.set(title="decoding, times plain", ylim=(0, None))
+    axes.legend(fontsize=8)
+    return figure

@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
+from matplotlib.figure import Figure
+from rich.table import Table
 
 from dflash_serve.adapters.cpu_weights import available_memory
 from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
@@ -21,6 +23,7 @@ from dflash_serve.adapters.planned import planned_weights
 from dflash_serve.adapters.target_config import text_config
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingMemoryOptions
+from dflash_serve.bench.report import table
 from dflash_serve.bench.shape_configs import TRAINED
 from dflash_serve.measure.results import Result
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config
@@ -59,7 +62,7 @@ class _Pair:
         return tables * size * int(text["vocab_size"]) * int(text["hidden_size"])
 
 
-def run_training_memory(
+def run(
     given: TrainingMemoryOptions,
     trained: Mapping[str, tuple[dict[str, Any], int, int]] = MappingProxyType(TRAINED),
 ) -> Result:
@@ -159,3 +162,54 @@ def _measure(
         "planned_bytes": _planned(pair, layers, settings, given),
         "seconds": seconds,
     }
+
+
+_STEP_COLUMNS = ("pair", "layers", "million weights", "held GB", "peak GB", "planned GB", "step s")
+_PAIR_COLUMNS = ("pair", "layers", "peak GB", "planned GB", "how")
+
+
+def tables(result: Result) -> list[Table]:
+    steps, pairs = [], []
+    for name, found in result.measured.items():
+        for layers, step in found["steps"].items():
+            sizes = (step[key] / 1e9 for key in ("held_bytes", "peak_bytes", "planned_bytes"))
+            million = step["parameters"] / 1e6
+            steps.append((name, layers, million, *sizes, step["seconds"][-1]))
+        whole = str(found["layers"]) in found["steps"]
+        peak = found["peak_bytes"]
+        pairs.append(
+            (
+                name,
+                found["layers"],
+                None if peak is None else peak / 1e9,
+                found["planned_bytes"] / 1e9,
+                "measured" if whole else "from one and two layers",
+            )
+        )
+    return [
+        table("one step on one sequence", _STEP_COLUMNS, steps),
+        table("the published drafter's step, without the rest of the target", _PAIR_COLUMNS, pairs),
+    ]
+
+
+def plot(result: Result) -> Figure:
+    """Peaks as measured and as planned."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    labels = [
+        f"{name}\n{layers} layers"
+        for name, found in result.measured.items()
+        for layers in found["steps"]
+    ]
+    for offset, key in ((-0.2, "peak_bytes"), (0.2, "planned_bytes")):
+        heights = [
+            step[key] / 1e9
+            for found in result.measured.values()
+            for step in found["steps"].values()
+        ]
+        places = [place + offset for place in range(len(heights))]
+        axes.bar(places, heights, width=0.4, label=key.removesuffix("_bytes"))
+    axes.set_xticks(range(len(labels)), labels, fontsize=7)
+    axes.set_ylabel("GB")
+    axes.legend()
+    return figure

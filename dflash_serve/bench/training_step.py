@@ -13,13 +13,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import psutil
+from matplotlib.figure import Figure
 from mlx import optimizers
+from rich.table import Table
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_target
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingStepOptions
 from dflash_serve.bench.plain_step import PlainStep
+from dflash_serve.bench.report import table
 from dflash_serve.kernels.updates import AdamW
 from dflash_serve.measure.results import Result
 from dflash_serve.training.data.example import Example
@@ -74,7 +77,7 @@ SHAPES = {
 that of a target of half a billion weights over a part of its vocabulary; a large vocabulary."""
 
 
-def run_training_step(options: TrainingStepOptions) -> Result:
+def run(options: TrainingStepOptions) -> Result:
     """Peak memory of both steps, seconds of each in turns, and the compiled one's growth.
 
     Raises:
@@ -222,3 +225,41 @@ def _compiled(shape: Shape) -> Step:
 def _plain(shape: Shape) -> Step:
     adamw = optimizers.AdamW(learning_rate=RATE, weight_decay=0.0, bias_correction=True)
     return PlainStep(random_drafter(shape), adamw).step
+
+
+_COLUMNS = ("shape", "tokens", "compiled s", "plain s", "times faster", "MB", "plain MB")
+
+
+def tables(result: Result) -> list[Table]:
+    rows = []
+    for name, found in result.measured.items():
+        seconds = found.get("seconds_per_step", {})
+        peaks = found["peak_bytes"]
+        rows.append(
+            (
+                name,
+                found["tokens_per_step"],
+                *(median(seconds[kind]) if kind in seconds else None for kind in _KINDS),
+                found.get("times_faster"),
+                *(peaks[kind] / 1e6 if kind in peaks else None for kind in _KINDS),
+            )
+        )
+    return [table("one training step, and the most memory that it took", _COLUMNS, rows)]
+
+
+_KINDS = ("compiled", "plain")
+
+
+def plot(result: Result) -> Figure:
+    """Time per token and peak memory, the plain step's as 1."""
+    compared = {name: found for name, found in result.measured.items() if "times_faster" in found}
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, title, values in (
+        (axes[0], "time per token", [1 / f["times_faster"] for f in compared.values()]),
+        (axes[1], "peak memory", [f["peak_share"] for f in compared.values()]),
+    ):
+        axis.bar(list(compared), values, color="tab:blue")
+        axis.axhline(1.0, color="black", linewidth=1)
+        axis.set_title(f"{title}, plain step = 1")
+    return figure

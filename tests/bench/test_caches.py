@@ -8,8 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from dflash_serve.adapters.cache_spec import AttentionSpec, StateArray, StateSpec
-from dflash_serve.bench import caches_report
-from dflash_serve.bench.caches import run_caches
+from dflash_serve.bench import caches
 from dflash_serve.bench.options import CachesOptions
 from dflash_serve.bench.schedules import World, load_world, row_needs, run_schedules
 from dflash_serve.engine.plan import StepPlan, StepResult, nothing
@@ -30,7 +29,7 @@ def test_every_figure_is_measured() -> None:
         schedules=1,
         worlds=("qwen3-wide",),
     )
-    result = run_caches(options)
+    result = caches.run(options)
     assert [one["block"] for one in result.measured["ragged"]] == [1, 4]
     assert all(one["ratio"] > 0 for one in result.measured["ragged"])
     token = 4 * 2 * 2 * 16 * 4  # of four layers, and one more of a drafter
@@ -39,8 +38,8 @@ def test_every_figure_is_measured() -> None:
     for one in leaves:
         assert one["bytes"]["with"] <= one["bytes"]["without"] + one["row_bytes"]
     assert [one["target"] for one in result.measured["schedules"]] == ["qwen3-wide"]
-    assert len(caches_report.tables(result)) == 3
-    assert caches_report.plot(result).axes
+    assert len(caches.tables(result)) == 3
+    assert caches.plot(result).axes
 
 
 @pytest.mark.parametrize("name", WORLDS)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dflash_serve.bench import decode_report
+from dflash_serve.bench import decode
 from dflash_serve.bench.baseline import run_mlx_lm
-from dflash_serve.bench.decode import run_decode
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import PairChoice, load_pair
@@ -31,7 +30,7 @@ def simulated(**changes: Any) -> Result:
         "max_tokens": 13,
         "repeats": 1,
     }
-    return run_decode(DecodeOptions(**(options | changes)))
+    return decode.run(DecodeOptions(**(options | changes)))
 
 
 def arm(result: Result, block: int) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def arm(result: Result, block: int) -> dict[str, Any]:
 
 
 def test_a_stored_pair_gives_equal_tokens_and_all_figures(stored: Stored, tmp_path: Path) -> None:
-    result = run_decode(
+    result = decode.run(
         DecodeOptions(
             target=str(stored.target),
             drafter=str(stored.drafter),
@@ -65,12 +64,12 @@ def test_a_stored_pair_gives_equal_tokens_and_all_figures(stored: Stored, tmp_pa
     assert sum(drafted["histogram"]) == drafted["rounds"]
     (costs,) = result.measured["batches"][0]["step_costs"]
     assert {"plain_ms", "verify_ms", "draft_ms", "speedup_bound"} <= set(costs)
-    path = write(result, Destination(tmp_path / "d.json"), lambda: decode_report.plot(result))
+    path = write(result, Destination(tmp_path / "d.json"), lambda: decode.plot(result))
     assert path is not None
     written = json.loads(path.read_text(encoding="utf-8"))
     assert {"machine", "versions", "commit", "blas", "settings", "date", "argv"} <= set(written)
     assert path.with_suffix(".png").stat().st_size > 0
-    assert len(decode_report.tables(result)) == 4
+    assert len(decode.tables(result)) == 4
 
 
 def test_always_right_drafts_fill_every_block() -> None:

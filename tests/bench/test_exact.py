@@ -2,8 +2,7 @@
 
 import pytest
 
-from dflash_serve.bench import exact_report
-from dflash_serve.bench.exact import run_exact
+from dflash_serve.bench import exact
 from dflash_serve.bench.options import ExactOptions
 
 
@@ -19,7 +18,7 @@ def test_a_tiny_pair_is_exact(name: str) -> None:
         cancel=0.3,
         seed=3,
     )
-    result = run_exact(options)
+    result = exact.run(options)
     assert result.failures == ()
     assert result.measured["compared"] == 40
     for entry in result.measured["combinations"]:
@@ -28,5 +27,5 @@ def test_a_tiny_pair_is_exact(name: str) -> None:
     assert any(entry["cancelled_prefix"] for entry in result.measured["combinations"])
     assert any(entry["accepted_drafts"] for entry in result.measured["combinations"])
     assert any(entry["late_joins"] for entry in result.measured["combinations"])
-    assert exact_report.tables(result)
-    assert exact_report.plot(result)
+    assert exact.tables(result)
+    assert exact.plot(result)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dflash_serve.bench.errors import BenchError
-from dflash_serve.bench.matmul import Product, run_matmul
-from dflash_serve.bench.matmul_report import plot, tables
+from dflash_serve.bench.matmul import Product, plot, run, tables
 from dflash_serve.bench.options import MatmulOptions
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is compared elsewhere")
@@ -17,7 +16,7 @@ PRODUCTS = (Product("xw", 3, 40, 50), Product("pv", 40, 17, 33), Product("atb", 
 
 def test_every_form_gets_speeds_of_both_libraries_and_their_ratios() -> None:
     options = MatmulOptions(turns=1, threads=(1, 2))
-    result = run_matmul(options, PRODUCTS)
+    result = run(options, PRODUCTS)
     measured = result.measured
     assert [(row["form"], row["m"], row["n"], row["k"]) for row in measured["products"]] == [
         (product.form, product.m, product.n, product.k) for product in PRODUCTS
@@ -38,4 +37,4 @@ def test_a_wrong_product_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     right = np.matmul
     monkeypatch.setattr(np, "matmul", lambda a, b, out: right(a, -b, out=out))
     with pytest.raises(BenchError, match="differs from OpenBLAS"):
-        run_matmul(MatmulOptions(turns=1, threads=(1,)), PRODUCTS[:1])
+        run(MatmulOptions(turns=1, threads=(1,)), PRODUCTS[:1])

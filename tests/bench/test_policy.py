@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dflash_serve.bench import policy_report
+from dflash_serve.bench import policy
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import PolicyOptions, RecordOptions
 from dflash_serve.bench.pair import PairChoice, load_pair
-from dflash_serve.bench.policy import OF_BEST, OF_PLAIN, run_policy
+from dflash_serve.bench.policy import OF_BEST, OF_PLAIN
 from dflash_serve.bench.policy_machines import Machine, interpolated, machines
 from dflash_serve.bench.policy_record import (
     RECORDINGS,
@@ -136,19 +136,19 @@ def test_wider_rounds_and_more_rows_never_cost_less() -> None:
 
 def test_a_replay_is_the_same_every_time_and_complete(tmp_path: Path) -> None:
     options = PolicyOptions(rows=(2,), recordings=(RECORDINGS / "demo.json",), tokens=48, turns=1)
-    result = run_policy(options)
-    assert run_policy(options).measured == result.measured
+    result = policy.run(options)
+    assert policy.run(options).measured == result.measured
     shown = {case["workload"] for case in result.measured["cases"]}
     assert {"easy", "mixed", "useless", "phases", "unlike rows", "demo"} == shown
-    path = write(result, Destination(tmp_path / "p.json"), lambda: policy_report.plot(result))
+    path = write(result, Destination(tmp_path / "p.json"), lambda: policy.plot(result))
     assert path is not None
     assert path.with_suffix(".png").stat().st_size > 0
-    assert len(policy_report.tables(result)) == 1
+    assert len(policy.tables(result)) == 1
 
 
 def test_the_policy_keeps_up_with_the_best_fixed_block() -> None:
     """One row on estimated machines; `dflash-bench policy` holds all cases to the same bounds."""
-    result = run_policy(PolicyOptions(rows=(1,), turns=12))
+    result = policy.run(PolicyOptions(rows=(1,), turns=12))
     estimates = {machine.name for machine in machines()}  # a recorded one is as noisy as its run
     cases = [case for case in result.measured["cases"] if case["machine"] in estimates]
     short = {case["workload"]: case["of_best"] for case in cases if case["of_best"] < OF_BEST}

@@ -5,10 +5,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from dflash_serve.bench import quantised_report
+from dflash_serve.bench import quantised
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import QuantisedOptions
-from dflash_serve.bench.quantised import FORMS, run_quantised
+from dflash_serve.bench.quantised import FORMS
 
 pytestmark = pytest.mark.skipif(
     mx.default_device() != mx.Device(mx.cpu), reason="quantised weights stay so on GPUs"
@@ -21,7 +21,7 @@ def options(**changes: Any) -> QuantisedOptions:
 
 
 def test_every_form_is_measured_with_equal_tokens() -> None:
-    result = run_quantised(options(batch=2))
+    result = quantised.run(options(batch=2))
     assert result.failures == ()
     forms = result.measured["forms"]
     assert [form["name"] for form in forms] == list(FORMS)
@@ -36,10 +36,10 @@ def test_every_form_is_measured_with_equal_tokens() -> None:
         assert form["plain_tokens_per_second"] > 0
         assert 1 < form["tokens_per_round"] <= 4
     assert stock["plain_over_base"] == 1.0
-    assert len(quantised_report.tables(result)) == 1
-    assert quantised_report.plot(result).axes
+    assert len(quantised.tables(result)) == 1
+    assert quantised.plot(result).axes
 
 
 def test_a_quantisation_that_rows_do_not_allow_is_refused() -> None:
     with pytest.raises(BenchError, match="in 4 bits by groups of 128"):
-        run_quantised(options(group=128))
+        quantised.run(options(group=128))

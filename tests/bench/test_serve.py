@@ -9,10 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 
-from dflash_serve.bench import serve_report
+from dflash_serve.bench import serve
 from dflash_serve.bench.load import Endpoint, LoadRun, run_load
 from dflash_serve.bench.options import ServeOptions
-from dflash_serve.bench.serve import figures, run_serve
+from dflash_serve.bench.serve import figures
 from dflash_serve.bench.workloads import GENERIC
 from dflash_serve.measure.errors import DataError
 from tests.fakes import serving
@@ -64,7 +64,7 @@ def load(url: str, **changes: Any) -> LoadRun:
 def test_the_whole_command(server: tuple[str, list[dict[str, Any]]]) -> None:
     url, seen = server
     seen.clear()
-    result = run_serve(
+    result = serve.run(
         ServeOptions(base_url=url, clients=(1, 2), requests=3, warmup=1, repeats=2, max_tokens=9)
     )
     assert result.failures == ()
@@ -76,8 +76,8 @@ def test_the_whole_command(server: tuple[str, list[dict[str, Any]]]) -> None:
     assert {body["model"] for body in seen} == {"scripted"}
     assert {body["max_tokens"] for body in seen} == {9}
     assert "return_meta_info" not in seen[0]
-    assert serve_report.tables(result)
-    assert serve_report.plot(result)
+    assert serve.tables(result)
+    assert serve.plot(result)
 
 
 def test_usage_and_drafting_figures(server: tuple[str, list[dict[str, Any]]]) -> None:
@@ -104,7 +104,7 @@ def test_errors_are_counted_and_shown(server: tuple[str, list[dict[str, Any]]]) 
 def test_a_server_that_is_not_there() -> None:
     options = ServeOptions(base_url="http://127.0.0.1:9/v1", clients=(1,))
     with pytest.raises(DataError, match="cannot be reached"):
-        run_serve(options)
+        serve.run(options)
 
 
 @pytest.mark.parametrize(

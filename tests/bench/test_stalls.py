@@ -2,10 +2,9 @@
 
 import pytest
 
-from dflash_serve.bench import stalls_report
+from dflash_serve.bench import stalls
 from dflash_serve.bench.options import StallsOptions
 from dflash_serve.bench.stallclient import Window, bodies, longest_gap
-from dflash_serve.bench.stalls import run_stalls
 from tests.bench.conftest import Stored
 
 
@@ -20,15 +19,15 @@ def test_the_whole_command(stored: Stored) -> None:
         prompt=1500,
         quiet=0.2,
     )
-    result = run_stalls(options)
+    result = stalls.run(options)
     assert result.failures == ()
     measured = result.measured
     assert [row["statuses"] for row in measured["bodies"]] == [[400]] * 5
     assert [row["statuses"] for row in measured["swaps"]] == [[200]]
     assert any(row["during_ms"] > 0 for row in (*measured["bodies"], *measured["swaps"]))
     assert measured["short_behind_long"]["steps"] >= 1
-    assert [table.row_count for table in stalls_report.tables(result)] == [6, 3]
-    assert stalls_report.plot(result)
+    assert [table.row_count for table in stalls.tables(result)] == [6, 3]
+    assert stalls.plot(result)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import pytest
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingMemoryOptions
 from dflash_serve.bench.shape_configs import TRAINED
-from dflash_serve.bench.training_memory import run_training_memory
-from dflash_serve.bench.training_memory_report import plot, tables
+from dflash_serve.bench.training_memory import plot, run, tables
 
 TARGET: dict[str, Any] = {
     "model_type": "qwen3",
@@ -31,7 +30,7 @@ def measure(**options: Any) -> dict[str, Any]:
     given = TrainingMemoryOptions.model_validate(
         {"pairs": ("small",), "length": 32, "anchors": 16, **options}
     )
-    result = run_training_memory(given, PAIRS)
+    result = run(given, PAIRS)
     assert tables(result)
     assert plot(result).axes
     return dict(result.measured["small"])
@@ -60,7 +59,7 @@ def test_no_room_and_unknown_pairs_are_refused() -> None:
         measure(memory_gb=1e-6)
     given = TrainingMemoryOptions.model_validate({"pairs": ("gpt-6",)})
     with pytest.raises(BenchError, match="pair 'gpt-6' is none of qwen3-4b"):
-        run_training_memory(given)
+        run(given)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -68,4 +67,4 @@ def test_the_published_pairs_can_be_planned(name: str) -> None:
     """Up to the point where memory is looked at: configs that nothing could be made of fail."""
     given = TrainingMemoryOptions.model_validate({"pairs": (name,), "memory_gb": 1e-6})
     with pytest.raises(BenchError, match=f"{name}: a step of one layer takes about"):
-        run_training_memory(given)
+        run(given)

@@ -5,8 +5,7 @@ import pytest
 from dflash_serve.bench import training_step
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingStepOptions
-from dflash_serve.bench.training_step import Shape, run_training_step
-from dflash_serve.bench.training_step_report import plot, tables
+from dflash_serve.bench.training_step import Shape, plot, run, tables
 
 TINY = Shape(16, 24, 2, 1, 8, 50, 2, 1, 2, 20, 3, 4, steps=1)
 WIDE = Shape(16, 24, 2, 1, 8, 5000, 2, 1, 1, 20, 8, 4, steps=1, plain=False)
@@ -14,7 +13,7 @@ WIDE = Shape(16, 24, 2, 1, 8, 5000, 2, 1, 1, 20, 8, 4, steps=1, plain=False)
 
 def test_both_steps_are_timed_and_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_step, "SHAPES", {"demo": TINY, "wide": WIDE})
-    result = run_training_step(TrainingStepOptions(only=("demo", "wide"), rounds=2))
+    result = run(TrainingStepOptions(only=("demo", "wide"), rounds=2))
     tiny, wide = result.measured["demo"], result.measured["wide"]
     assert tiny["tokens_per_step"] <= 2 * 3 * 3
     assert {kind: len(values) for kind, values in tiny["seconds_per_step"].items()} == {
@@ -33,4 +32,4 @@ def test_both_steps_are_timed_and_weighed(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_unknown_shape_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BenchError, match="names 'huge', but must be of demo, sparse"):
-        run_training_step(TrainingStepOptions(only=("huge",)))
+        run(TrainingStepOptions(only=("huge",)))
