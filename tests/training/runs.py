@@ -12,10 +12,26 @@ from typer.testing import CliRunner, Result
 
 from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.training.cli import app
+from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.report import read_log
+from dflash_serve.training.run.trainer import StepReport
 from tests.tiny import TARGET, write_target
 
 COMMAND = [sys.executable, "-c", "from dflash_serve.training.cli import main; main()"]
+
+
+class Recorder(Listener):
+    """Remembers what a run told."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.measured: list[MeasureReport] = []
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_measure(self, report: MeasureReport) -> None:
+        self.measured.append(report)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import json
 import resource
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
 from dflash_serve.training.features.store import (
-    FeatureSettings,
     FeatureStore,
     bytes_per_token,
-    open_features,
     target_features,
 )
+from dflash_serve.training.run.distributed import Processes
+from dflash_serve.training.run.job import open_features
+from dflash_serve.training.run.settings import RunSettings
 
 LAYERS = (0, 2)
 WIDTH = 32
@@ -54,9 +54,17 @@ Open = Callable[..., FeatureStore]
 
 @pytest.fixture
 def open_store(counting: Counting, examples: list[Example], tmp_path: Path) -> Open:
-    def make(**changes: Any) -> FeatureStore:
-        made = FeatureSettings("disk", 1 << 20, tmp_path / "features", "t", True)
-        return open_features(counting, LAYERS, examples, replace(made, **changes))
+    def make(
+        layers: tuple[int, ...] = LAYERS,
+        given: list[Example] = examples,
+        config: str = "{}",
+        **changes: Any,
+    ) -> FeatureStore:
+        fields = {"target": "t", "data": "d", "out": tmp_path, "features": "disk", "soft_label": 1}
+        settings = RunSettings.model_validate({**fields, "feature_gb": 1e-3, **changes})
+        (tmp_path / "config.json").write_text(config)
+        target: Any = counting
+        return open_features(settings, tmp_path, target, layers, given, Processes())
 
     return make
 
@@ -80,14 +88,14 @@ def test_disk_memory_and_target_give_the_same_bits(
     examples: list[Example],
     tmp_path: Path,
 ) -> None:
-    first = open_store(dtype=dtype)
+    first = open_store(feature_dtype=dtype)
     fresh = as_arrays(first)
     first.close()
     assert counting.sequences == 3
-    read = as_arrays(open_store(dtype=dtype))
+    read = as_arrays(open_store(feature_dtype=dtype))
     assert counting.sequences == 3
-    online = as_arrays(open_store(mode="online", dtype=dtype))
-    memory = open_store(mode="memory", dtype=dtype)
+    online = as_arrays(open_store(features="online", feature_dtype=dtype))
+    memory = open_store(features="memory", feature_dtype=dtype)
     as_arrays(memory)
     again = counting.sequences
     kept = as_arrays(memory)
@@ -115,19 +123,19 @@ def test_disk_memory_and_target_give_the_same_bits(
 
 def test_final_states_come_only_where_asked(open_store: Open) -> None:
     for mode in ("online", "memory", "disk"):
-        assert open_store(mode=mode, final=False).batch([0], 32).final is None
+        assert open_store(features=mode, soft_label=0).batch([0], 32).final is None
 
 
 def test_files_stay_under_their_bound(
     open_store: Open, counting: Counting, examples: list[Example], tmp_path: Path
 ) -> None:
     bound = 22 * bytes_per_token(WIDTH, 2, final=True) + 5000
-    store = open_store(max_bytes=bound)
+    store = open_store(feature_gb=bound / 1e9)
     fresh = as_arrays(store)
     store.close()
     used = sum(path.stat().st_size for path in shards(tmp_path))
     assert 0 < used <= bound
-    read = as_arrays(open_store(max_bytes=bound))
+    read = as_arrays(open_store(feature_gb=bound / 1e9))
     assert 3 < counting.sequences < 6
     np.testing.assert_array_equal(read[0], fresh[0])
     assert sum(path.stat().st_size for path in shards(tmp_path)) == used
@@ -206,9 +214,9 @@ def test_what_is_no_shard_is_deleted(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target_id": "u"}, "target t (now u)"),
-        ({"dtype": "bfloat16"}, "dtype float16 (now bfloat16)"),
-        ({"final": False}, "final true (now false)"),
+        ({"config": "[]"}, "features of another target "),
+        ({"feature_dtype": "bfloat16"}, "dtype float16 (now bfloat16)"),
+        ({"soft_label": 0}, "final true (now false)"),
     ],
 )
 def test_features_of_something_else_are_refused(
@@ -245,14 +253,13 @@ def test_a_folder_is_one_runs_and_can_be_made(tmp_path: Path) -> None:
 
 
 def test_other_layers_or_other_tokens_are_another_origin(
-    target: Qwen3Target, examples: list[Example], open_store: Open, tmp_path: Path
+    examples: list[Example], open_store: Open, tmp_path: Path
 ) -> None:
     open_store()
-    settings = FeatureSettings("disk", 1 << 20, tmp_path / "features", "t", True)
     with pytest.raises(DataError, match=r"layers \[0, 2\] \(now \[0, 1\]\)"):
-        open_features(target, (0, 1), examples, settings)
+        open_store((0, 1))
     with pytest.raises(DataError, match="tokens"):
-        open_features(target, LAYERS, examples[::-1], settings)
+        open_store(given=examples[::-1])
     masked = [Example(e.tokens, np.ones_like(e.loss_mask)) for e in examples]
     assert examples_digest(masked) == examples_digest(examples)
     origin = json.loads((tmp_path / "features" / "features.json").read_text())
@@ -272,9 +279,3 @@ def test_activations_beyond_float16_are_an_error_that_says_what_to_do(
         FeatureStore(Loud(target), LAYERS, examples, 0).batch([0], 32)
     wide = FeatureStore(Loud(target), LAYERS, examples, 0, dtype=mx.bfloat16)
     assert np.isfinite(np.array(wide.batch([0], 32).taps.astype(mx.float32))).all()
-
-
-def test_disk_needs_a_directory_and_a_target(open_store: Open) -> None:
-    for change in ({"directory": None}, {"target_id": ""}):
-        with pytest.raises(DataError, match="need a directory"):
-            open_store(**change)

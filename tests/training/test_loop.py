@@ -11,9 +11,10 @@ import pytest
 from dflash_serve.training.run.checkpoint import CheckpointStore
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.guard import Diverged
-from dflash_serve.training.run.loop import Ending, Measurement, MeasureReport, Run
+from dflash_serve.training.run.loop import Ending, Measurement, Run
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.trainer import StepReport, TrainOptions
+from tests.training.runs import Recorder
 
 
 class Scripted:
@@ -34,17 +35,6 @@ class Scripted:
         pass
 
 
-class Silent:
-    def __init__(self) -> None:
-        self.measured: list[MeasureReport] = []
-
-    def on_step(self, report: StepReport) -> None:
-        pass
-
-    def on_measure(self, report: MeasureReport) -> None:
-        self.measured.append(report)
-
-
 MakeRun = Callable[..., Run]
 
 
@@ -61,7 +51,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         trainer: Any = Scripted(losses or repeat(2.0), options)
         values = worth or repeat(1.0)
         store = CheckpointStore(tmp_path, keep)
-        return Run(trainer, lambda: Measurement(next(values)), Silent(), store)
+        return Run(trainer, lambda: Measurement(next(values)), [Recorder()], store)
 
     return make
 
@@ -80,7 +70,9 @@ def test_checkpoints_come_every_so_many_steps_and_at_the_end(make_run: MakeRun) 
 def test_measurements_come_every_so_many_steps_and_at_the_end(make_run: MakeRun) -> None:
     run = make_run(measure_every=4, worth=iter([2.0, 3.0, 1.0]))
     outcome = run.go()
-    told = [(r.step, r.value, r.best) for r in run.listener.measured]  # type: ignore[attr-defined]
+    (recorder,) = run.listeners
+    assert isinstance(recorder, Recorder)
+    told = [(r.step, r.value, r.best) for r in recorder.measured]
     assert told == [(4, 2.0, True), (8, 3.0, True), (10, 1.0, False)]
     assert (outcome.position.best, outcome.position.best_step) == (3.0, 8)
 

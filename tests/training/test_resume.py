@@ -16,10 +16,11 @@ from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.checkpoint import CheckpointError, CheckpointStore
 from dflash_serve.training.run.guard import Diverged
-from dflash_serve.training.run.loop import Ending, Measurement, MeasureReport, Run
+from dflash_serve.training.run.loop import Ending, Measurement, Run
 from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
+from tests.training.runs import Recorder
 
 MakeDrafter = Callable[..., DFlashDrafter]
 MakeRun = Callable[..., "Watched"]
@@ -35,12 +36,11 @@ OPTIONS = TrainOptions(
 )
 
 
-class Watched:
+class Watched(Recorder):
     """A run that remembers what it told, and stops behind ``stop_at`` steps."""
 
     def __init__(self, trainer: Trainer, store: CheckpointStore, features: FeatureStore) -> None:
-        self.steps: list[StepReport] = []
-        self.measured: list[MeasureReport] = []
+        super().__init__()
         self.stop_at: int | None = None
         self.trainer = trainer
 
@@ -48,13 +48,7 @@ class Watched:
             walks = walk_answers(trainer.drafter, features, trainer.examples, 6)
             return Measurement(Acceptance.of(walks).tokens_per_round)
 
-        self.run = Run(trainer, measure, self, store, stop=self._stop)
-
-    def on_step(self, report: StepReport) -> None:
-        self.steps.append(report)
-
-    def on_measure(self, report: MeasureReport) -> None:
-        self.measured.append(report)
+        self.run = Run(trainer, measure, [self], store, stop=self._stop)
 
     def _stop(self) -> bool:
         return self.stop_at is not None and len(self.steps) >= self.stop_at

@@ -12,24 +12,13 @@ from dflash_serve.measure.figures import Acceptance
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.guard import Diverged
-from dflash_serve.training.run.loop import Measurement, MeasureReport, Run
+from dflash_serve.training.run.loop import Measurement, Run
 from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
+from tests.training.runs import Recorder
 
 MakeDrafter = Callable[..., DFlashDrafter]
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.steps: list[StepReport] = []
-        self.measured: list[MeasureReport] = []
-
-    def on_step(self, report: StepReport) -> None:
-        self.steps.append(report)
-
-    def on_measure(self, report: MeasureReport) -> None:
-        self.measured.append(report)
 
 
 def train(
@@ -43,7 +32,7 @@ def train(
         walks = walk_answers(drafter, store, examples, drafter.block_size)
         return Measurement(Acceptance.of(walks).tokens_per_round)
 
-    Run(trainer, measure, recorder).go()
+    Run(trainer, measure, [recorder]).go()
     return recorder
 
 

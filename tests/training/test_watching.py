@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ def test_bars_are_as_high_as_the_accuracy() -> None:
 
 def test_the_live_view_shows_the_last_step_and_the_best_measurement() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with LiveView(console, "tokens per round") as view:
+    with closing(LiveView(console, "tokens per round")) as view:
         view.on_step(step(6, 1.0))
         view.on_measure(MeasureReport(7, 0.07, 3.25, True))
         view.on_step(step(7, 2.0))
@@ -48,7 +49,7 @@ def test_the_live_view_shows_the_last_step_and_the_best_measurement() -> None:
 
 def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     lines: list[str] = []
-    with PlainView(lines.append, "tokens per round") as view:
+    with closing(PlainView(lines.append, "tokens per round")) as view:
         for number in range(100):
             view.on_step(step(number, float(number)))
         view.on_measure(MeasureReport(100, 1.0, 3.25, True))

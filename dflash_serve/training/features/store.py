@@ -5,8 +5,6 @@ Knows nothing of blocks. The target is frozen: no gradient passes through here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import mlx.core as mx
 import numpy as np
@@ -15,9 +13,8 @@ from dflash_serve.adapters.base import Advance, LayerCache, TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
-from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
+from dflash_serve.training.features.files import FeatureFiles, Row
 
-_DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16}
 _ELEMENT_BYTES = 2  # of either dtype
 _FLOAT16_MAX = 65504.0
 
@@ -34,65 +31,12 @@ class Features:
     final: mx.array | None
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureSettings:
-    """How features are kept.
-
-    ``memory`` and ``disk`` keep those that come first, up to ``max_bytes``; the rest is computed
-    anew each time, as is everything with ``online``. ``directory`` and ``target_id`` (the
-    checkpoint's fingerprint) are needed for ``disk``. ``final`` adds the target's last hidden
-    states. ``dtype`` is what float32 features are kept as: bfloat16 where a target's activations
-    exceed 65,504.
-    """
-
-    mode: Literal["memory", "disk", "online"] = "memory"
-    max_bytes: int = 6 << 30
-    directory: Path | None = None
-    target_id: str = ""
-    final: bool = False
-    dtype: Literal["float16", "bfloat16"] = "float16"
-
-
 def bytes_per_token(hidden_size: int, taps: int, *, final: bool = False) -> int:
     """What one token's features take in memory; on disk 200 bytes or so per sequence come on top.
 
     ``taps`` counts the tapped layers, ``final`` adds the target's last hidden states.
     """
     return _ELEMENT_BYTES * hidden_size * (taps + final)
-
-
-def open_features(
-    target: TargetAdapter,
-    layers: tuple[int, ...],
-    examples: Sequence[Example],
-    settings: FeatureSettings,
-) -> "FeatureStore":
-    """The store that ``settings`` ask for; `FeatureStore.close` it in the end.
-
-    Raises:
-        DataError: the directory is not given, holds features of something else, or is in use.
-    """
-    files = None
-    if settings.mode == "disk":
-        if settings.directory is None or not settings.target_id:
-            raise DataError("features on disk need a directory and the target's fingerprint")
-        identity = StoreIdentity(
-            settings.target_id,
-            examples_digest(examples),
-            layers,
-            settings.dtype,
-            settings.final,
-        )
-        files = FeatureFiles.open(settings.directory, identity, settings.max_bytes)
-    return FeatureStore(
-        target,
-        layers,
-        examples,
-        settings.max_bytes if settings.mode == "memory" else 0,
-        final=settings.final,
-        dtype=_DTYPES[settings.dtype],
-        files=files,
-    )
 
 
 class CleanAttention:

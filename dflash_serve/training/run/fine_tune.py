@@ -1,6 +1,7 @@
 """A short run from a drafter that is there; writes nothing and returns the best weights."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -10,10 +11,10 @@ from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.features.store import FeatureStore
-from dflash_serve.training.run.loop import MeasureReport, Run
+from dflash_serve.training.run.loop import Listener, MeasureReport, Run
 from dflash_serve.training.run.measures import RoundsMeasure
-from dflash_serve.training.run.trainer import StepReport, Trainer, TrainOptions
-from dflash_serve.training.run.watch import Listeners, view_of
+from dflash_serve.training.run.trainer import Trainer, TrainOptions
+from dflash_serve.training.run.view import view_of
 
 _FEATURE_BYTES = 2 << 30
 
@@ -47,22 +48,18 @@ def fine_tune(
     seen_features = FeatureStore(target, layers, seen, _FEATURE_BYTES)
     measure = RoundsMeasure(trainer, seen_features, seen, drafter.runtime_block_size)
     best = _Best(trainer)
-    view = view_of(console, measure.name, 0.0)
-    with view:
-        Run(trainer, measure, Listeners([best, view])).go()
+    with closing(view_of(console, measure.name, 0.0)) as view:
+        Run(trainer, measure, [best, view]).go()
     assert best.tuned is not None  # a run ends with a measurement
     return best.tuned
 
 
-class _Best:
-    """A `Listener` that keeps the weights that were measured best."""
+class _Best(Listener):
+    """Keeps the weights that were measured best."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.tuned: Tuned | None = None
-
-    def on_step(self, report: StepReport) -> None:
-        pass
 
     def on_measure(self, report: MeasureReport) -> None:
         if report.best:

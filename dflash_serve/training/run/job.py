@@ -1,5 +1,6 @@
 """The settings of a run as what the other rooms take: a shape, options, a place for features."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -7,13 +8,17 @@ from transformers import AutoTokenizer
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
 from dflash_serve.measure.errors import DataError
+from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import (
     Beginning,
     DrafterShape,
     begin_from,
     begin_new,
 )
-from dflash_serve.training.features.store import FeatureSettings
+from dflash_serve.training.drafter.layout import DTYPES
+from dflash_serve.training.features.files import FeatureFiles, StoreIdentity, examples_digest
+from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.trainer import TrainOptions
@@ -117,16 +122,31 @@ def train_options(
     )
 
 
-def feature_settings(settings: RunSettings, directory: Path, rank: int | None) -> FeatureSettings:
-    """Where the target's features of the answers are kept; ``rank`` of one among processes."""
-    folder = settings.feature_dir or settings.out / "features"
-    return FeatureSettings(
-        settings.features,
-        int(settings.feature_gb * 1e9),
-        folder if rank is None else folder / f"rank-{rank}",
-        fingerprint(directory),
-        final=settings.soft_label > 0,
-        dtype=settings.feature_dtype,
+def open_features(
+    settings: RunSettings,
+    directory: Path,
+    target: TargetAdapter,
+    layers: tuple[int, ...],
+    examples: Sequence[Example],
+    processes: Processes,
+) -> FeatureStore:
+    """The features of ``examples`` of the target in ``directory``, where the settings keep them.
+
+    Raises:
+        DataError: the folder for them holds features of something else, or is in use.
+    """
+    files, most = None, int(settings.feature_gb * 1e9)
+    final, dtype = settings.soft_label > 0, settings.feature_dtype
+    if settings.features == "disk":
+        tokens = examples_digest(examples)
+        identity = StoreIdentity(fingerprint(directory), tokens, layers, dtype, final)
+        folder = settings.feature_dir or settings.out / "features"
+        if processes.size > 1:
+            folder = folder / f"rank-{processes.rank}"
+        files = FeatureFiles.open(folder, identity, most)
+    room = most if settings.features == "memory" else 0
+    return FeatureStore(
+        target, layers, examples, room, final=final, dtype=DTYPES[dtype], files=files
     )
 
 

@@ -1,13 +1,13 @@
 """The course of a run: when it measures, saves, and ends; and how it is taken up again.
 
-Tells a listener and a checkpoint store; knows no terminal and no drafter files.
+Tells listeners and a checkpoint store; knows no terminal and no drafter files.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointStore
 from dflash_serve.training.run.guard import Diverged, LossGuard
@@ -67,12 +67,17 @@ class Outcome:
     position: Position
 
 
-class Listener(Protocol):
-    """Sees the run as it goes."""
+class Listener:
+    """Sees the run as it goes: what of it is kept, shown, sent or judged."""
 
-    def on_step(self, report: StepReport) -> None: ...
+    def on_step(self, report: StepReport) -> None:
+        """After every step."""
 
-    def on_measure(self, report: MeasureReport) -> None: ...
+    def on_measure(self, report: MeasureReport) -> None:
+        """After every measurement."""
+
+    def close(self) -> None:
+        """The run is over, however it ended."""
 
 
 def never() -> bool:
@@ -89,7 +94,7 @@ class Run:
 
     trainer: Trainer
     measure: Callable[[], Measurement]
-    listener: Listener
+    listeners: Sequence[Listener] = ()
     store: CheckpointStore | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     stop: Callable[[], bool] = never
@@ -154,7 +159,8 @@ class Run:
             raise Diverged(
                 f"the loss has exploded: {report.loss:.3g} at step {step}; {self._last_good()}"
             )
-        self.listener.on_step(report)
+        for listener in self.listeners:
+            listener.on_step(report)
         seconds, stopping = self._agree(time.monotonic() - self._started, self.stop())
         self.position = replace(self.position, step=step + 1, seconds=seconds)
         if self.progress >= 1.0 or (step + 1) % self.trainer.options.measure_every == 0:
@@ -176,9 +182,9 @@ class Run:
         else:
             position = replace(position, since_best=position.since_best + 1)
         self.position = position
-        self.listener.on_measure(
-            MeasureReport(position.step, self.progress, value, better, found.pooled, reported)
-        )
+        told = MeasureReport(position.step, self.progress, value, better, found.pooled, reported)
+        for listener in self.listeners:
+            listener.on_measure(told)
 
     def _agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
         """The first process's clock, and whether anyone wants to stop."""

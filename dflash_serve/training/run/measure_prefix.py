@@ -25,53 +25,34 @@ Counts = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PrefixTable:
-    """Sums over blocks, so that tables add up. Row i is ``visible`` = i + 1, 1 to B - 1.
+    """Counts over blocks; row i is ``visible`` = i + 1, 1 to B - 1. Tables add up by ``counts``.
 
-    right, seen: [B - 1, B - 1], column k is slot k + 1. accepted: [B - 1], slots from ``visible``
-    on before the first wrong one. blocks: [B - 1].
+    counts: [B - 1, 2 * B]: for each slot from 1 how often it was right, then how often it was seen,
+    then the slots from ``visible`` on before the first wrong one, and the blocks.
     """
 
-    right: Counts
-    seen: Counts
-    accepted: Counts
-    blocks: Counts
+    counts: Counts
 
-    @staticmethod
-    def empty(block_size: int) -> "PrefixTable":
-        rows = block_size - 1
-        square = (rows, rows)
-        return PrefixTable(np.zeros(square), np.zeros(square), np.zeros(rows), np.zeros(rows))
-
-    def plus(self, other: "PrefixTable") -> "PrefixTable":
-        return PrefixTable(
-            self.right + other.right,
-            self.seen + other.seen,
-            self.accepted + other.accepted,
-            self.blocks + other.blocks,
-        )
-
-    def flat(self) -> list[float]:
-        parts = (self.right, self.seen, self.accepted, self.blocks)
-        return np.concatenate([part.reshape(-1) for part in parts]).tolist()
-
-    @staticmethod
-    def from_flat(values: Sequence[float], block_size: int) -> "PrefixTable":
-        rows = block_size - 1
-        cut = np.split(np.array(values), np.cumsum([rows * rows, rows * rows, rows]))
-        return PrefixTable(cut[0].reshape(rows, -1), cut[1].reshape(rows, -1), cut[2], cut[3])
+    @property
+    def parts(self) -> list[Counts]:
+        """right and seen [B - 1, B - 1], accepted and blocks [B - 1, 1]; parts of ``counts``."""
+        rows = len(self.counts)
+        return np.split(self.counts, [rows, 2 * rows, 2 * rows + 1], axis=1)
 
     @property
     def accuracy(self) -> list[list[float | None]]:
         """[visible - 1][slot - 1]; None where a slot is visible or was never seen."""
+        right, seen, _, _ = self.parts
         return [
-            [float(r / s) if s else None for r, s in zip(right, seen, strict=True)]
-            for right, seen in zip(self.right, self.seen, strict=True)
+            [float(r / s) if s else None for r, s in zip(*rows, strict=True)]
+            for rows in zip(right, seen, strict=True)
         ]
 
     @property
     def tokens_per_round(self) -> list[float]:
         """By visible prefix: right slots behind it, and the bonus token."""
-        return (1.0 + self.accepted / np.maximum(self.blocks, 1.0)).tolist()
+        _, _, accepted, blocks = self.parts
+        return (1.0 + accepted / np.maximum(blocks, 1.0))[:, 0].tolist()
 
     @property
     def mean(self) -> float:
@@ -80,11 +61,11 @@ class PrefixTable:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "visible": list(range(1, len(self.blocks) + 1)),
+            "visible": list(range(1, len(self.counts) + 1)),
             "accuracy": self.accuracy,
             "tokens_per_round": self.tokens_per_round,
             "mean_tokens_per_round": self.mean,
-            "blocks": self.blocks.astype(int).tolist(),
+            "blocks": self.counts[:, -1].astype(int).tolist(),
         }
 
 
@@ -97,12 +78,12 @@ def measure_prefixes(
     anchors: int = 8,
 ) -> PrefixTable:
     """Up to ``anchors`` blocks, evenly spread, of each of ``examples[indices]``."""
-    table = PrefixTable.empty(drafter.block_size)
+    table = PrefixTable(np.zeros((drafter.block_size - 1, 2 * drafter.block_size)))
     for part, context in contexts(drafter, features, examples, indices):
         group = [examples[index] for index in part]
         for visible in range(1, drafter.block_size):
             blocks = _blocks(group, drafter.block_size, anchors, visible)
-            table = table.plus(_count(drafter, context, blocks, visible))
+            _count(drafter, context, blocks, visible, table)
     return table
 
 
@@ -119,8 +100,13 @@ def _blocks(group: Sequence[Example], block_size: int, count: int, visible: int)
 
 
 def _count(
-    drafter: DFlashDrafter, context: list[KeysValues], blocks: Blocks, visible: int
-) -> PrefixTable:
+    drafter: DFlashDrafter,
+    context: list[KeysValues],
+    blocks: Blocks,
+    visible: int,
+    table: PrefixTable,
+) -> None:
+    """Add blocks of which ``visible`` slots are shown to the table."""
     slots = np.arange(drafter.block_size)
     tokens = np.where(slots < visible, blocks.labels, drafter.config.mask_token_id)
     rows = block_rows(drafter, context, mx.array(blocks.anchors), mx.array(tokens))
@@ -130,10 +116,8 @@ def _count(
     chosen = np.array(drafter.read(rows, mx.array(labels[:, visible - 1])).chain())
     seen = blocks.weights.reshape(-1, slots.size)[:, visible:] > 0
     right = (chosen == labels[:, visible:]) & seen
-    usable = seen[:, 0]  # blocks whose first hidden slot has a label
-    runs = np.cumprod(right, axis=1).sum(axis=1)
-    table = PrefixTable.empty(slots.size)
-    table.right[visible - 1, visible - 1 :] = right.sum(axis=0)
-    table.seen[visible - 1, visible - 1 :] = seen.sum(axis=0)
-    table.accepted[visible - 1], table.blocks[visible - 1] = runs.sum(), usable.sum()
-    return table
+    rights, seens, accepted, found = (part[visible - 1] for part in table.parts)
+    rights[visible - 1 :] += right.sum(axis=0)
+    seens[visible - 1 :] += seen.sum(axis=0)
+    accepted += np.cumprod(right, axis=1).sum()
+    found += seen[:, 0].sum()  # blocks whose first hidden slot has a label

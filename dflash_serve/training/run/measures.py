@@ -1,8 +1,11 @@
 """What a drafter is worth while it is trained, on held-out answers shared by all processes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+import numpy as np
 from rich.table import Table
 
 from dflash_serve.measure.errors import DataError
@@ -15,72 +18,65 @@ from dflash_serve.training.run.measure_prefix import PrefixTable, measure_prefix
 from dflash_serve.training.run.trainer import Trainer
 
 
-class Measure(Protocol):
-    """``name`` says what the value is; ``detail`` is more about the last one, as JSON."""
+@dataclass(slots=True)
+class Measure(ABC):
+    """Held-out examples, their features, and the trainer whose drafter is measured on them.
 
-    name: str
+    ``name`` says what the value is; ``detail`` is more about the last one, as JSON.
+    """
 
+    trainer: Trainer
+    features: FeatureStore
+    examples: Sequence[Example]
+    detail: dict[str, Any] | None = field(default=None, init=False)
+    name: ClassVar[str]
+
+    @abstractmethod
     def __call__(self) -> Measurement: ...
 
     @property
-    def detail(self) -> dict[str, Any] | None: ...
+    def own(self) -> range:
+        """The examples that this process measures."""
+        processes = self.trainer.processes
+        return range(processes.rank, len(self.examples), processes.size)
 
 
-class RoundsMeasure:
-    """Tokens per round over all answers, with blocks of ``width`` slots."""
+@dataclass(slots=True)
+class RoundsMeasure(Measure):
+    """Tokens per round over all answers, with blocks of ``width`` slots; None: as trained."""
 
+    width: int | None = None
     name = "tokens per round"
-    detail = None
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        features: FeatureStore,
-        examples: Sequence[Example],
-        width: int | None,
-    ) -> None:
-        self._trainer, self._features, self._examples = trainer, features, examples
-        trained = trainer.drafter.block_size
-        self._width = trained if width is None else width
-        if not 2 <= self._width <= trained:
+    def __post_init__(self) -> None:
+        trained = self.trainer.drafter.block_size
+        if self.width is not None and not 2 <= self.width <= trained:
             raise DataError(
-                f"--measure-block is {width}, but must be 2 to the drafter's block, {trained}"
+                f"--measure-block is {self.width}, but must be 2 to the drafter's block, {trained}"
             )
 
     def __call__(self) -> Measurement:
-        processes = self._trainer.processes
-        walks = walk_answers(
-            self._trainer.drafter,
-            self._features,
-            self._examples,
-            self._width,
-            indices=range(processes.rank, len(self._examples), processes.size),
-        )
-        found = Acceptance(*processes.total(Acceptance.of(walks).sums()))
+        drafter = self.trainer.drafter
+        width = self.width or drafter.block_size
+        walks = walk_answers(drafter, self.features, self.examples, width, indices=self.own)
+        sums = self.trainer.processes.total(Acceptance.of(walks).sums())
+        found = Acceptance(*sums)
         return Measurement(found.tokens_per_round, found.tokens_per_round_pooled)
 
 
-class PrefixMeasure:
+class PrefixMeasure(Measure):
     """For a VP-drafter: tokens per round behind a visible prefix, the mean over its lengths."""
 
     name = "tokens per round behind a visible prefix"
 
-    def __init__(
-        self, trainer: Trainer, features: FeatureStore, examples: Sequence[Example]
-    ) -> None:
-        self._trainer, self._features, self._examples = trainer, features, examples
-        self._table: PrefixTable | None = None
-
     def __call__(self) -> Measurement:
-        processes, drafter = self._trainer.processes, self._trainer.drafter
-        indices = range(processes.rank, len(self._examples), processes.size)
-        table = measure_prefixes(drafter, self._features, self._examples, indices)
-        self._table = PrefixTable.from_flat(processes.total(table.flat()), drafter.block_size)
-        return Measurement(self._table.mean)
-
-    @property
-    def detail(self) -> dict[str, Any] | None:
-        return self._table.as_json() if self._table else None
+        counts = measure_prefixes(
+            self.trainer.drafter, self.features, self.examples, self.own
+        ).counts
+        total = self.trainer.processes.total(counts.reshape(-1).tolist())
+        table = PrefixTable(np.array(total).reshape(counts.shape))
+        self.detail = table.as_json()
+        return Measurement(table.mean)
 
 
 def prefix_table(detail: dict[str, Any]) -> Table:

@@ -4,18 +4,19 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dflash_serve.training.run.curves import draw
-from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.trainer import StepReport
 
 _REDRAW_SECONDS = 60.0  # a picture takes about a second, and more as the log grows
 
 
-class RunLog:
-    """A `Listener` that appends one JSON object per step and per measurement, and draws them.
+class RunLog(Listener):
+    """Appends one JSON object per step and per measurement, and draws them.
 
     Owner of its file. ``resumed_at`` is the step that a resumed run begins with, None for a new
     run, which replaces an old log.
@@ -32,20 +33,7 @@ class RunLog:
         self._drawn = time.monotonic()
 
     def on_step(self, report: StepReport) -> None:
-        self.note(
-            {
-                "step": report.step,
-                "progress": round(report.progress, 6),
-                "seconds": round(report.seconds, 3),
-                "loss": report.loss,
-                "rate": report.rate,
-                "norm": report.norm,
-                "expected": report.expected,
-                "accuracy": [round(value, 4) for value in report.accuracy],
-                "tokens": report.tokens,
-                "memory": report.memory,
-            }
-        )
+        self.note(asdict(report) | {"accuracy": [round(value, 4) for value in report.accuracy]})
 
     def on_measure(self, report: MeasureReport) -> None:
         row: dict[str, Any] = {

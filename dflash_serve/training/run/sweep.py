@@ -17,29 +17,25 @@ from dflash_serve.training.data.origin import describe_changes
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.guard import Diverged
 from dflash_serve.training.run.interrupt import Interrupt
-from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.report import read_log
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.table import Entry, Point, Prune, Result, Table, ranked, read_table
 from dflash_serve.training.run.train import Watching, train
-from dflash_serve.training.run.trainer import StepReport
 from dflash_serve.training.settings import fault
 
 _OUTCOME = "outcome.json"
 Plan = list[tuple[Entry, RunSettings]]
 
 
-class _Pruner:
-    """A listener that wants a hopeless run to end."""
+class _Pruner(Listener):
+    """Wants a hopeless run to end."""
 
     def __init__(
         self, rule: Prune, course: Sequence[Point], others: Sequence[Sequence[Point]]
     ) -> None:
         self._rule, self._course, self._others = rule, list(course), others
         self.pruned = False
-
-    def on_step(self, report: StepReport) -> None:
-        pass
 
     def on_measure(self, report: MeasureReport) -> None:
         self._course.append((report.progress, report.value))

@@ -1,6 +1,6 @@
 """A whole run from its settings: read, begin or go on, train, measure, keep, say how it went."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import Beginning
 from dflash_serve.training.drafter.layout import DTYPES, full_config
-from dflash_serve.training.features.store import FeatureStore, open_features
+from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.identity import check_same_run, identity, option_facts
-from dflash_serve.training.run.job import begin, feature_settings, train_options
+from dflash_serve.training.run.job import begin, open_features, train_options
+from dflash_serve.training.run.keeper import Keeper
 from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
 from dflash_serve.training.run.measures import Measure, PrefixMeasure, RoundsMeasure, prefix_table
 from dflash_serve.training.run.report import RunLog
@@ -27,8 +28,8 @@ from dflash_serve.training.run.run_data import RunData, read_data
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.trainer import Trainer, TrainOptions
+from dflash_serve.training.run.view import view_of
 from dflash_serve.training.run.wandb_log import open_wandb
-from dflash_serve.training.run.watch import Keeper, Listeners, view_of
 from dflash_serve.training.step.batches import steps_per_epoch
 
 _HELD_BYTES = 1 << 30  # of the features of each held-out set
@@ -59,24 +60,26 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
     checkpoint = _checkpoint(store, parts, console) if wanted else None
     drafter, data = parts.begun.drafter, parts.data
     with ExitStack() as stack:
-        rank = processes.rank if processes.size > 1 else None
-        place = feature_settings(settings, parts.directory, rank)
-        features = open_features(parts.target, drafter.target_layer_ids, data.train, place)
+        layers = drafter.target_layer_ids
+        features = open_features(
+            settings, parts.directory, parts.target, layers, data.train, processes
+        )
         stack.enter_context(closing(features))
         trainer = Trainer(drafter, data.train, features, parts.options, processes)
         choosing, reporting = (
             _measure(settings, parts.target, trainer, held)
             for held in (data.choosing, data.reporting)
         )
-        run = Run(trainer, choosing, Listeners([]), store, parts.facts, watching.stop, reporting)
+        run = Run(trainer, choosing, (), store, parts.facts, watching.stop, reporting)
         if processes.told({"resume": checkpoint is not None})["resume"]:
             run.resume(checkpoint)
         if not processes.first:
             return run.go()
         log = RunLog(settings.out, run.position.step or None)
-        stack.enter_context(closing(log))
         keeper = Keeper(settings, full_config(parts.begun.config), data, trainer, reporting, log)
-        run.listener = _listeners(settings, run, choosing.name, [keeper, log], watching, stack)
+        run.listeners = [keeper, log, *_watchers(settings, run, choosing.name, watching)]
+        for listener in run.listeners:
+            stack.enter_context(closing(listener))
         outcome = run.go()
         keeper.keep_last()
         log.note({"ended": outcome.ending, **asdict(outcome.position)})
@@ -165,25 +168,14 @@ def _measure(
     return RoundsMeasure(trainer, features, held, settings.measure_block)
 
 
-def _listeners(
-    settings: RunSettings,
-    run: Run,
-    name: str,
-    kept: list[Listener],
-    watching: Watching,
-    stack: ExitStack,
-) -> Listeners:
-    listeners = [*kept]
+def _watchers(settings: RunSettings, run: Run, name: str, watching: Watching) -> Iterator[Listener]:
+    """Those that write nothing into the run's folder."""
     if settings.wandb:
         resumed = run.position.step > 0
-        sent = open_wandb(settings.wandb, settings.out, run.identity, resumed=resumed)
-        listeners.append(stack.enter_context(closing(sent)))
-    view = view_of(watching.console, name, run.progress)
-    stack.enter_context(view)
-    listeners.append(view)
+        yield open_wandb(settings.wandb, settings.out, run.identity, resumed=resumed)
+    yield view_of(watching.console, name, run.progress)
     if watching.listener is not None:
-        listeners.append(watching.listener)
-    return Listeners(listeners)
+        yield watching.listener
 
 
 def _conclude(

@@ -1,6 +1,6 @@
 """A run in the terminal: a live view, or now and then a line where there is no terminal.
 
-Both are listeners of the run; neither writes files.
+Neither writes files.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.trainer import StepReport
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -54,8 +54,15 @@ def bars(accuracy: tuple[float, ...]) -> str:
     return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in accuracy)
 
 
-class LiveView:
-    """A `Listener` that repaints a few lines in place. Enter it as a context."""
+def view_of(console: Console, value_name: str, begun: float) -> Listener:
+    """Live in a terminal; otherwise a line now and then."""
+    if console.is_terminal:
+        return LiveView(console, value_name, begun)
+    return PlainView(console.print, value_name)
+
+
+class LiveView(Listener):
+    """Repaints a few lines in place, from when it is made until it is closed."""
 
     def __init__(self, console: Console, value_name: str, begun: float = 0.0) -> None:
         self._course, self._value_name = Course(), value_name
@@ -72,12 +79,9 @@ class LiveView:
         self._task = self._bar.add_task("training", total=1.0)
         self._bar.update(self._task, completed=begun)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
-
-    def __enter__(self) -> "LiveView":
         self._live.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._live.stop()
 
     def on_step(self, report: StepReport) -> None:
@@ -105,18 +109,12 @@ class LiveView:
         return Group(self._bar, table, slots)
 
 
-class PlainView:
-    """A `Listener` that prints a line per measurement and one every half a minute."""
+class PlainView(Listener):
+    """Prints a line per measurement and one every half a minute."""
 
     def __init__(self, write: Callable[[str], None], value_name: str) -> None:
         self._course, self._write, self._value_name = Course(), write, value_name
         self._said: float | None = None
-
-    def __enter__(self) -> "PlainView":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def on_step(self, report: StepReport) -> None:
         self._course.add(report)

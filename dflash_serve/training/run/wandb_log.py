@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.measure.errors import DataError
-from dflash_serve.training.run.loop import MeasureReport
+from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.trainer import StepReport
 
 
-class WandbLog:
-    """A `Listener` that sends curves to a run of theirs."""
+class WandbLog(Listener):
+    """Sends curves to a run of theirs."""
 
     def __init__(self, run: Any) -> None:
         self._run = run

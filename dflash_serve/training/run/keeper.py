@@ -1,12 +1,8 @@
-"""Listeners of a run together: what is kept on disk, what is shown."""
+"""What a run keeps as it goes: its drafters on disk, and what the best one is worth."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from rich.console import Console
+from typing import Any
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.training.drafter.layout import write_drafter
@@ -16,27 +12,11 @@ from dflash_serve.training.run.record import RunRecord, Worth
 from dflash_serve.training.run.report import RunLog
 from dflash_serve.training.run.run_data import RunData
 from dflash_serve.training.run.settings import RunSettings
-from dflash_serve.training.run.trainer import StepReport, Trainer
-from dflash_serve.training.run.view import LiveView, PlainView
+from dflash_serve.training.run.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
-class Listeners:
-    """Tells each of several, in order."""
-
-    each: Sequence[Listener]
-
-    def on_step(self, report: StepReport) -> None:
-        for listener in self.each:
-            listener.on_step(report)
-
-    def on_measure(self, report: MeasureReport) -> None:
-        for listener in self.each:
-            listener.on_measure(report)
-
-
-@dataclass(frozen=True, slots=True)
-class Keeper:
+class Keeper(Listener):
     """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
 
     run.json says what the best one is worth on answers that did not choose it. What else
@@ -49,9 +29,6 @@ class Keeper:
     trainer: Trainer
     reporting: Measure
     log: RunLog
-
-    def on_step(self, report: StepReport) -> None:
-        pass
 
     def on_measure(self, report: MeasureReport) -> None:
         self.keep_last()
@@ -80,14 +57,3 @@ class Keeper:
 
     def _write(self, directory: Path) -> None:
         write_drafter(directory, self.config, self.trainer.masters(), self.settings.dtype)
-
-
-class View(Listener, AbstractContextManager[object], Protocol):
-    """A listener that takes the terminal while it is entered."""
-
-
-def view_of(console: Console, value_name: str, begun: float) -> View:
-    """Live in a terminal; otherwise a line now and then."""
-    if console.is_terminal:
-        return LiveView(console, value_name, begun)
-    return PlainView(console.print, value_name)
