@@ -9,14 +9,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dflash_serve.adapters.exactness import exact_path
-from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.engine.types import SamplingParams
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.cli import app
-from dflash_serve.training.evaluate.local import Asking, Pair, Voice, template_arguments
+from dflash_serve.training.evaluate.local import LocalRun, template_arguments
 from dflash_serve.training.evaluate.prompts import Conversation
 from dflash_serve.training.evaluate.published import published_tau
 from dflash_serve.training.evaluate.records import Failure, Response
+from dflash_serve.training.evaluate.settings import EvaluateSettings
 from tests.e2e.copying import BLOCK, write_copying_drafter, write_repeating_target
 from tests.fakes import save_tokenizer
 
@@ -109,25 +108,15 @@ def test_an_evaluation_goes_on_where_it_stopped_but_not_with_other_settings(
         assert "1 of 6 responses differ from plain decoding" in done.output
 
 
-class _Pairs:
-    """Loads pairs around one target."""
-
-    def __init__(self, directories: tuple[Path, Path]) -> None:
-        self._directories = directories
-
-    def load(self, batch: int, target: Path | None = None) -> Pair:
-        directory = target or self._directories[0]
-        loaded = load_target(directory)
-        drafter = load_drafter(self._directories[1], loaded)
-        return Pair(loaded, drafter, Voice.load(directory, loaded), block=BLOCK, batch=batch)
-
-
-GREEDY = Asking(20, SamplingParams(), {})
+def load(pair: tuple[Path, Path], batch: int = 1, **changes: Any) -> LocalRun:
+    target, drafter = map(str, pair)
+    given = {"target": target, "drafter": drafter, "out": "o", "max_new": 20, "batch": batch}
+    return LocalRun(EvaluateSettings.model_validate(given | {"thinking": "default"} | changes))
 
 
 def test_replies_are_fed_back_into_the_next_turn(pair: tuple[Path, Path]) -> None:
     two_turns = Conversation("mt", 0, ("hello world", "and again"))
-    first, second = _Pairs(pair).load(1).answers([two_turns], GREEDY)
+    first, second = load(pair).answers([two_turns])
     assert isinstance(first, Response)
     assert isinstance(second, Response)
     assert (first.turn, second.turn) == (0, 1)
@@ -137,8 +126,8 @@ def test_replies_are_fed_back_into_the_next_turn(pair: tuple[Path, Path]) -> Non
     )
     told = Conversation("mt", 0, ("and again",), earlier)
     without = Conversation("mt", 0, ("and again",))
-    (alone,) = _Pairs(pair).load(1).answers([told], GREEDY)
-    (forgot,) = _Pairs(pair).load(1).answers([without], GREEDY)
+    (alone,) = load(pair).answers([told])
+    (forgot,) = load(pair).answers([without])
     assert isinstance(alone, Response)
     assert isinstance(forgot, Response)
     assert alone.text == second.text
@@ -153,7 +142,7 @@ def test_a_batch_answers_like_one_at_a_time(pair: tuple[Path, Path]) -> None:
     ]
     texts = [
         {(one.row, one.turn): one.text for one in made if isinstance(one, Response)}
-        for made in (list(_Pairs(pair).load(batch).answers(asked, GREEDY)) for batch in (1, 3))
+        for made in (list(load(pair, batch).answers(asked)) for batch in (1, 3))
     ]
     assert set(texts[0]) == {(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)}
     if exact_path():
@@ -162,7 +151,7 @@ def test_a_batch_answers_like_one_at_a_time(pair: tuple[Path, Path]) -> None:
 
 def test_a_prompt_beyond_the_context_is_told_not_fatal(pair: tuple[Path, Path]) -> None:
     asked = [Conversation("a", 0, ("fox " * 600, "no")), Conversation("a", 1, ("fox",))]
-    told, answered = _Pairs(pair).load(2).answers(asked, GREEDY)
+    told, answered = load(pair, 2).answers(asked)
     assert isinstance(told, Failure)
     assert "tokens, the target's context 512" in told.error
     assert isinstance(answered, Response)
@@ -172,7 +161,7 @@ def test_which_way_goes_first_alternates(pair: tuple[Path, Path]) -> None:
     asked = [Conversation("a", row, (f"hello {row}",)) for row in range(4)]
     first = [
         one.plain.started < one.speculative.started
-        for one in _Pairs(pair).load(1).answers(asked, GREEDY)
+        for one in load(pair).answers(asked)
         if isinstance(one, Response) and one.plain is not None
     ]
     assert first == [True, False, True, False]
@@ -181,15 +170,14 @@ def test_which_way_goes_first_alternates(pair: tuple[Path, Path]) -> None:
 def test_no_timed_round_is_the_first_of_its_shape(pair: tuple[Path, Path]) -> None:
     """Long answers come to larger caches, whose rounds are traced anew."""
     asked = [Conversation("a", 0, ("hello",)), Conversation("a", 1, ("the quick brown fox",))]
-    long = Asking(200, SamplingParams(), {})
-    loaded = _Pairs(pair).load(1)
-    loaded.warm_up(asked, long)
-    answers = list(loaded.answers(asked, long))
+    loaded = load(pair, max_new=200)
+    loaded.warm_up(asked)
+    answers = list(loaded.answers(asked))
     assert max(one.speculative.tokens for one in answers if isinstance(one, Response)) > 64
-    assert loaded.cold_rounds == 0
-    cold = _Pairs(pair).load(1)
-    list(cold.answers(asked, long))
-    assert cold.cold_rounds > 0
+    assert loaded.notes == {"cold_rounds": 0}
+    cold = load(pair, max_new=200)
+    list(cold.answers(asked))
+    assert cold.notes["cold_rounds"] > 0
 
 
 @pytest.mark.parametrize(
@@ -212,9 +200,8 @@ def test_published_figures_are_of_the_same_target(
 
 def test_thinking_reaches_the_template(pair: tuple[Path, Path]) -> None:
     asked = Conversation("a", 0, ("hello",))
-    loaded = _Pairs(pair).load(1)
-    (plain,) = loaded.answers([asked], GREEDY)
-    (silent,) = loaded.answers([asked], Asking(20, SamplingParams(), {"enable_thinking": False}))
+    (plain,) = load(pair).answers([asked])
+    (silent,) = load(pair, thinking="off").answers([asked])
     assert isinstance(plain, Response)
     assert isinstance(silent, Response)
     assert plain.text != silent.text

@@ -6,13 +6,11 @@ which one goes first alternates.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint, resolve
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.loading import load_drafter, load_target
@@ -33,7 +31,9 @@ _PREFILL = 2048  # prompt tokens at a time, as the published reference does
 
 
 class LocalRun:
-    """A loaded pair that answers an evaluation's questions. ``block`` is what it verifies at once.
+    """A loaded pair that answers an evaluation's questions: two runners over the same weights.
+
+    ``block`` is the number of tokens verified per round.
 
     Raises:
         DataError, AdapterError: the pair cannot be used as asked.
@@ -45,23 +45,22 @@ class LocalRun:
         first_config(drafted)
         target = load_target(directory)
         drafter = load_drafter(drafted, target)
-        self.block: int | None = settings.block_size or drafter.block_size
-        if self.block > drafter.block_size:
+        block = settings.block_size or drafter.block_size
+        if block > drafter.block_size:
             raise DataError(
-                f"--block-size is {self.block}, but the drafter was trained "
-                f"with {drafter.block_size}"
+                f"--block-size is {block}, but the drafter was trained with {drafter.block_size}"
             )
-        voice = Voice.load(directory, target)
-        template = template_arguments(settings.thinking, voice.tokenizer.template_reads)
-        sampling = SamplingParams(
-            settings.temperature, settings.top_p, settings.top_k, seed=settings.seed
-        )
-        self._asking = Asking(settings.max_new, sampling, template)
-        self._pair = Pair(target, drafter, voice, block=self.block, batch=settings.batch)
-        self._warm = False
+        self._settings, self._room = settings, target.max_context
+        self._tokenizer = ChatTokenizer.load(directory)
+        self._stop_tokens = stop_tokens(directory)  # the target's own, as a server of it has them
+        self._template = template_arguments(settings.thinking, self._tokenizer.template_reads)
+        self._speculative = _Way(DeviceRunner(target, drafter, block), self._config(block))
+        self._plain = _Way(DeviceRunner(target, None, 1), self._config(1))
+        self._turns, self._warm = 0, False
+        self.block: int | None = block
         self.exact = exact_path()
         self.name = str(settings.target)
-        ways = {**settings.decoding(), "block": self.block, "batch": settings.batch}
+        ways = {**settings.decoding(), "block": block, "batch": settings.batch}
         self.fixed = {"target": fingerprint(directory), "drafter": fingerprint(drafted), **ways}
         self.settings = {"target": settings.target, "drafter": settings.drafter, **ways}
 
@@ -69,116 +68,57 @@ class LocalRun:
         """Answer what the file does not hold yet."""
         left = [one for one in conversations if not file.done(one)]
         if left and not self._warm:
-            self._pair.warm_up(left, self._asking)
+            self.warm_up(left)
             self._warm = True
-        for made in self._pair.answers(left, self._asking):
+        for made in self.answers(left):
             take(made)
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What of the run itself belongs to the results."""
-        return {"cold_rounds": self._pair.cold_rounds}
-
-    def close(self) -> None:
-        self._pair.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How every turn is asked. ``sampling.seed`` seeds the whole evaluation."""
-
-    max_new: int
-    sampling: SamplingParams
-    template: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """What turns messages into tokens and back: tokenizer, stop tokens, room in tokens."""
-
-    tokenizer: ChatTokenizer
-    stop_tokens: frozenset[int]
-    max_context: int
-
-    @classmethod
-    def load(cls, directory: Path, target: TargetAdapter) -> "Voice":
-        """The target's own: they are what a server of it would use."""
-        return cls(ChatTokenizer.load(directory), stop_tokens(directory), target.max_context)
-
-    def text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.backend.decode(list(tokens), skip_special_tokens=True)
-
-
-class Pair:
-    """A target with and without its drafter: two runners over the same weights.
-
-    ``block`` is the number of tokens verified per round, ``batch`` that of conversations at once.
-    """
-
-    def __init__(
-        self,
-        target: TargetAdapter,
-        drafter: DraftAdapter,
-        voice: Voice,
-        *,
-        block: int,
-        batch: int,
-    ) -> None:
-        self._voice, self._batch = voice, batch
-        self._speculative = _Way(DeviceRunner(target, drafter, block), self._config(block))
-        self._plain = _Way(DeviceRunner(target, None, 1), self._config(1))
-        self._turns = 0
-
-    def warm_up(self, conversations: Sequence[Conversation], asking: Asking) -> None:
-        """The longest answer to the longest prompt, both ways, before anything is timed.
-
-        Caches come to every capacity then, and the graph of each is traced: answers do not end at
-        stop tokens here. As many rows as there will be at once.
-        """
-        prompts = []
-        for one in conversations:
-            with suppress(DataError):
-                prompts.append(self._request("", _Open(one), 0, asking).prompt)
-        if not prompts:
-            return
-        prompt = max(prompts, key=len)
-        rows = min(self._batch, len(conversations))
-        names = [str(number) for number in range(rows)]
-        endless = [EngineRequest(name, prompt, asking.max_new, asking.sampling) for name in names]
-        for way in (self._plain, self._speculative):
-            way.run(endless)
-            way.cold_rounds = 0
-
-    @property
-    def cold_rounds(self) -> int:
-        """Timed rounds that traced a graph first, of a shape that the warm-up did not come to."""
-        return self._plain.cold_rounds + self._speculative.cold_rounds
+        """Timed rounds that traced a graph first: the warm-up did not come to their shape."""
+        return {"cold_rounds": self._plain.cold_rounds + self._speculative.cold_rounds}
 
     def close(self) -> None:
         """Let graphs and caches go, on the thread that made them."""
         self._plain.close()
         self._speculative.close()
 
-    def answers(
-        self, conversations: Sequence[Conversation], asking: Asking
-    ) -> Iterator[Response | Failure]:
+    def warm_up(self, conversations: Sequence[Conversation]) -> None:
+        """The longest answer to the longest prompt, both ways, before anything is timed.
+
+        Caches come to every capacity then, and the graph of each is traced: answers do not end at
+        stop tokens here. As many rows as there will be at once.
+        """
+        requests = []
+        for one in conversations:
+            with suppress(DataError):
+                requests.append(self._request("", _Open(one), 0))
+        if not requests:
+            return
+        longest = max(requests, key=lambda request: len(request.prompt))
+        endless = replace(longest, stop_tokens=frozenset())
+        rows = min(self._settings.batch, len(conversations))
+        for way in (self._plain, self._speculative):
+            way.run([replace(endless, id=str(row)) for row in range(rows)])
+            way.cold_rounds = 0
+
+    def answers(self, conversations: Sequence[Conversation]) -> Iterator[Response | Failure]:
         """Every turn of every conversation; replies are fed back into later turns."""
-        for start in range(0, len(conversations), self._batch):
-            wave = [_Open(one) for one in conversations[start : start + self._batch]]
+        batch = self._settings.batch
+        for start in range(0, len(conversations), batch):
+            wave = [_Open(one) for one in conversations[start : start + batch]]
             turn = 0
             while wave:
-                yield from self._turn(wave, turn, asking)
+                yield from self._turn(wave, turn)
                 turn += 1
                 wave = [one for one in wave if turn == len(one.replies) < one.turns]
 
-    def _turn(
-        self, wave: Sequence["_Open"], turn: int, asking: Asking
-    ) -> Iterator[Response | Failure]:
+    def _turn(self, wave: Sequence["_Open"], turn: int) -> Iterator[Response | Failure]:
         requests: dict[str, EngineRequest] = {}
         asked: dict[str, _Open] = {}
         for index, one in enumerate(wave):
             try:
-                requests[str(index)] = self._request(str(index), one, turn, asking)
+                requests[str(index)] = self._request(str(index), one, turn)
                 asked[str(index)] = one
             except DataError as error:
                 yield Failure(one.conversation.dataset, one.conversation.row, turn, str(error))
@@ -187,7 +127,8 @@ class Pair:
         told_all, made_all = self._both_ways(list(requests.values()))
         for name, one in asked.items():
             told, made = told_all[name], made_all[name]
-            text = self._voice.text(made.answer.tokens)
+            tokens = list(made.answer.tokens)
+            text = self._tokenizer.backend.decode(tokens, skip_special_tokens=True)
             one.replies.append(text)
             yield Response(
                 one.conversation.dataset,
@@ -210,23 +151,25 @@ class Pair:
         made = {way: way.run(requests) for way in order}
         return made[self._plain], made[self._speculative]
 
-    def _request(self, name: str, one: "_Open", turn: int, asking: Asking) -> EngineRequest:
-        messages = one.conversation.messages(one.replies)
+    def _request(self, name: str, one: "_Open", turn: int) -> EngineRequest:
+        messages, asked = one.conversation.messages(one.replies), self._settings
         try:
-            prompt = self._voice.tokenizer.encode_chat(messages, asking.template)
+            prompt = self._tokenizer.encode_chat(messages, self._template)
         except TemplateError as error:
             raise DataError(str(error)) from error
-        room = self._voice.max_context
-        if len(prompt) >= room:
-            raise DataError(f"the prompt has {len(prompt)} tokens, the target's context {room}")
-        sampling = replace(asking.sampling, seed=_seed(asking.sampling.seed, one, turn))
-        return EngineRequest(name, prompt, asking.max_new, sampling, self._voice.stop_tokens)
+        if len(prompt) >= self._room:
+            raise DataError(
+                f"the prompt has {len(prompt)} tokens, the target's context {self._room}"
+            )
+        seed = _seed(asked.seed, one, turn)
+        sampling = SamplingParams(asked.temperature, asked.top_p, asked.top_k, seed=seed)
+        return EngineRequest(name, prompt, asked.max_new, sampling, self._stop_tokens)
 
     def _config(self, block: int) -> EngineConfig:
         return EngineConfig(
-            max_batch=self._batch,
-            max_queue=self._batch,
-            max_context=self._voice.max_context,
+            max_batch=self._settings.batch,
+            max_queue=self._settings.batch,
+            max_context=self._room,
             prefill_chunk=_PREFILL,
             block_size=block,
         )
