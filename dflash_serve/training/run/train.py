@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,8 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
             return run.go()
         log = RunLog(settings.out, run.position.step or None)
         keeper = Keeper(settings, full_config(parts.begun.config), data, trainer, reporting, log)
-        run.listeners = [keeper, log, *_watchers(settings, run, choosing.name, watching)]
-        for listener in run.listeners:
-            stack.enter_context(closing(listener))
+        listeners = chain((keeper, log), _watchers(settings, run, choosing.name, watching))
+        run.listeners = [stack.enter_context(closing(listener)) for listener in listeners]
         outcome = run.go()
         keeper.keep_last()
         log.note({"ended": outcome.ending, **asdict(outcome.position)})
