@@ -4,6 +4,7 @@ A vocabulary of eight tokens; the exact law comes from the target's own logits o
 a processing of one position at a time in plain Python.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -26,7 +27,7 @@ from tests.tiny import DFLASH2, tiny_pair
 
 VOCAB, END = 8, 0
 PROMPT = (3, 1, 4, 1, 5)
-SEEDS = 1200
+SEEDS = 800
 _LETTERS = "abcdef"  # tokens 1 to 6
 
 
@@ -89,6 +90,7 @@ def selector(tmp_path_factory: pytest.TempPathFactory) -> tuple[TargetAdapter, D
     return tiny_pair(tmp_path_factory.mktemp("v2"), TARGET, changes)
 
 
+@functools.cache
 def compiler() -> GrammarCompiler:
     """A tokenizer of END, six letters and a mask token."""
     vocabulary = {"<end>": END} | {letter: at for at, letter in enumerate(_LETTERS, 1)}
@@ -109,7 +111,8 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(json.dumps(spec), VOCAB, [END])
 
 
-def logits_of(target: TargetAdapter, tokens: Sequence[int]) -> list[float]:
+@functools.cache
+def logits_of(target: TargetAdapter, tokens: tuple[int, ...]) -> list[float]:
     """The target's logits behind ``tokens``, in one forward without the engine."""
     count = len(tokens)
     ids = mx.array([list(tokens)], dtype=mx.int32)
@@ -120,7 +123,8 @@ def logits_of(target: TargetAdapter, tokens: Sequence[int]) -> list[float]:
     return row
 
 
-def may_follow(pattern: str, text: Sequence[int]) -> set[int]:
+@functools.cache
+def may_follow(pattern: str, text: tuple[int, ...]) -> set[int]:
     """The tokens that a grammar allows behind ``text``, END where the text may end."""
     matcher = compiler().compile(from_regex(pattern)).start()
     assert matcher.consume_tokens(list(text))
@@ -128,7 +132,7 @@ def may_follow(pattern: str, text: Sequence[int]) -> set[int]:
     return allowed | ({END} if matcher.is_accepting() else set())
 
 
-def law(case: Case, logits: Sequence[float], text: Sequence[int]) -> dict[int, float]:
+def law(case: Case, logits: Sequence[float], text: tuple[int, ...]) -> dict[int, float]:
     """Probabilities of the token behind ``text``, step by step."""
     rules, scores = case.rules, dict(enumerate(logits))
     for token, bias in rules.bias:
@@ -172,7 +176,7 @@ def exact(target: TargetAdapter, case: Case) -> dict[tuple[int, ...], float]:
         if len(text) == 3 or END in text:
             found[text] = probability
             return
-        for token, share in law(case, logits_of(target, [*PROMPT, *text]), text).items():
+        for token, share in law(case, logits_of(target, (*PROMPT, *text)), text).items():
             extend((*text, token), probability * share)
 
     extend((), 1.0)
