@@ -99,7 +99,7 @@ def test_table(drafts, choices, lengths, expected):
 
 
 @given(blocks())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_reference_equals_the_loop(block):
     assert scan.acceptance_scan_reference(*arrays(*block)).tolist() == by_hand(*block)
 

@@ -21,6 +21,7 @@ from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, blocks, eventually, make_app, saying, serving
 
 HASTY = ConnectionLimits(head_seconds=0.2, send_seconds=0.2, pace=Pace(grace=0.1, rate=10**6))
+"""A body of a megabyte may take 1.1 seconds."""
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -130,9 +131,10 @@ def test_an_answer_may_take_longer_than_any_of_it() -> None:
 
 
 def test_requests_sent_ahead_may_wait_for_their_turn() -> None:
+    """For longer than the second body may take to come."""
     body = b"x" * 1_000_000
     ahead = b"POST /2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + body
-    with serving(late(2.5), HASTY) as url, connect(url) as wire:
+    with serving(late(1.3), HASTY) as url, connect(url) as wire:
         wire.sendall(GET)
         wire.sendall(ahead)
         seen = until(wire, b"/2")
