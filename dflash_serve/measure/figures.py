@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean, median
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
+class Round(NamedTuple):
     """One verify pass of one request.
 
     ``proposed`` drafts were verified, ``accepted`` of them kept; ``committed`` tokens came of it,

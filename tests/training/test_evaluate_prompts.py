@@ -169,8 +169,6 @@ def test_shuffles_are_those_of_the_protocols() -> None:
     older = [one.row for one in select(conversations(50), None, "datasets-0")]
     assert older == shuffled["row"]
     assert [one.row for one in select(conversations(3), 9, "none")] == [0, 1, 2]
-    with pytest.raises(DataError, match="--shuffle is 'best'"):
-        select(conversations(3), None, "best")
 
 
 def test_earlier_turns_carry_the_runs_own_replies() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import read_chats
 
 Message = Mapping[str, Any]
@@ -71,13 +70,7 @@ SHUFFLES: dict[str, Callable[[int], list[int]]] = {
 def select(
     conversations: Sequence[Conversation], count: int | None, shuffle: str
 ) -> list[Conversation]:
-    """The first ``count`` in the order of ``shuffle``, all of them for None.
-
-    Raises:
-        DataError: no such order.
-    """
-    if shuffle not in SHUFFLES:
-        raise DataError(f"--shuffle is {shuffle!r}, but must be one of {', '.join(SHUFFLES)}")
+    """The first ``count`` in the order of ``shuffle``, one of `SHUFFLES`; all of them for None."""
     order = SHUFFLES[shuffle](len(conversations))
     return [conversations[index] for index in order[:count]]
 

@@ -6,7 +6,7 @@ An evaluation that was interrupted goes on from that file.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -61,10 +61,6 @@ class Decoded:
         rounds = value["rounds"]
         told = None if rounds is None else tuple(Round(*one) for one in rounds)
         return cls(**{**value, "rounds": told})
-
-    def as_json(self) -> dict[str, Any]:
-        rounds = None if self.rounds is None else [astuple(one) for one in self.rounds]
-        return {**asdict(self), "rounds": rounds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +136,7 @@ class ResponseFile:
 
     def append(self, response: Response) -> None:
         self._kept[response.key] = response
-        plain = response.plain
-        self._write(
-            {
-                "dataset": response.dataset,
-                "row": response.row,
-                "digest": response.digest,
-                "turn": response.turn,
-                "same": response.same,
-                "speculative": response.speculative.as_json(),
-                "plain": None if plain is None else plain.as_json(),
-                "text": response.text,
-            }
-        )
+        self._write(asdict(response))
 
     def close(self) -> None:
         self._file.close()

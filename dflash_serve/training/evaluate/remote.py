@@ -5,9 +5,9 @@ Knows no tokens and no models.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -16,6 +16,8 @@ from dflash_serve.measure.errors import DataError
 from dflash_serve.training.evaluate.prompts import Conversation, Message
 from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
 from dflash_serve.training.evaluate.settings import EvaluateSettings
+
+T = TypeVar("T")
 
 _WARM_UP_TOKENS = 64
 _WARM_UP: list[Message] = [{"role": "user", "content": "Tell me about the sea in a few words."}]
@@ -53,14 +55,22 @@ class RemoteRun:
 
         The plain one comes second: its prompts hold the other's replies.
         """
-        wave = _WAVE * self._settings.concurrency
+        at_once = self._settings.concurrency
+        server, plain, wave = self._server, self._plain, _WAVE * at_once
+
+        async def converse(client: httpx.AsyncClient, one: Conversation) -> None:
+            await _conversation(client, server, one, take)
+
+        async def retell(client: httpx.AsyncClient, told: tuple[list[Message], Response]) -> None:
+            assert plain is not None
+            take(await _again(client, plain, *told))
+
         for start in range(0, len(conversations), wave):
             part = conversations[start : start + wave]
             left = [one for one in part if not file.done(one)]
-            asyncio.run(converse(self._server, left, self._settings.concurrency, take))
-            if self._plain is not None:
-                again = _without_plain(part, file)
-                asyncio.run(retell(self._plain, again, self._settings.concurrency, take))
+            asyncio.run(_each(server, left, at_once, converse))
+            if plain is not None:
+                asyncio.run(_each(plain, _without_plain(part, file), at_once, retell))
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -152,35 +162,18 @@ async def warmed_up(endpoint: Endpoint, requests: int) -> Endpoint:
     return endpoint
 
 
-async def converse(
-    endpoint: Endpoint, conversations: Sequence[Conversation], concurrency: int, take: Take
+async def _each(
+    endpoint: Endpoint,
+    asked: Iterable[T],
+    concurrency: int,
+    ask: Callable[[httpx.AsyncClient, T], Awaitable[None]],
 ) -> None:
-    """Ask every turn of every conversation, at most ``concurrency`` at once.
-
-    Replies are fed back into later turns; a turn that fails ends its conversation.
-    """
-    waiting = iter(conversations)
+    """``ask`` for each, at most ``concurrency`` at once."""
+    waiting = iter(asked)
 
     async def work(client: httpx.AsyncClient) -> None:
         for one in waiting:
-            await _conversation(client, endpoint, one, take)
-
-    async with _client(endpoint) as client:
-        await asyncio.gather(*(work(client) for _ in range(concurrency)))
-
-
-async def retell(
-    endpoint: Endpoint,
-    responses: Sequence[tuple[Sequence[Message], Response]],
-    concurrency: int,
-    take: Take,
-) -> None:
-    """Ask a plain server the same prompts; each response comes back with what that took."""
-    waiting = iter(responses)
-
-    async def work(client: httpx.AsyncClient) -> None:
-        for messages, one in waiting:
-            take(await _again(client, endpoint, messages, one))
+            await ask(client, one)
 
     async with _client(endpoint) as client:
         await asyncio.gather(*(work(client) for _ in range(concurrency)))
@@ -189,6 +182,7 @@ async def retell(
 async def _conversation(
     client: httpx.AsyncClient, endpoint: Endpoint, one: Conversation, take: Take
 ) -> None:
+    """Replies are fed back into later turns; a turn that fails ends its conversation."""
     replies: list[str] = []
     for turn in range(len(one.turns)):
         try:

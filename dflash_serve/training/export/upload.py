@@ -3,16 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.training.data.hub import HttpError
 
-_TransportError: Any = HfHubHTTPError.__bases__[0]
-"""Base of what the client's HTTP library raises; which library that is depends on its version."""
-_REFUSALS = (_TransportError, OSError, RuntimeError, ValueError)
+_REFUSALS = (HttpError, OSError, RuntimeError, ValueError)
 """What the hub's client raises where the network, the hub or its storage refuses."""
 
 

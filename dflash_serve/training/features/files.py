@@ -11,12 +11,12 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.adapters.checkpoint import read_object
 from dflash_serve.adapters.shard_header import read_header
 from dflash_serve.atomic_files import replace_json, replacing
 from dflash_serve.measure.errors import DataError
@@ -192,13 +192,13 @@ class FeatureFiles:
 
 def _claim(directory: Path, identity: StoreIdentity) -> None:
     """Write features.json into a new directory, or find the same in an old one."""
-    found = _read_identity(directory)
+    path = directory / "features.json"
     wanted = json.loads(json.dumps(asdict(identity)))
-    if found is None:
+    if not path.exists():
         if any(directory.glob("shard-*")):
             raise DataError(f"{directory} holds shards that are not ours: choose another folder")
-        replace_json(directory / "features.json", wanted)
-    elif changed := describe_changes(found, wanted):
+        replace_json(path, wanted)
+    elif changed := describe_changes(read_object(path), wanted):
         raise DataError(
             f"{directory} holds features of another {changed}: delete it or choose another folder"
         )
@@ -228,14 +228,3 @@ def _read_places(path: Path) -> dict[str, _Place]:
         name: _Place(path, begin + tensor.end - tensor.nbytes, tensor.shape, _DTYPES[tensor.dtype])
         for name, tensor in tensors.items()
     }
-
-
-def _read_identity(directory: Path) -> dict[str, Any] | None:
-    path = directory / "features.json"
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return found if isinstance(found, dict) else {}

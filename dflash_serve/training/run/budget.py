@@ -4,7 +4,7 @@ Arithmetic on configs and settings, held against real arrays in the tests. Measu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any
 
@@ -58,8 +58,8 @@ class Weights(Parts):
 
 
 @dataclass(frozen=True, slots=True)
-class Memory(Parts):
-    """At the worst moment of a step.
+class Memory(Weights):
+    """At the worst moment of a step: a drafter's weights, and the rest.
 
     ``work`` is the larger of two. While blocks go through the network: a group's logits, scores and
     activations, or its gradients, and features, keys and values of the sequences computed at once.
@@ -67,10 +67,6 @@ class Memory(Parts):
     """
 
     target: int
-    masters: int
-    optimizer: int
-    gradients: int
-    copies: int
     work: int
     features: int
 
@@ -130,13 +126,10 @@ def budget_of(
     parameters = sum(map(prod, shapes))
     size = {"float32": 4}.get(settings.dtype, 2)
     memory = Memory(
-        target.held,
-        weights.masters,
-        weights.optimizer,
-        weights.gradients,
-        weights.copies,
-        work_bytes(config, weights, settings, answers.longest),
-        kept if settings.features == "memory" else 0,
+        **asdict(weights),
+        target=target.held,
+        work=work_bytes(config, weights, settings, answers.longest),
+        features=kept if settings.features == "memory" else 0,
     )
     disk = Disk(
         _ANSWER_BYTES * answers.tokens,

@@ -35,8 +35,6 @@ class CheckpointStore:
     """Folders ``step-00000500`` under ``directory``; owner of their comings and goings."""
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"{keep} checkpoints cannot be kept: at least 1")
         self._directory, self._keep = directory, keep
 
     def save(self, checkpoint: Checkpoint) -> Path:

@@ -5,7 +5,6 @@ Neither writes files.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,20 +20,21 @@ _WINDOW = 20  # steps that the shown pace is the mean of
 _LINE_SECONDS = 30.0
 
 
-@dataclass(slots=True)
-class Course:
-    """What both views show: the last step, the last measurement, the best, the pace."""
+class _View(Listener):
+    """What both views know: the last step, the last measurement, the best, the pace."""
 
-    step: StepReport | None = None
-    measured: MeasureReport | None = None
-    best: MeasureReport | None = None
-    _times: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    def __init__(self, value_name: str) -> None:
+        self.value_name = value_name
+        self.last: StepReport | None = None
+        self.measured: MeasureReport | None = None
+        self.best: MeasureReport | None = None
+        self._times: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
 
-    def add(self, report: StepReport) -> None:
-        self.step = report
+    def on_step(self, report: StepReport) -> None:
+        self.last = report
         self._times.append((report.seconds, report.tokens))
 
-    def measure(self, report: MeasureReport) -> None:
+    def on_measure(self, report: MeasureReport) -> None:
         self.measured = report
         if report.best:
             self.best = report
@@ -61,11 +61,11 @@ def view_of(console: Console, value_name: str, begun: float) -> Listener:
     return PlainView(console.print, value_name)
 
 
-class LiveView(Listener):
+class LiveView(_View):
     """Repaints a few lines in place, from when it is made until it is closed."""
 
     def __init__(self, console: Console, value_name: str, begun: float = 0.0) -> None:
-        self._course, self._value_name = Course(), value_name
+        super().__init__(value_name)
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -85,22 +85,22 @@ class LiveView(Listener):
         self._live.stop()
 
     def on_step(self, report: StepReport) -> None:
-        self._course.add(report)
+        super().on_step(report)
         self._bar.update(self._task, completed=report.progress)
 
     def on_measure(self, report: MeasureReport) -> None:
-        self._course.measure(report)
+        super().on_measure(report)
         self._bar.update(self._task, completed=report.progress)
 
     def _render(self) -> RenderableType:
-        course, step = self._course, self._course.step
+        step = self.last
         if step is None:
             return self._bar
         table = Table.grid(padding=(0, 2))
         table.add_row("step", f"{step.step}", "loss", f"{step.loss:.4f}")
         table.add_row("rate", f"{step.rate:.2e}", "gradient", f"{step.norm:.3f}")
-        table.add_row("tokens/s", f"{course.pace:,.0f}", "memory", f"{step.memory / 1e9:.2f} GB")
-        table.add_row(self._value_name, _measured(course), "in training", f"{step.expected:.2f}")
+        table.add_row("tokens/s", f"{self.pace:,.0f}", "memory", f"{step.memory / 1e9:.2f} GB")
+        table.add_row(self.value_name, self._measured(), "in training", f"{step.expected:.2f}")
         slots = Text.assemble(
             f"accuracy by slot  {step.accuracy[0]:.2f} ",
             (bars(step.accuracy), "cyan"),
@@ -108,37 +108,37 @@ class LiveView(Listener):
         )
         return Group(self._bar, table, slots)
 
+    def _measured(self) -> str:
+        if self.measured is None:
+            return "not yet measured"
+        text = value_text(self.measured)
+        if self.best is None or self.best is self.measured:
+            return text
+        return f"{text} (best {self.best.value:.3f} at {self.best.step})"
 
-class PlainView(Listener):
+
+class PlainView(_View):
     """Prints a line per measurement and one every half a minute."""
 
     def __init__(self, write: Callable[[str], None], value_name: str) -> None:
-        self._course, self._write, self._value_name = Course(), write, value_name
+        super().__init__(value_name)
+        self._write = write
         self._said: float | None = None
 
     def on_step(self, report: StepReport) -> None:
-        self._course.add(report)
+        super().on_step(report)
         if self._said is None or report.seconds - self._said >= _LINE_SECONDS:
             self._said = report.seconds
             self._write(
                 f"{report.progress:4.0%}  step {report.step}  loss {report.loss:.4f}  "
                 f"rate {report.rate:.2e}  slots {bars(report.accuracy)}  "
-                f"{self._course.pace:,.0f} tokens/s"
+                f"{self.pace:,.0f} tokens/s"
             )
 
     def on_measure(self, report: MeasureReport) -> None:
-        self._course.measure(report)
+        super().on_measure(report)
         mark = " (best)" if report.best else ""
-        self._write(f"step {report.step}: {value_text(report)} {self._value_name}{mark}")
-
-
-def _measured(course: Course) -> str:
-    if course.measured is None:
-        return "not yet measured"
-    text = value_text(course.measured)
-    if course.best is None or course.best is course.measured:
-        return text
-    return f"{text} (best {course.best.value:.3f} at {course.best.step})"
+        self._write(f"step {report.step}: {value_text(report)} {self.value_name}{mark}")
 
 
 def value_text(report: MeasureReport) -> str:
