@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from dflash_serve.adapters.checkpoint import fingerprint
 from dflash_serve.measure.errors import DataError
-from dflash_serve.training.cli import app
 from dflash_serve.training.data.records import read_records
 from dflash_serve.training.drafter.layout import CARD_MARK
 from tests.tiny import write_drafter, write_target
+from tests.training.command import call
 from tests.training.recorded import Turn, record
 
 Pair = tuple[Path, Path]
@@ -54,7 +54,7 @@ def adapt(pair: Pair, records: Path, out: Path, *options: object) -> Result:
     target, drafter = pair
     asked = ["--target", target, "--drafter", drafter, "--records", records, "--out", out]
     common = ["--batch", 4, "--anchors", 4, "--measure-every", 20]
-    return CliRunner().invoke(app, [str(part) for part in ("adapt", *asked, *common, *options)])
+    return call("adapt", *asked, *common, *options)
 
 
 def figures(result: Result, drafter: str, kind: str = "recorded") -> list[float]:
@@ -102,7 +102,7 @@ def test_a_better_drafter_is_written_and_says_on_which_answers(
     assert replay["conversations"] >= 20
     assert found["chosen"]["set"] == "recorded, to choose by"
     exported = out.parent / "exported"
-    CliRunner().invoke(app, ["export", str(out), "--out", str(exported)])
+    call("export", out, "--out", exported)
     for folder in (out, exported):
         card = (folder / "README.md").read_text()
         assert f"{new:.2f} tokens per round ({new_pooled:.2f} pooled)" in card

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.compose.options import OptionsError
-from dflash_serve.training.cli import app
 from dflash_serve.training.commands.options import guarded
 from dflash_serve.training.data.answers import read_answers
 from tests.tiny import DRAFTER, write_drafter
 from tests.training.chat_target import write_chat_target
+from tests.training.command import refused, shown
 
 
 @pytest.fixture
@@ -33,24 +32,18 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def invoke(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 def test_data_then_run_gives_a_drafter_that_answers_alike(
     target_dir: Path, prompts: Path, tmp_path: Path
 ) -> None:
     plain, out = tmp_path / "answers.jsonl", tmp_path / "drafter"
     common = ("--target", target_dir, "--prompts", prompts, "--max-new", 12, "--batch", 3)
-    invoke("data", *common, "--out", plain)
+    shown("data", *common, "--out", plain)
     answers = read_answers(plain)
     assert [answer.row for answer in answers] == list(range(8))
     for answer in answers:
         assert answer.loss_tokens == 12 or answer.tokens[-1] == 1
 
-    invoke(
+    shown(
         "run", "--target", target_dir, "--data", plain, "--heldout", plain, "--out", out,
         "--layers", 1, "--block-size", 4, "--target-layers", "0,1,2", "--steps", 4,
         "--batch", 2, "--anchors", 4, "--measure-every", 2,
@@ -61,11 +54,11 @@ def test_data_then_run_gives_a_drafter_that_answers_alike(
     assert [row["step"] for row in log if "loss" in row] == [0, 1, 2, 3]
 
     drafted = tmp_path / "drafted.jsonl"
-    invoke("data", *common, "--out", drafted, "--drafter", out)
+    shown("data", *common, "--out", drafted, "--drafter", out)
     again = read_answers(drafted)
     assert [answer.tokens.tolist() for answer in again] == [a.tokens.tolist() for a in answers]
 
-    invoke("export", out, "--out", tmp_path / "exported")
+    shown("export", out, "--out", tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "greedy answers of the target to every turn, at most 12 tokens each" in card
     assert re.search(
@@ -83,16 +76,12 @@ def test_a_vp_drafter_is_refused_where_it_would_draft_alone(
     source = "--records" if command == "adapt" else "--prompts"
     pair = ["--target", target_dir, "--drafter", drafter]
     options = [*pair, source, prompts, "--out", tmp_path / "out"]
-    result = CliRunner().invoke(app, [command, *map(str, options)])
-    assert result.exit_code == 2, result.output
-    assert f"drafter {drafter} is a VP-drafter" in result.output
+    assert f"drafter {drafter} is a VP-drafter" in refused(command, *options)
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    arguments = ["data", "--target", str(tmp_path / "none"), "--prompts", "p", "--out", "o"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2
-    assert result.output.startswith("dflash-train: error: no directory")
+    line = refused("data", "--target", tmp_path / "none", "--prompts", "p", "--out", "o")
+    assert line.startswith("dflash-train: error: no directory")
 
 
 def test_a_wrong_environment_is_a_mistake_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from typer.testing import CliRunner
 
 from dflash_serve.adapters.checkpoint import read_config, read_weights
 from dflash_serve.adapters.foreign import detect
 from dflash_serve.adapters.loading import load_drafter, load_target, read_drafter_config
-from dflash_serve.training.cli import app
 from tests.adapters.test_foreign import SPECULATORS
 from tests.adapters.test_heads import HEADS, write_head
 from tests.tiny import (
@@ -25,6 +23,8 @@ from tests.tiny import (
     write_drafter,
     write_target,
 )
+from tests.training import command
+from tests.training.command import shown
 
 Weights = dict[str, mx.array]
 
@@ -52,19 +52,14 @@ def weights(tmp_path: Path) -> Weights:
 
 
 def run(source: Path, target: Path, out: Path, *options: object) -> str:
-    arguments = ["convert", source, "--target", target, "--out", out, *options]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
+    told = shown("convert", source, "--target", target, "--out", out, *options)
+    return " ".join(told.split())
 
 
 def refused(source: Path, target: Path, out: Path, *options: object) -> str:
-    arguments = ["convert", source, "--target", target, "--out", out, *options]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert result.output.count("\n") == 1
+    line = command.refused("convert", source, "--target", target, "--out", out, *options)
     assert not out.exists()
-    return result.output
+    return line
 
 
 def torchspec_names(weights: Weights, target: Path) -> Weights:
@@ -176,9 +171,7 @@ def test_heads_and_tables_of_its_own_are_kept(name: str, target: Path, tmp_path:
     assert all(mx.array_equal(held[part], wanted[part]).item() for part in wanted)
     assert "tables of its own" in (tmp_path / "ours" / "README.md").read_text()
     run(tmp_path / "ours", target, tmp_path / "twice")
-    words = ["export", tmp_path / "ours", "--out", tmp_path / "thrice", "--dtype", "float32"]
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
+    shown("export", tmp_path / "ours", "--out", tmp_path / "thrice", "--dtype", "float32")
     for again in ("twice", "thrice"):
         for file in ("config.json", "model.safetensors"):
             content = (tmp_path / again / file).read_bytes()

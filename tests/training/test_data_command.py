@@ -11,11 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from typer.testing import CliRunner
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
-from dflash_serve.training.cli import app
 from dflash_serve.training.data.answers import read_answers, read_origin
 from dflash_serve.training.drafter.initialise import (
     DrafterShape,
@@ -32,6 +30,7 @@ from tests.training.chat_target import (
     write_chat_target,
     write_rows,
 )
+from tests.training.command import call
 from tests.training.files import export_drafter
 
 MAIN = "from dflash_serve.training.cli import main; main()"
@@ -54,7 +53,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def invoke(*arguments: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, ["data", *(str(argument) for argument in arguments)])
+    result = call("data", *arguments)
     assert result.exit_code == code, result.output
     assert ("dflash-train: error: " in result.output) == bool(code)
     return result.output

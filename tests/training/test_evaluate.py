@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.measure.errors import DataError
-from dflash_serve.training.cli import app
 from dflash_serve.training.evaluate.local import LocalRun, template_arguments
 from dflash_serve.training.evaluate.prompts import Conversation
 from dflash_serve.training.evaluate.published import published_tau
@@ -18,6 +17,7 @@ from dflash_serve.training.evaluate.records import Failure, Response
 from dflash_serve.training.evaluate.settings import EvaluateSettings
 from tests.e2e.copying import BLOCK, write_copying_drafter, write_repeating_target
 from tests.fakes import save_tokenizer
+from tests.training.command import call
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def prompts(tmp_path: Path) -> Path:
 def run(pair: tuple[Path, Path], *arguments: object) -> Result:
     target, drafter = pair
     options = ["eval", "--target", target, "--drafter", drafter, "--max-new", 24, *arguments]
-    return CliRunner().invoke(app, [str(option) for option in options])
+    return call(*options)
 
 
 def results(out: Path) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from dflash_serve.training.cli import app
 from tests.e2e.copying import write_copying_pair
 from tests.e2e.server import PairPaths, ServerProcess
 from tests.fakes import serving
+from tests.training.command import call
 
 Body = dict[str, Any]
 
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 
 def run(out: Path, *arguments: object) -> Result:
     options = ["eval", "--max-new", 24, "--out", out, *arguments]
-    return CliRunner().invoke(app, [str(option) for option in options])
+    return call(*options)
 
 
 def results(out: Path) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from typer.testing import CliRunner
 
 from dflash_serve.adapters.loading import load_drafter, load_target
-from dflash_serve.training.cli import app
 from dflash_serve.training.data.answers import read_answers
 from tests.tiny import QWEN3_5, write_target
 from tests.training.chat_target import WORDS, write_chat_target, write_rows
+from tests.training.command import refused, shown
 from tests.training.runs import World
 
 
@@ -40,11 +39,8 @@ def test_answers_are_as_long_as_the_text_models_context_allows(tmp_path: Path) -
     write_target(target, base=config)
     prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a b"}, {"prompt": "c"}])
     out = tmp_path / "out.jsonl"
-    arguments = ["--target", target, "--prompts", prompts, "--out", out, "--max-new", 6]
-    result = CliRunner().invoke(app, ["data", *map(str, arguments)])
-    assert result.exit_code == 0, result.output
+    words = ["data", "--target", target, "--prompts", prompts, "--out", out, "--max-new", 6]
+    shown(*words)
     assert sorted(answer.row for answer in read_answers(out)) == [0, 1]
     text = config["text_config"]["max_position_embeddings"]
-    result = CliRunner().invoke(app, ["data", *map(str, [*arguments, "--max-length", text + 1])])
-    assert result.exit_code == 2
-    assert f"the target's context is {text}" in result.output
+    assert f"the target's context is {text}" in refused(*words, "--max-length", text + 1)

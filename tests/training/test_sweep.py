@@ -2,11 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from dflash_serve.measure.errors import DataError
-from dflash_serve.training.cli import app
 from dflash_serve.training.run.table import Prune, read_table
+from tests.training.command import call
 from tests.training.runs import World
 
 
@@ -22,7 +22,7 @@ def write(path: Path, world: World, rest: dict[str, object], **base: object) -> 
 
 
 def invoke(file: Path, out: Path) -> Result:
-    return CliRunner().invoke(app, ["sweep", str(file), "--out", str(out)])
+    return call("sweep", file, "--out", out)
 
 
 def results(out: Path) -> dict[str, dict[str, object]]:

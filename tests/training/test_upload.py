@@ -7,11 +7,10 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from typer.testing import CliRunner
 
-from dflash_serve.training.cli import app
 from dflash_serve.training.drafter.layout import CARD, CONFIG, WEIGHTS
 from tests.tiny import write_drafter
+from tests.training.command import call, refused
 from tests.training.hub import OWNER, TOKEN, Hub, Repo, running_hub
 from tests.training.runs import COMMAND
 
@@ -30,11 +29,6 @@ def hub(served: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return served
-
-
-def export(source: Path, out: Path, *options: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["export", str(source), "--out", str(out), *options])
-    return result.exit_code, result.output
 
 
 def test_an_export_is_uploaded_whole_in_one_private_commit(hub: Hub, tmp_path: Path) -> None:
@@ -74,9 +68,8 @@ def test_what_can_be_known_is_refused_before_anything_is_written(
     hub: Hub, tmp_path: Path, options: tuple[str, ...], line: str
 ) -> None:
     hub.repos |= {f"{OWNER}/open": Repo(private=False), f"{OWNER}/closed": Repo(private=True)}
-    code, output = export(write_drafter(tmp_path / "run"), tmp_path / "out", *options)
-    assert (code, output.count("\n")) == (2, 1)
-    assert line in output
+    source = write_drafter(tmp_path / "run")
+    assert line in refused("export", source, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
@@ -85,16 +78,17 @@ def test_without_a_token_nothing_is_written(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     source = write_drafter(tmp_path / "run")
-    code, output = export(source, tmp_path / "out", "--hf-repo", f"{OWNER}/mine")
-    assert (code, output.count("\n")) == (2, 1)
+    output = refused("export", source, "--out", tmp_path / "out", "--hf-repo", f"{OWNER}/mine")
     assert "needs a token of the hub: set HF_TOKEN" in output
     assert not (tmp_path / "out").exists()
 
 
 def test_a_refusal_of_the_hub_leaves_the_export_and_is_one_line(hub: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, output = export(write_drafter(tmp_path / "run"), out, "--hf-repo", "them/theirs")
-    assert code == 2
+    source = write_drafter(tmp_path / "run")
+    result = call("export", source, "--out", out, "--hf-repo", "them/theirs")
+    assert result.exit_code == 2
+    output = result.output.splitlines()[-1]
     assert f"{out} is written, but cannot be uploaded to them/theirs: " in output
     assert "403" in output
     assert {path.name for path in out.iterdir()} == {CONFIG, WEIGHTS, CARD}
@@ -106,6 +100,5 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     source = write_drafter(tmp_path / "run")
-    code, output = export(source, tmp_path / "out", "--hf-repo", f"{OWNER}/mine")
-    assert (code, output.count("\n")) == (2, 1)
+    output = refused("export", source, "--out", tmp_path / "out", "--hf-repo", f"{OWNER}/mine")
     assert f"{OWNER}/mine cannot be looked up on the hub: " in output

@@ -15,24 +15,12 @@ from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import clean_caches
 from dflash_serve.training.step.blocks import Blocks
 from dflash_serve.training.step.train_step import StepBatch
+from tests.training.conftest import TARGET_CONFIG
 from tests.training.dense_reference import F64, Clean, DenseStep, Drawn, Weights
 
 VOCAB, MASK_ID, BLOCK, WINDOW = 61, 60, 6, 8
 FULL, SLIDING = "full_attention", "sliding_attention"
-TARGET: dict[str, Any] = {
-    "model_type": "qwen3",
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "rms_norm_eps": 1e-6,
-    "vocab_size": VOCAB,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": False,
-    "rope_theta": 10000.0,
-}
+TARGET: dict[str, Any] = {**TARGET_CONFIG, "tie_word_embeddings": False}
 _SELECTING = {"conv_kernel_size": 2, "conv_group_size": 4, "selector_rank": 5, "selector_top_k": 7}
 _SLIDING = {"layer_types": [SLIDING, SLIDING], "sliding_window": WINDOW}
 DRAFTERS: dict[str, dict[str, Any]] = {
