@@ -1,12 +1,13 @@
 """A real ``dflash-serve`` process: started, watched through its log, ended."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,37 @@ class ServerProcess:
     def _address(self) -> str | None:
         found = re.search(r"on (http://\S+)/v1$", self.log, re.MULTILINE)
         return found[1] if found else None
+
+
+_RUN_EACH = """
+import json, sys
+from dflash_serve.server.cli import main
+for options in json.loads(sys.argv[1]):
+    sys.argv[1:] = options
+    try:
+        main()
+    except SystemExit as ended:
+        print("exit code", ended.code, file=sys.stderr)
+        print("next", file=sys.stderr)
+"""
+
+
+def run_each(options: Sequence[Sequence[str]]) -> list[str]:
+    """What each of several servers writes that cannot start, and its exit code at the end.
+
+    One after the other in one process, whose imports take longer than all of them.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_EACH, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    *logs, rest = done.stderr.split("next\n")
+    assert (rest, done.stdout) == ("", "")
+    return logs
 
 
 def wait(condition: Callable[[], object], timeout: float) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
-import pytest
 
 from tests.e2e.conftest import Start
-from tests.e2e.server import PairPaths
+from tests.e2e.server import PairPaths, run_each
 from tests.tiny import reconfigure
 
 Damage = Callable[[PairPaths], object]
@@ -22,11 +21,6 @@ def rewrite(path: Path, change: Callable[[dict[str, mx.array]], object]) -> None
     mx.eval(weights)
     change(weights)
     mx.save_safetensors(str(path), weights)
-
-
-def truncate(pair: PairPaths) -> None:
-    path = pair.target / WEIGHTS
-    path.write_bytes(path.read_bytes()[:-10])
 
 
 def make_no_number(pair: PairPaths) -> None:
@@ -49,11 +43,6 @@ DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
         lambda pair: reconfigure(pair.target, quantization={"bits": 7, "group_size": 64}),
         ("quantization is mode 'affine', bits 7, group_size 64", "MLX cannot run here"),
     ),
-    "vocabulary": (
-        lambda pair: reconfigure(pair.drafter, vocab_size=321),
-        ("drafter vocab_size is 321, target vocab_size is 320",),
-    ),
-    "short file": (truncate, ("target/model.safetensors is damaged", "bytes, the file has")),
     "missing tensor": (lose_a_tensor, ("drafter lacks 1 tensor(s), first fc.weight",)),
     "no number": (
         make_no_number,
@@ -62,28 +51,42 @@ DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGES)
-def test_the_server_ends_with_one_line(
-    pair: PairPaths, start: Start, tmp_path: Path, name: str
-) -> None:
-    damage, named = DAMAGES[name]
-    copy = PairPaths(tmp_path / "target", tmp_path / "drafter")
+def damaged(pair: PairPaths, to: Path, name: str) -> list[str]:
+    """Options of a server for a copy of the pair that is damaged so."""
+    copy = PairPaths(to / name / "target", to / name / "drafter")
     shutil.copytree(pair.target, copy.target)
     shutil.copytree(pair.drafter, copy.drafter)
-    damage(copy)
-    server = start(*copy.options(), "--port", "0")
+    DAMAGES[name][0](copy)
+    return [*copy.options(), "--port", "0"]
+
+
+def test_each_is_refused_with_one_line(pair: PairPaths, tmp_path: Path) -> None:
+    logs = run_each([damaged(pair, tmp_path, name) for name in DAMAGES])
+    for (name, (_, named)), log in zip(DAMAGES.items(), logs, strict=True):
+        line, end = [line for line in log.splitlines() if "INFO" not in line]
+        assert line.startswith("dflash-serve: error: "), (name, log)
+        assert all(part in line for part in named), (name, line)
+        assert end == "exit code 2", (name, log)
+        assert "serving" not in log
+
+
+def test_weights_that_are_refused_when_they_are_loaded_end_the_process(
+    pair: PairPaths, start: Start, tmp_path: Path
+) -> None:
+    """By then other threads run."""
+    server = start(*damaged(pair, tmp_path, "no number"))
     assert server.exit_code() == 2, server.log
     [line] = [line for line in server.log.splitlines() if "INFO" not in line]
     assert line.startswith("dflash-serve: error: ")
-    for part in named:
-        assert part in line
-    assert "serving" not in server.log
 
 
 def test_what_files_show_is_refused_before_the_port_is_taken(
     pair: PairPaths, start: Start, tmp_path: Path
 ) -> None:
-    """A port that another process holds is no reason to give before the checkpoint's."""
+    """A port that another process holds is no reason to give before the checkpoint's.
+
+    Nothing but the one line is written.
+    """
     target = tmp_path / "target"
     shutil.copytree(pair.target, target)
     (target / "config.json").write_text(json.dumps({"model_type": "qwen3", "hidden_size": "64"}))
@@ -92,4 +95,6 @@ def test_what_files_show_is_refused_before_the_port_is_taken(
         port = str(taken.getsockname()[1])
         server = start(*PairPaths(target, pair.drafter).options(), "--port", port)
         assert server.exit_code() == 2
+    assert server.log.startswith("dflash-serve: error: ")
+    assert server.log.count("\n") == 1, server.log
     assert "hidden_size is '64', but must be a positive integer" in server.log
