@@ -1,5 +1,6 @@
 """Random walks through the call grammars: what they allow is read as calls that validate."""
 
+import functools
 import itertools
 import random
 from collections.abc import Iterator, Mapping
@@ -82,9 +83,12 @@ class Vocabulary:
         return self.tokenizer.token_to_id("<|im_end|>")
 
     def compile(self, grammar: str) -> Grammar:
+        return self._compiler.compile(from_lark(grammar))
+
+    @functools.cached_property
+    def _compiler(self) -> GrammarCompiler:
         size = self.tokenizer.get_vocab_size()
-        compiler = GrammarCompiler(self.tokenizer.to_str(), size, [self.end])
-        return compiler.compile(from_lark(grammar))
+        return GrammarCompiler(self.tokenizer.to_str(), size, [self.end])
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -116,11 +120,15 @@ class Vocabulary:
             if len(allowed) == 1 or rng.random() < 0.3:
                 return self.end
             allowed.remove(self.end)
-        closing = [token for token in allowed if self._closes(token)]
+        closing = [token for token in allowed if token in self._closing]
         return rng.choice(closing if closing and rng.random() < 0.4 + hurry else allowed)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    @functools.cached_property
+    def _closing(self) -> frozenset[int]:
+        return frozenset(filter(self._closes, range(self.tokenizer.get_vocab_size())))
 
     def _closes(self, token: int) -> bool:
         text = self.decode([token])
@@ -331,8 +339,9 @@ def test_a_schema_that_is_a_reference(plain: Tokenizer) -> None:
         "$defs": {"Arguments": {"type": "object", "properties": {"a": {"type": "integer"}}}},
     }
     tool = ToolSpec("t", None, schema, strict=True)
+    vocab = vocabulary(plain)
     for name in names():
-        vocab, markup = vocabulary(plain), by_name(name)
+        markup = by_name(name)
         assert len(list(walks(vocab, markup, "", (tool,), required=True, parallel=True))) >= 3
 
 
