@@ -9,6 +9,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.qwen3 import Model, ModelArgs
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tests.training.conftest import TARGET_CONFIG
+
 WORDS = [
     "<|im_start|>", "<|im_end|>", "<|mask|>", "system", "user", "assistant", "tool",
     "<think>", "</think>", *"abcdefghij",
@@ -29,18 +31,10 @@ THINKING = (
 )
 """Leaves out earlier thinking, and writes an empty one where thinking is off."""
 CONFIG: dict[str, Any] = {
-    "model_type": "qwen3",
-    "hidden_size": 32,
+    **TARGET_CONFIG,
     "num_hidden_layers": 3,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "rms_norm_eps": 1e-6,
     "vocab_size": len(WORDS),
     "max_position_embeddings": 256,
-    "tie_word_embeddings": True,
-    "rope_theta": 10000.0,
     "eos_token_id": 1,
 }
 

@@ -22,6 +22,7 @@ from dflash_serve.training.features.store import FeatureStore, target_features
 from dflash_serve.training.run.measure import walk_answers
 from dflash_serve.training.step.attention import block_rows, context_keys_values
 from tests.adapters.dense import DenseRows
+from tests.training.conftest import TARGET_CONFIG
 from tests.training.files import export_drafter
 
 MakeDrafter = Callable[..., DFlashDrafter]
@@ -72,7 +73,7 @@ def test_an_export_loads_into_the_same_drafter(
     tmp_path: Path, target: Qwen3Target, examples: list[Example]
 ) -> None:
     config = drafter_config(
-        {**TARGET, "rope_theta": None, "rope_parameters": {"rope_theta": 10000.0}},
+        {**TARGET_CONFIG, "rope_theta": None, "rope_parameters": {"rope_theta": 10000.0}},
         DrafterShape(60, layers=2, block_size=4, sliding_window=9),
     )
     drafter = new_drafter(config, target, seed=5)
@@ -107,15 +108,3 @@ def test_walks_count_rounds_as_serving_does(make_drafter: MakeDrafter, target: Q
     assert [(walk.tokens, walk.rounds) for walk in walks] == [(12, 12), (12, 2)]
     assert Acceptance.of(walks).tokens_per_round == pytest.approx((12 / 12 + 12 / 2) / 2)
     assert Acceptance.of(walks).tokens_per_round_pooled == pytest.approx(24 / 14)
-
-
-TARGET = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": 61,
-    "max_position_embeddings": 512,
-}

@@ -179,7 +179,6 @@ def test_an_answer_file_gives_its_own_numbers(tmp_path: Path) -> None:
     [
         (("--answer-length", "600"), "--answer-length is 600, but must be below --length"),
         (("--length", "400"), "answers of 800 tokens, but the target's context is 512"),
-        (("--layers", "0"), "--layers is 0, but"),
         (("--steps", "5", "--epochs", "2"), "give only one of --steps, --epochs and --minutes"),
         (("--length", "40", "--data", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
     ],

@@ -225,7 +225,6 @@ def test_every_objective_runs(world: World, options: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1, "minutes": 1}, "give only one of --steps, --epochs and --minutes"),
         ({"min_loss_tokens": 99}, "no answer that can be used"),
         ({"measure_block": 99}, "--measure-block is 99"),
         ({"batch": 7}, "--batch is 7, but there are 6 answers to train on"),

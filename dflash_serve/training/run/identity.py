@@ -22,22 +22,23 @@ _TUNABLE = ("schedule.peak", "schedule.minimum", "clip")
 
 
 def identity(
-    target: Path, data: dict[str, Path | None], config: dict[str, Any], rest: dict[str, Any]
+    target: Path,
+    data: dict[str, Path | None],
+    config: dict[str, Any],
+    options: TrainOptions,
+    rest: dict[str, Any],
 ) -> dict[str, Any]:
     """``data`` are files by role; ``config`` is the drafter's; ``rest`` are further facts."""
+    firm = _flat("", asdict(options))
     files = {role: file_digest(path) if path else "none" for role, path in data.items()}
     return {
         "target": fingerprint(target),
         "tokenizer": tokenizer_fingerprint(target),
         **files,
         **_flat("drafter.", config),
+        **{name: value for name, value in firm.items() if name not in _FREE},
         **rest,
     }
-
-
-def option_facts(options: TrainOptions) -> dict[str, Any]:
-    facts = _flat("", asdict(options))
-    return {name: value for name, value in facts.items() if name not in _FREE}
 
 
 def check_same_run(kept: dict[str, Any], given: dict[str, Any], *, may_grow: bool) -> str:

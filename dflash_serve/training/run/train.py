@@ -19,7 +19,7 @@ from dflash_serve.training.drafter.layout import DTYPES, full_config
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from dflash_serve.training.run.distributed import Processes
-from dflash_serve.training.run.identity import check_same_run, identity, option_facts
+from dflash_serve.training.run.identity import check_same_run, identity
 from dflash_serve.training.run.job import begin, open_features, train_options
 from dflash_serve.training.run.keeper import Keeper
 from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
@@ -117,9 +117,8 @@ def _parts(settings: RunSettings, console: Console) -> _Parts:
         "held-out answers": len(data.choosing) + len(data.reporting),
         "measured block": settings.measure_block,
         "feature dtype": settings.feature_dtype,
-        **option_facts(options),
     }
-    facts = identity(directory, files, begun.config, rest)
+    facts = identity(directory, files, begun.config, options, rest)
     return _Parts(directory, target, begun, data, options, facts)
 
 
