@@ -59,7 +59,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._started = monotonic()
-        self._rounds: list[RoundCount] = []
+        self.rounds: list[RoundCount] = []
         self.seconds = 0.0
         self.tokens = 0
         self.cut_short: dict[str, int] = {}
@@ -69,14 +69,10 @@ class Costs:
         """One chat that is done."""
         for made in chat.generated:
             self.tokens += made.usage.completion_tokens
-            self._rounds.append(made.count)
+            self.rounds.append(made.count)
         if cut_short := chat.dialogue.cut_short:
             self.cut_short[cut_short.reason] = self.cut_short.get(cut_short.reason, 0) + 1
         self.seconds = monotonic() - self._started
-
-    @property
-    def acceptance(self) -> Acceptance:
-        return Acceptance.of(self._rounds)
 
     @property
     def tokens_per_second(self) -> float:
@@ -152,7 +148,7 @@ class Summary:
         if costs.tokens:
             figures["tokens_per_second"] = costs.tokens_per_second
             if self.speculative:
-                acceptance = costs.acceptance
+                acceptance = Acceptance.of(costs.rounds)
                 figures["tokens_per_round"] = acceptance.tokens_per_round
                 figures["tokens_per_round_pooled"] = acceptance.tokens_per_round_pooled
         return figures

@@ -40,23 +40,19 @@ class Trial:
         directory: Path,
     ) -> None:
         made = _target(target)
-        self._drafter = new_drafter(drafter, made, seed=1)
+        self.drafter = new_drafter(drafter, made, seed=1)
         examples = [
             _example(np.random.default_rng(row), made.vocab_size, length)
             for row in range(options.batch)
         ]
-        self._features = _features(made, self._drafter, examples, directory)
-        self._trainer = Trainer(self._drafter, examples, self._features, options)
+        self._features = _features(made, self.drafter, examples, directory)
+        self._trainer = Trainer(self.drafter, examples, self._features, options)
         mx.eval(self._trainer.state())
-
-    @property
-    def drafter(self) -> DFlashDrafter:
-        return self._drafter
 
     @property
     def parameters(self) -> int:
         """Weights that are trained."""
-        return sum(value.size for _, value in tree_flatten(self._drafter.model.parameters()))
+        return sum(value.size for _, value in tree_flatten(self.drafter.model.parameters()))
 
     def state(self) -> dict[str, mx.array]:
         """What steps change, by name."""
