@@ -1,15 +1,20 @@
 """Ways to decode the same requests, each with a runner that stays warm between its runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dflash_serve.adapters.base import DraftAdapter, FillingDrafter
 from dflash_serve.bench import figures
+from dflash_serve.bench.pair import Pair
 from dflash_serve.bench.textsink import TextSink
+from dflash_serve.bench.turns import in_turns
+from dflash_serve.bench.work import Work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest
+from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.measure.driver import Answer, Run, run_all
 
 
@@ -49,3 +54,34 @@ class Arm:
     def different(self, reference: Mapping[str, Sequence[int]]) -> int:
         """Answers whose tokens are not the reference's."""
         return sum(len(figures.differing(run.answers, reference)) for run in self.runs)
+
+
+def make_arm(
+    pair: Pair,
+    work: Work,
+    name: str,
+    config: EngineConfig,
+    drafter: DraftAdapter | None = None,
+    second: FillingDrafter | None = None,
+) -> Arm:
+    """One that answers the requests of ``work``; plainly without a drafter.
+
+    Where the engine is to choose its blocks, it is told what rounds cost.
+    """
+    runner = DeviceRunner(pair.target, drafter, config.block_size, second=second)
+    costs = measured_costs(runner, config, runner.bytes_for) if config.adaptive else ()
+    return Arm(name, runner, config, work.requests, pair.directory, costs)
+
+
+def measure(
+    arms: Sequence[Arm], repeats: int, beside: Sequence[Callable[[], None]] = ()
+) -> list[Run]:
+    """Every arm once untimed, then all in turns, ``beside`` them too; their runners are closed.
+
+    What the untimed runs gave.
+    """
+    first = [arm.once() for arm in arms]
+    in_turns([*(arm.record for arm in arms), *beside], repeats)
+    for arm in arms:
+        arm.runner.close()
+    return first

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dflash_serve.bench.options import CachesOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.report import table_of
+from dflash_serve.bench.report import canvas, table_of
 from dflash_serve.bench.schedules import ALLOWED, BESIDE, SLACK, load_world, run_schedules
 from dflash_serve.bench.turns import timed
 from dflash_serve.engine.plan import DecodeRow, StepPlan
@@ -189,8 +189,7 @@ def plot(result: Result) -> Figure:
     for one in found["schedules"]:
         bars[f"bytes of needs, {one['target']}"] = one["worst_ratio_beyond_slack"] / ALLOWED
         bars[f"bytes of limit, {one['target']}"] = one["worst_of_limit"]
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(8, 4)
     axes.barh(list(bars), list(bars.values()))
     axes.axvline(1.0, color="grey", linestyle="--", linewidth=1)
     axes.set(title="Rows that own their caches", xlabel="share of what is allowed")

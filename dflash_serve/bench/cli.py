@@ -10,15 +10,13 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from pydantic import ValidationError
 
 from dflash_serve import console
 from dflash_serve.bench import options
-from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.errors import BenchError, refusals
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.results import Result
 from dflash_serve.training.commands.options import S, command
-from dflash_serve.training.settings import fault
 
 app = typer.Typer(
     add_completion=False,
@@ -35,11 +33,8 @@ def main() -> None:
 
 
 def _guarded(job: Callable[[], int | None]) -> int | None:
-    """A setting that cannot be is refused like other bad input."""
-    try:
+    with refusals():
         return job()
-    except ValidationError as error:
-        raise BenchError(fault(error)) from error
 
 
 def _command(name: str, model: type[S]) -> Callable[[Callable[[S], int | None]], None]:

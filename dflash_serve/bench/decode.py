@@ -14,17 +14,14 @@ from rich.table import Table
 from dflash_serve.adapters.base import FillingDrafter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
-from dflash_serve.bench.arms import Arm
+from dflash_serve.bench.arms import Arm, make_arm, measure
 from dflash_serve.bench.baseline import BaselineRun, run_mlx_lm
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import Pair, load_pair, second_of
 from dflash_serve.bench.report import percent, table, table_of, times
-from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import Work, make_work
-from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.measure.driver import Answer, Run
 from dflash_serve.measure.figures import (
     Speed,
@@ -90,19 +87,13 @@ class _Bench:
 
     def measure(self, batch: int) -> dict[str, Any]:
         """All arms at one batch size, in turns."""
-        plain, *others = arms = self._arms(batch)
-        warm = plain.once()
+        plain, *_ = arms = self._arms(batch)
+        baselines = [self._baseline(name) for name in self._options.baselines if batch == 1]
+        warm, *_ = measure(arms, self._options.repeats, [one.record for one in baselines])
         # the first batch's plain answers are what every other run is compared with
         self._reference = self._reference or figures.tokens_of(warm)
-        for arm in others:
-            arm.once()
-        baselines = [self._baseline(name) for name in self._options.baselines if batch == 1]
-        turns = [*(arm.record for arm in arms), *(one.record for one in baselines)]
-        in_turns(turns, self._options.repeats)
         entries = [self._entry(arm, plain, batch) for arm in arms]
         chains = [one for one in entries if one["block"] > 1 and one["kinds_of_round"] == [0]]
-        for arm in arms:
-            arm.runner.close()
         costs = [self._costs(batch, entry, entries[0]) for entry in chains]
         entries += [self._baseline_entry(one, plain) for one in baselines]
         return {"batch": batch, "arms": entries, "step_costs": costs}
@@ -128,15 +119,9 @@ class _Bench:
         kinds: tuple[int, ...] = (0,),
         second: FillingDrafter | None = None,
     ) -> Arm:
+        config = self._work.config(batch, block, tree_nodes=kinds)
         drafter = self._work.drafter if block > 1 else None
-        runner = DeviceRunner(self._pair.target, drafter, block, second=second)
-        config = EngineConfig(
-            max_batch=batch,
-            max_context=self._work.longest + block,
-            block_size=block,
-            tree_nodes=kinds,
-        )
-        return Arm(name, runner, config, self._work.requests, self._pair.directory)
+        return make_arm(self._pair, self._work, name, config, drafter, second)
 
     def _baseline(self, variant: str) -> Baseline:
         directory = self._pair.directory

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dflash_serve import console
-from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.errors import BenchError, refusals
 
 _STOCK_GFLOPS = 2.5
 """What the matmul in MLX's Linux wheel reaches (one thread, float32), on any size."""
@@ -54,7 +54,8 @@ def doctor(
     if not as_json:
         _show_machine(machine)
     choice = PairChoice(target, drafter, random_target, cpu_weights=cpu_weights)
-    pair = examine_pair(load_pair(choice), choice, prompts)
+    with refusals():
+        pair = examine_pair(load_pair(choice), choice, prompts)
     if as_json:
         print(json.dumps(machine | {"pair": pair}, indent=1))
     else:

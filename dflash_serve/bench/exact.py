@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -17,14 +16,14 @@ from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import ExactOptions
 from dflash_serve.bench.pair import Pair, load_pair, second_of
-from dflash_serve.bench.report import Source, table_of
+from dflash_serve.bench.report import Source, canvas, table_of
 from dflash_serve.bench.simulated import EchoDrafter
-from dflash_serve.bench.work import make_prompts
+from dflash_serve.bench.work import decode_plainly, make_prompts
 from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
-from dflash_serve.measure.driver import Answer, Driver, Run, run_all
+from dflash_serve.measure.driver import Answer, Driver, Run
 from dflash_serve.measure.results import Result
 
 _SAMPLINGS = (
@@ -34,25 +33,6 @@ _SAMPLINGS = (
     SamplingParams(temperature=0.8, min_p=0.05),
 )
 """Sampled requests take these in turn; every other request is greedy."""
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Outcomes of one combination. Equal ones need the same tokens and the same reason."""
-
-    equal: int = 0
-    different: int = 0
-    cancelled_prefix: int = 0
-    cancelled_different: int = 0
-    late_joins: int = 0
-    leaked_rows: int = 0
-    rounds: int = 0
-    accepted: int = 0
-    first_difference: dict[str, Any] | None = None
-
-    @property
-    def wrong(self) -> int:
-        return self.different + self.cancelled_different + self.leaked_rows
 
 
 def run(options: ExactOptions) -> Result:
@@ -67,8 +47,7 @@ def run(options: ExactOptions) -> Result:
     prompts = make_prompts(options, pair, options.prompts)
     requests = _requests(options, prompts)
     longest = max(len(request.prompt) for request in requests) + options.max_tokens
-    with closing(DeviceRunner(pair.target, None, 1)) as plain:
-        reference = run_all(plain, EngineConfig(max_batch=1, max_context=longest), requests)
+    reference = decode_plainly(pair.target, requests)
     combinations = []
     for block in options.block_sizes:
         second = second_of(options.pair, options.second_drafter, pair, block)
@@ -114,25 +93,18 @@ def _combination(
     driver = Driver(runner, config)
     late_joins = _disturbed(driver, config, requests, options.cancel, rng)
     run = driver.finish()
-    tally = _compare(run.answers, reference.answers)
-    tally.late_joins = late_joins
-    tally.leaked_rows = runner.rows
-    tally.rounds = run.stats.rounds
-    tally.accepted = run.stats.accepted
+    found = _compare(run.answers, reference.answers)
+    leaked = runner.rows
     return {
         "batch": config.max_batch,
         "block": config.block_size,
         "requests": len(requests),
-        "equal": tally.equal,
-        "different": tally.different,
-        "cancelled_prefix": tally.cancelled_prefix,
-        "cancelled_different": tally.cancelled_different,
-        "late_joins": tally.late_joins,
-        "leaked_rows": tally.leaked_rows,
-        "rounds": tally.rounds,
-        "accepted_drafts": tally.accepted,
-        "wrong": tally.wrong,
-        "first_difference": tally.first_difference,
+        **found,
+        "late_joins": late_joins,
+        "leaked_rows": leaked,
+        "rounds": run.stats.rounds,
+        "accepted_drafts": run.stats.accepted,
+        "wrong": found["different"] + found["cancelled_different"] + leaked,
         "seconds": time.perf_counter() - started,
     }
 
@@ -164,23 +136,24 @@ def _disturbed(
     return late_joins
 
 
-def _compare(answers: Mapping[str, Answer], reference: Mapping[str, Answer]) -> _Tally:
-    tally = _Tally()
+def _compare(answers: Mapping[str, Answer], reference: Mapping[str, Answer]) -> dict[str, Any]:
+    """How many are equal, in tokens and reason, and of the cancelled ones how many were so far."""
+    names = ("equal", "different", "cancelled_prefix", "cancelled_different")
+    counts = dict.fromkeys(names, 0)
+    first: dict[str, Any] | None = None
     for key, answer in answers.items():
         plain = reference[key]
         if answer.finish is FinishReason.ABORTED:
             same = answer.tokens == plain.tokens[: len(answer.tokens)]
-            tally.cancelled_prefix += same
-            tally.cancelled_different += not same
+            counts["cancelled_prefix" if same else "cancelled_different"] += 1
         else:
             same = answer.tokens == plain.tokens and answer.finish is plain.finish
-            tally.equal += same
-            tally.different += not same
-        if not same and tally.first_difference is None:
+            counts["equal" if same else "different"] += 1
+        if not same and first is None:
             pairs = zip(answer.tokens, plain.tokens, strict=False)
             at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(answer.tokens))
-            tally.first_difference = {"request": key, "position": at}
-    return tally
+            first = {"request": key, "position": at}
+    return {**counts, "first_difference": first}
 
 
 def _result(
@@ -229,8 +202,7 @@ def tables(result: Result) -> list[Table]:
 
 def plot(result: Result) -> Figure:
     """Outcomes by combination."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(8, 4)
     entries = result.measured["combinations"]
     names = [f"{entry['batch']} x {entry['block']}" for entry in entries]
     bottom = [0] * len(entries)

@@ -16,6 +16,7 @@ from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.bench import figures
+from dflash_serve.bench.arms import make_arm, measure
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions
@@ -27,7 +28,6 @@ from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.kernels import verify_qmm
 from dflash_serve.kernels.dispatch import SWITCH, Backend, hand_written, kernel_backend
 from dflash_serve.kernels.native import native
-from dflash_serve.measure.driver import run_all
 from dflash_serve.measure.results import blas
 
 _MATMUL = (8, 1024, 3584)
@@ -146,13 +146,11 @@ def divergence(pair: Pair, choice: PairChoice, prompts: int) -> dict[str, Any]:
     options = DecodeOptions(prompts=prompts, max_tokens=48, seed=choice.seed)
     work = make_work(options, pair)
     block = work.drafter.runtime_block_size
-    context = work.longest + block
-    plain = EngineConfig(max_batch=1, max_context=context)
-    drafted = EngineConfig(max_batch=4, max_context=context, block_size=block)
-    with closing(DeviceRunner(pair.target, None, 1)) as runner:
-        reference = run_all(runner, plain, work.requests)
-    with closing(DeviceRunner(pair.target, work.drafter, block)) as runner:
-        run = run_all(runner, drafted, work.requests)
+    arms = [
+        make_arm(pair, work, "plain", work.config(1, 1)),
+        make_arm(pair, work, "drafted", work.config(4, block), work.drafter),
+    ]
+    reference, run = measure(arms, 0)
     wanted = figures.tokens_of(reference)
     answers = list(run.answers.values())
     return {

@@ -5,7 +5,6 @@ never evaluated. Writes no file.
 """
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -152,25 +151,19 @@ def _measure(
 
 def _by_kind(spent: Sequence[Cost]) -> list[dict[str, Any]]:
     """Launches and bytes by kind of node, most launches first."""
-    nodes: Counter[str] = Counter()
-    launches: Counter[str] = Counter()
-    copies: Counter[str] = Counter()
-    nbytes: Counter[str] = Counter()
+    kinds: dict[str, list[Cost]] = {}
     for cost in spent:
-        name = f"{cost.node.kind} {cost.node.label}".strip()
-        nodes[name] += 1
-        launches[name] += cost.launches
-        copies[name] += cost.copies
-        nbytes[name] += cost.nbytes
+        kinds.setdefault(f"{cost.node.kind} {cost.node.label}".strip(), []).append(cost)
+    sums = {name: total(own) for name, own in kinds.items()}
     return [
         {
             "kind": name,
-            "nodes": nodes[name],
-            "launches": count,
-            "copies": copies[name],
-            "bytes": nbytes[name],
+            "nodes": len(kinds[name]),
+            "launches": one.launches,
+            "copies": one.copies,
+            "bytes": one.nbytes,
         }
-        for name, count in launches.most_common()
+        for name, one in sorted(sums.items(), key=lambda item: -item[1].launches)
     ]
 
 

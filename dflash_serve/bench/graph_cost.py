@@ -20,8 +20,8 @@ from dflash_serve.bench.graph_layout import (
     is_row_major,
     reshaped,
     row_major,
+    view_strides,
 )
-from dflash_serve.bench.graph_views import view_strides
 from dflash_serve.bench.graph_walk import Graph, Node, Tensor
 
 LOGITS, ACTIVATIONS, MASKS = "logits", "activations", "masks"

@@ -13,28 +13,24 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.inprocess import Served, context_for, serving
 from dflash_serve.bench.options import HttpOptions
 from dflash_serve.bench.pace import PacedEngine
 from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.rawstream import raw_stream
-from dflash_serve.bench.report import table
-from dflash_serve.bench.workloads import GENERIC, pick
-from dflash_serve.compose.directories import DEMO, checkpoints
+from dflash_serve.bench.report import canvas, table
+from dflash_serve.bench.workloads import GENERIC, chats_of, pick
+from dflash_serve.compose.directories import checkpoints
 from dflash_serve.compose.loading import load
-from dflash_serve.compose.options import OptionsError
 from dflash_serve.engine.async_client import AsyncEngine
 from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk
 from dflash_serve.measure.figures import middle, percentile
-from dflash_serve.measure.prompts import read_chats
 from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
 from dflash_serve.server.context import ServerContext
@@ -56,10 +52,8 @@ def run(options: HttpOptions) -> Result:
 def _first_text(options: HttpOptions) -> dict[str, Any]:
     """Seconds to the first text, in turns over HTTP and from the engine; the same prompts."""
     names = Settings(target=options.target, drafter=options.drafter, served_model_name=_MODEL)
-    target, drafter = _checkpoints(names)
-    path = DEMO / "heldout.jsonl"
-    known = read_chats(path) if options.target is None and path.exists() else list(GENERIC)
-    chats = pick(known, options.prompts, options.seed)
+    target, drafter = checkpoints(names)
+    chats = pick(chats_of(None, demo=options.target is None), options.prompts, options.seed)
     tokenizer = ChatTokenizer.load(target)
     engines: list[AsyncEngine] = []
 
@@ -78,13 +72,6 @@ def _first_text(options: HttpOptions) -> dict[str, Any]:
             sides.measure(chat, 0)
         samples = [sides.measure(chat, number) for number, chat in enumerate(chats)]
     return _differences(samples)
-
-
-def _checkpoints(names: Settings) -> tuple[Path, Path | None]:
-    try:
-        return checkpoints(names)
-    except (AdapterError, OptionsError) as error:
-        raise BenchError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,8 +311,7 @@ def tables(result: Result) -> list[Table]:
 def plot(result: Result) -> Figure:
     """The cost of a chunk, part by part."""
     chunk = result.measured["per_chunk"]
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(6, 3)
     axes.barh(list(_CHUNK.values()), [chunk[key] for key in _CHUNK])
     axes.set(title="What a streamed chunk costs", xlabel="CPU milliseconds")
     axes.invert_yaxis()

@@ -6,7 +6,6 @@ own, in turn, as MLX binds its matmul when it is imported. Writes no file.
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,16 +20,16 @@ from rich.table import Table
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.kernel_forms import run_forms
 from dflash_serve.bench.options import KernelsOptions
-from dflash_serve.bench.report import table_of
+from dflash_serve.bench.report import canvas, table_of
+from dflash_serve.bench.spawn import run_job
 from dflash_serve.kernels import cpu_blas
-from dflash_serve.measure.results import Result
+from dflash_serve.measure.results import Result, blas
 
 LIBRARIES = {"ours": "auto", "stock": "off"}
 """Name in the results -> value of DFLASH_CPU_BLAS."""
 
 _ROUNDS = 2  # each library's turn comes twice, so that a busy moment hits both
 _CELL_SECONDS = 1.5  # a slow cell is repeated less often, but thrice at least
-_TIMEOUT = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,36 +117,14 @@ def _in_process(
 ) -> tuple[dict[str, Any], list[list[Timing]]]:
     command = [sys.executable, "-P", "-m", __name__]
     job = {"repeats": repeats, "shapes": [asdict(shape) for shape in shapes]}
-    try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(job),
-            env=os.environ | {"DFLASH_CPU_BLAS": switch},
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=True,
-        )
-        part = json.loads(done.stdout)
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
-        raise BenchError(f"the matmul benchmark failed: {reason[0]}") from error
-    except (subprocess.TimeoutExpired, OSError, ValueError) as error:
-        raise BenchError(f"the matmul benchmark gave no result: {error}") from error
+    part = run_job("the matmul benchmark", command, job, os.environ | {"DFLASH_CPU_BLAS": switch})
     return part["blas"], [[Timing(**one) for one in cell] for cell in part["timings"]]
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:
-    status = cpu_blas.status()
-    blas = {
-        "state": status.state.value,
-        "reason": status.reason,
-        "isa": status.isa,
-        "threads": status.threads,
-    }
     with mx.stream(mx.cpu):
         cells = [_time(Shape(**shape), job["repeats"]) for shape in job["shapes"]]
-    return {"blas": blas, "timings": [[asdict(one) for one in cell] for cell in cells]}
+    return {"blas": blas(), "timings": [[asdict(one) for one in cell] for cell in cells]}
 
 
 def _time(shape: Shape, repeats: int) -> list[Timing]:
@@ -198,8 +175,7 @@ def tables(result: Result) -> list[Table]:
 
 def plot(result: Result) -> Figure:
     """GFLOP/s by rows, one line per shape and library."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(8, 4.5)
     rows = result.measured["matmul"]
     for number, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
         same = [row for row in rows if row["name"] == name]

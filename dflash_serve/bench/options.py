@@ -38,6 +38,8 @@ def _or_none(word: str, least: int) -> Callable[[Any], Any]:
     return lambda value: () if value == word else _numbers(least)(value)
 
 
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers(1))]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 _DEMO_PAIR = "Directory or hub id; without it, the embedded demo pair."
 Target = Annotated[str | None, Field(description=_DEMO_PAIR)]
 Drafter = Annotated[str, Field(description="auto, none, random (weights), a directory or hub id.")]
@@ -48,15 +50,9 @@ SecondDrafter = Annotated[
 ]
 Repeats = Annotated[int, Field(ge=1, description="Timed turns of each arm.")]
 MaxTokens = Annotated[int, Field(ge=2, description="Per request.")]
-Rows = Annotated[
-    tuple[int, ...],
-    BeforeValidator(_numbers(1)),
-    Field(description="Rows that decode together, like 1,8."),
-]
+Rows = Annotated[Numbers, Field(description="Rows that decode together, like 1,8.")]
 Batches = Annotated[
-    tuple[int, ...],
-    BeforeValidator(_numbers(1)),
-    Field(alias="batch", description="Rows that decode together, like 1,3,8."),
+    Numbers, Field(alias="batch", description="Rows that decode together, like 1,3,8.")
 ]
 
 
@@ -222,9 +218,7 @@ class ServeOptions(Measured):
         alias="server_option",
         description="Added to our server's command; like --max-batch=4.",
     )
-    clients: Annotated[tuple[int, ...], BeforeValidator(_numbers(1))] = Field(
-        default=(1, 4, 8), description="Numbers of clients, like 1,4,8."
-    )
+    clients: Numbers = Field(default=(1, 4, 8), description="Numbers of clients, like 1,4,8.")
     requests: int = Field(default=32, ge=1, description="Per run.")
     warmup: int = Field(default=8, ge=0, description="Untimed requests per client and server.")
     max_tokens: int = Field(default=128, ge=1, description="Per request.")
@@ -251,9 +245,7 @@ class MatmulOptions(Measured):
     """This package's float32 matmul against the OpenBLAS inside numpy, by shape and threads."""
 
     turns: int = Field(default=5, ge=1, description="Of each library, per product.")
-    threads: Annotated[tuple[int, ...], BeforeValidator(_numbers(1))] = Field(
-        default=(1, 2), description="Numbers of threads, like 1,2."
-    )
+    threads: Numbers = Field(default=(1, 2), description="Numbers of threads, like 1,2.")
 
 
 class ProcessingOptions(Measured):
@@ -275,14 +267,12 @@ class CachesOptions(Measured):
     short: int = Field(default=256, ge=1, description="Tokens of those beside it.")
     leave: int = Field(default=4096, ge=1, description="Tokens of rows of which one leaves.")
     rows: int = Field(default=8, ge=2, description="Of a full round.")
-    blocks: Annotated[tuple[int, ...], BeforeValidator(_numbers(1))] = Field(
-        default=(1, 8), alias="block_size", description="Block sizes."
-    )
+    blocks: Numbers = Field(default=(1, 8), alias="block_size", description="Block sizes.")
     repeats: Repeats = 25
     schedules: int = Field(
         default=2000, ge=0, description="Random ones, shared out among --worlds."
     )
-    worlds: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+    worlds: Names = Field(
         default=("qwen3-wide", "mistral-wide", "qwen3_5-wide"),
         description="Random targets of schedules.",
     )
@@ -432,7 +422,7 @@ class RecordOptions(PairOptions):
 class TrainingMemoryOptions(Measured):
     """A training step at the true shapes of published pairs, on random weights: memory and time."""
 
-    pairs: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+    pairs: Names = Field(
         default=("qwen3-4b", "qwen3-8b", "qwen3-coder-30b-a3b", "qwen3.5-4b", "gpt-oss-20b"),
         alias="only",
         description="Also qwen3.5-9b, llama-3.1-8b.",
@@ -451,7 +441,7 @@ class TrainingMemoryOptions(Measured):
 class TrainingStepOptions(Measured):
     """The compiled training step against the same step written plainly: memory and time."""
 
-    shapes: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+    shapes: Names = Field(
         default=("demo", "sparse", "recipe", "medium", "large"),
         alias="only",
         description="Of demo, sparse, recipe, medium, half, large.",

@@ -3,32 +3,27 @@
 Loads them on the calling thread, which then owns MLX.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from dflash_serve.adapters.base import (
-    AdapterError,
-    DraftAdapter,
-    FillingDrafter,
-    TargetAdapter,
-)
+from dflash_serve.adapters.base import DraftAdapter, FillingDrafter, TargetAdapter
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.dflash import DFlashDrafter, DFlashModel
 from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
 from dflash_serve.adapters.loading import check_pair
+from dflash_serve.adapters.shard_header import read_header
 from dflash_serve.adapters.target_config import text_config
-from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.random_targets import find_random_target
 from dflash_serve.compose import directories
 from dflash_serve.compose.directories import DEMO_NAME, checkpoints
 from dflash_serve.compose.loading import load_pair as load_stored
-from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.compose.options import EngineOptions
 from dflash_serve.compose.trees import load_second
 
 RANDOM = "random"
@@ -89,36 +84,25 @@ def load_pair(choice: PairChoice) -> Pair:
     """The pair that ``choice`` names.
 
     Raises:
-        BenchError: it cannot be found or loaded, or its halves do not fit.
+        AdapterError: it cannot be found or loaded, or its halves do not fit.
     """
-    try:
-        if choice.random_target is not None:
-            return _random_pair(choice)
-        return _stored_pair(choice)
-    except (AdapterError, OptionsError) as error:
-        raise BenchError(str(error)) from error
+    return _stored_pair(choice) if choice.random_target is None else _random_pair(choice)
 
 
 def second_of(choice: PairChoice, name: str, pair: Pair, block: int) -> FillingDrafter | None:
     """The second drafter of a name, as `EngineOptions` takes it, for a loaded pair.
 
     Raises:
-        BenchError: it cannot be found or loaded, or does not fit.
+        AdapterError: it cannot be found or loaded, or does not fit.
     """
     options = EngineOptions(target=choice.target, second_drafter=name)
-    try:
-        return load_second(options, pair.target, block)
-    except (AdapterError, OptionsError) as error:
-        raise BenchError(str(error)) from error
+    return load_second(options, pair.target, block)
 
 
 def target_directory(target: str | None) -> Path:
     """Where a target's files are; the demo's without a name."""
-    try:
-        directory = directories.target_directory(target)
-        read_config(directory)
-    except (AdapterError, OptionsError) as error:
-        raise BenchError(str(error)) from error
+    directory = directories.target_directory(target)
+    read_config(directory)
     return directory
 
 
@@ -187,14 +171,8 @@ def _parameters(model: Any) -> int:
 
 def stored_parameters(directory: Path) -> int:
     """Elements of all tensors in a checkpoint's files, from their headers alone."""
-    total = 0
-    for path in directory.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                size = 1
-                for extent in entry["shape"]:
-                    size *= extent
-                total += size
-    return total
+    return sum(
+        prod(tensor.shape)
+        for path in directory.glob("*.safetensors")
+        for tensor in read_header(path).values()
+    )

@@ -19,13 +19,11 @@ from dflash_serve.bench.options import RecordOptions
 from dflash_serve.bench.pair import Pair, load_pair
 from dflash_serve.bench.policy_machines import Machine, interpolated
 from dflash_serve.bench.policy_traces import BLOCKS, Trace, Workload, as_json, from_json
-from dflash_serve.bench.work import make_prompts
+from dflash_serve.bench.work import decode_plainly, make_prompts
 from dflash_serve.bench.workloads import Prompt
-from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
-from dflash_serve.measure.driver import run_all
 from dflash_serve.provenance import origin
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -164,15 +162,11 @@ def _seconds(times: Mapping[str, float]) -> dict[int, float]:
 
 def _answers(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[tuple[int, ...]]:
     """What plain decoding generates, the token that stops an answer included."""
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    config = EngineConfig(max_queue=len(prompts), max_context=longest + max_tokens)
-    runner = DeviceRunner(pair.target, None, 1)
     requests = [
         EngineRequest(str(number), prompt.tokens, max_tokens)
         for number, prompt in enumerate(prompts)
     ]
-    run = run_all(runner, config, requests)
-    runner.close()
+    run = decode_plainly(pair.target, requests, _ROWS)
     tokens = [tuple(run.answers[request.id].tokens) for request in requests]
     return [_stopped(prompt, one) for prompt, one in zip(prompts, tokens, strict=True)]
 

@@ -6,6 +6,7 @@ output of the demo pair against the same requests without a schema, alone and be
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from dflash_serve.bench.arms import Arm, measure
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.figures import both_rounds
 from dflash_serve.bench.options import ProcessingOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import canvas, grouped_bars, table
 from dflash_serve.bench.turns import timed
 from dflash_serve.bench.workloads import encode, pick
 from dflash_serve.compose.directories import DEMO
@@ -27,7 +29,7 @@ from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_json_sche
 from dflash_serve.engine.plan import DecodeRow, OpenedRow, PrefillRow, RowSpec, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, LogitRules, SamplingParams
-from dflash_serve.measure.driver import Run, run_all
+from dflash_serve.measure.driver import Run
 from dflash_serve.measure.figures import middle, ratio
 from dflash_serve.measure.prompts import read_chats
 from dflash_serve.measure.results import Result
@@ -95,8 +97,9 @@ def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
     )
     entries = []
     for rows in options.rows:
-        calls = {name: _round_call(pair, option, rows) for name, option in OPTIONS.items()}
-        times = timed(list(calls.values()), options.repeats)
+        with ExitStack() as stack:
+            calls = {name: _round_call(stack, pair, one, rows) for name, one in OPTIONS.items()}
+            times = timed(list(calls.values()), options.repeats)
         for name, seconds in zip(calls, times, strict=True):
             entries.append(
                 {
@@ -109,9 +112,9 @@ def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
     return entries
 
 
-def _round_call(pair: Pair, option: RowOption, rows: int) -> Callable[[], object]:
+def _round_call(stack: ExitStack, pair: Pair, option: RowOption, rows: int) -> Callable[[], object]:
     """One round of ``rows`` rows that hold ``_HISTORY`` tokens each."""
-    runner = DeviceRunner(pair.target, pair.drafter, _BLOCK)
+    runner = stack.enter_context(closing(DeviceRunner(pair.target, pair.drafter, _BLOCK)))
     rng = np.random.default_rng(0)
     spec, sampling = option.spec, option.sampling
     opened = () if spec is None else tuple(OpenedRow(row, spec) for row in range(rows))
@@ -128,21 +131,15 @@ def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, 
     chats = [chat for chat in read_chats(DEMO / "heldout.jsonl") if chat.kind == "json"]
     plain = _requests(pair, pick(chats, options.prompts, options.seed))
     guided = [replace(request, grammar=_grammar(pair)) for request in plain]
-    runner, config = _runner(pair, rows)
-    arms = {"plain": plain, "schema": guided}
-    runs: dict[str, list[Run]] = {name: [] for name in arms}
-    for repeat in range(options.repeats + 1):
-        for name, requests in arms.items():
-            run = run_all(runner, config, requests)
-            if repeat:  # the first is untimed
-                runs[name].append(run)
-    rates = {name: middle([run.step_rate for run in own]) for name, own in runs.items()}
+    arms = [_arm(pair, rows, "plain", plain), _arm(pair, rows, "schema", guided)]
+    measure(arms, options.repeats)
+    rates = {arm.name: middle(arm.step_rates) for arm in arms}
     return {
         "rows": rows,
         "tokens_per_second": rates,
         "ratio": ratio(rates["schema"], rates["plain"]),
-        "rounds": {name: both_rounds(own[0].answers.values()) for name, own in runs.items()},
-        "round_ms": {name: 1e3 * _round_seconds(own) for name, own in runs.items()},
+        "rounds": {arm.name: both_rounds(arm.runs[0].answers.values()) for arm in arms},
+        "round_ms": {arm.name: 1e3 * _round_seconds(arm.runs) for arm in arms},
     }
 
 
@@ -154,15 +151,12 @@ def _neighbours(pair: Pair, options: ProcessingOptions) -> dict[str, Any]:
     one = _requests(pair, pick([chat for chat in chats if chat.kind == "json"], 1, options.seed))[0]
     one = replace(one, id="one", stop_tokens=frozenset(), max_tokens=64)
     seven = [replace(request, stop_tokens=frozenset(), max_tokens=64) for request in seven]
-    runner, config = _runner(pair, 8)
     alone = replace(one, grammar=_grammar(pair, "endless"))
-    seconds: dict[str, list[float]] = {"plain": [], "schema": []}
-    for repeat in range(options.repeats + 2):
-        for name, extra in (("plain", one), ("schema", alone)):
-            run = run_all(runner, config, [*seven, extra])
-            if repeat > 1:
-                steps = [s.total for s in run.steps if s.decode_rows == 8 and not s.prefill_rows]
-                seconds[name].append(middle(steps))
+    arms = [
+        _arm(pair, 8, name, [*seven, extra]) for name, extra in (("plain", one), ("schema", alone))
+    ]
+    measure(arms, options.repeats)
+    seconds = {arm.name: [_round_seconds([run], 8) for run in arm.runs] for arm in arms}
     ratios = [s / p for s, p in zip(seconds["schema"], seconds["plain"], strict=True)]
     return {
         "round_ms": {name: 1e3 * middle(taken) for name, taken in seconds.items()},
@@ -186,12 +180,10 @@ def _first_mask(vocab_size: int) -> dict[str, Any]:
     return {"median_ms": middle(times), "worst_ms": max(times)}
 
 
-def _runner(pair: Pair, rows: int) -> tuple[DeviceRunner, EngineConfig]:
+def _arm(pair: Pair, rows: int, name: str, requests: Sequence[EngineRequest]) -> Arm:
     runner = DeviceRunner(pair.target, pair.drafter, _BLOCK)
-    config = EngineConfig(
-        max_batch=rows, max_queue=1024, max_context=pair.target.max_context, block_size=_BLOCK
-    )
-    return runner, config
+    config = EngineConfig(rows, 1024, pair.target.max_context, block_size=_BLOCK)
+    return Arm(name, runner, config, requests)
 
 
 def _requests(pair: Pair, chats: Sequence[Chat]) -> list[EngineRequest]:
@@ -213,8 +205,10 @@ def _compiler(vocab_size: int) -> GrammarCompiler:
     return GrammarCompiler(text, vocab_size, [0, 2])
 
 
-def _round_seconds(runs: Sequence[Run]) -> float:
-    return middle([s.total for run in runs for s in run.steps if not s.prefill_rows])
+def _round_seconds(runs: Sequence[Run], least: int = 1) -> float:
+    """Of rounds with at least so many rows."""
+    steps = [step for run in runs for step in run.steps if not step.prefill_rows]
+    return middle([step.total for step in steps if step.decode_rows >= least])
 
 
 def tables(result: Result) -> list[Table]:
@@ -252,19 +246,14 @@ def tables(result: Result) -> list[Table]:
 
 def plot(result: Result) -> Figure:
     """Ratios of rounds with each option to rounds without."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(8, 4)
     entries = result.measured["rounds"]
-    numbers = sorted({entry["rows"] for entry in entries})
-    for at, rows in enumerate(numbers):
-        own = [entry for entry in entries if entry["rows"] == rows]
-        places = [index + 0.8 * at / len(numbers) for index in range(len(own))]
-        axes.barh(places, [e["ratio"] for e in own], 0.8 / len(numbers), label=f"{rows} rows")
-    names = [entry["option"] for entry in entries if entry["rows"] == numbers[0]]
-    axes.set_yticks(range(len(names)), names)
+    ratios: dict[str, list[float]] = {}
+    for entry in entries:
+        ratios.setdefault(f"{entry['rows']} rows", []).append(entry["ratio"])
+    grouped_bars(axes, list(dict.fromkeys(entry["option"] for entry in entries)), ratios, flat=True)
     axes.axvline(1.1, color="grey", linestyle="--", linewidth=1)
     axes.set(title="Cost of processing a round", xlabel="times a round without", xlim=(0, None))
-    axes.legend()
     return figure
 
 

@@ -15,22 +15,18 @@ from matplotlib.figure import Figure
 from mlx.utils import tree_flatten
 from rich.table import Table
 
-from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.cpu_weights import CpuWeights
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import load_target, on_cpu
 from dflash_serve.bench import figures
-from dflash_serve.bench.arms import Arm
+from dflash_serve.bench.arms import Arm, make_arm, measure
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, QuantisedOptions
 from dflash_serve.bench.pair import Pair, PairChoice, random_drafter
 from dflash_serve.bench.random_targets import RandomTarget, find_random_target, write_quantised
-from dflash_serve.bench.report import Source, table_of
-from dflash_serve.bench.turns import in_turns
+from dflash_serve.bench.report import Source, canvas, grouped_bars, table_of
 from dflash_serve.bench.work import make_work
-from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.measure.figures import middle, ratio
 from dflash_serve.measure.results import Result
 
@@ -68,15 +64,9 @@ def run(options: QuantisedOptions) -> Result:
     shape = find_random_target(options.random_target)
     with tempfile.TemporaryDirectory(prefix="quantised-") as directory:
         stored = write_quantised(Path(directory), shape, options.bits, options.group, options.seed)
-        try:
-            forms = [_form(name, Path(directory), shape, options) for name in FORMS]
-        except AdapterError as error:
-            raise BenchError(str(error)) from error
+        forms = [_form(name, Path(directory), shape, options) for name in FORMS]
     arms = [arm for form in forms for arm in form.arms]
-    references = [figures.tokens_of(arm.once()) for arm in arms][::2]
-    in_turns([arm.record for arm in arms], options.repeats)
-    for arm in arms:
-        arm.runner.close()
+    references = [figures.tokens_of(run) for run in measure(arms, options.repeats)[::2]]
     base = middle(forms[0].plain.step_rates)
     entries = [_entry(form, base, wanted) for form, wanted in zip(forms, references, strict=True)]
     different = sum(entry["different_answers"] for entry in entries)
@@ -112,11 +102,8 @@ def _form(name: str, directory: Path, shape: RandomTarget, options: QuantisedOpt
     work = make_work(decode, pair)
 
     def arm(block: int) -> Arm:
-        runner = DeviceRunner(target, work.drafter if block > 1 else None, block)
-        config = EngineConfig(
-            max_batch=options.batch, max_context=work.longest + block, block_size=block
-        )
-        return Arm(name, runner, config, work.requests)
+        drafter = work.drafter if block > 1 else None
+        return make_arm(pair, work, name, work.config(options.batch, block), drafter)
 
     return Form(name, pair, held, arm(1), arm(options.block_size))
 
@@ -159,12 +146,10 @@ def tables(result: Result) -> list[Table]:
 def plot(result: Result) -> Figure:
     """Tokens per second, plain and drafted."""
     forms = result.measured["forms"]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for shift, kind in ((-0.2, "plain"), (0.2, "drafted")):
-        rates = [form[f"{kind}_tokens_per_second"] for form in forms]
-        axes.bar([place + shift for place in range(len(forms))], rates, 0.4, label=kind)
-    axes.set_xticks(range(len(forms)), [form["name"] for form in forms])
+    figure, axes = canvas(7, 4)
+    rates = {
+        kind: [form[f"{kind}_tokens_per_second"] for form in forms] for kind in ("plain", "drafted")
+    }
+    grouped_bars(axes, [form["name"] for form in forms], rates)
     axes.set(ylabel="tokens/s", ylim=(0, None))
-    axes.legend()
     return figure

@@ -118,34 +118,26 @@ _GEMMA4: dict[str, Any] = {
     "use_double_wide_mlp": False,
 }
 
-_22M: dict[str, Any] = {
+_22M: dict[str, Any] = _TINY | {
     "model_type": "qwen3",
     "hidden_size": 384,
     "num_hidden_layers": 12,
     "intermediate_size": 1024,
     "num_attention_heads": 6,
-    "num_key_value_heads": 2,
     "head_dim": 64,
-    "rms_norm_eps": 1e-6,
     "vocab_size": 8192,
     "max_position_embeddings": 32768,
     "rope_theta": 1000000.0,
-    "tie_word_embeddings": True,
 }
 
-_100M: dict[str, Any] = {
-    "model_type": "qwen3",
+_100M: dict[str, Any] = _22M | {
     "hidden_size": 768,
     "num_hidden_layers": 14,
     "intermediate_size": 2048,
     "num_attention_heads": 12,
     "num_key_value_heads": 4,
-    "head_dim": 64,
-    "rms_norm_eps": 1e-6,
     "vocab_size": 16384,
     "max_position_embeddings": 4096,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": True,
 }
 
 

@@ -1,7 +1,7 @@
 """What a measurement leaves behind: a JSON file, a plot beside it and tables on the terminal."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
@@ -18,6 +18,7 @@ from dflash_serve.measure.plots import save_figure
 from dflash_serve.measure.results import Result, document, uncommitted
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RESULTS = Path("docs/results")
@@ -106,6 +107,26 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return str(value)
+
+
+def canvas(width: float, height: float) -> "tuple[Figure, Axes]":
+    """A picture of so many inches, and its one field."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - dflash-doctor draws nothing
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def grouped_bars(
+    axes: "Axes", names: Sequence[str], groups: Mapping[str, Sequence[float]], *, flat: bool = False
+) -> None:
+    """At every name a bar of each group, side by side."""
+    size = 0.8 / len(groups)
+    for at, (label, values) in enumerate(groups.items()):
+        places = [place + (at - (len(groups) - 1) / 2) * size for place in range(len(names))]
+        (axes.barh if flat else axes.bar)(places, values, size, label=label)
+    (axes.set_yticks if flat else axes.set_xticks)(range(len(names)), names)
+    axes.legend()
 
 
 def show(*tables: Table) -> None:

@@ -16,19 +16,16 @@ from dflash_serve.bench.options import ServeOptions
 from dflash_serve.bench.pair import target_directory
 from dflash_serve.bench.report import table_of, times
 from dflash_serve.bench.spawn import Spawned, spawned
-from dflash_serve.bench.workloads import GENERIC, pick
-from dflash_serve.compose.directories import DEMO
+from dflash_serve.bench.workloads import chats_of, pick
 from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import Acceptance, RoundCount, middle, percentile, ratio
-from dflash_serve.measure.prompts import read_chats
 from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
 
 
 def run(options: ServeOptions) -> Result:
     """Start what is to be started, load it, stop it."""
-    path = options.prompt_file or DEMO / "heldout.jsonl"
-    chats = read_chats(path) if options.prompt_file or path.exists() else list(GENERIC)
+    chats = chats_of(options.prompt_file)
     with contextlib.ExitStack() as stack:
         servers = _start(options, stack)
         endpoints = _endpoints(options, servers)

@@ -1,6 +1,7 @@
-"""Servers that a measurement starts itself and stops at its end: our own, and mlx-lm's as rival."""
+"""Processes of a measurement: servers, our own and mlx-lm's as rival, and jobs with one result."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -8,21 +9,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import psutil
 
-from dflash_serve.bench.baseline import environment
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.kernels import cpu_blas
 
 KINDS = ("dflash", "dflash-plain", "mlx-lm", "mlx-lm-blas")
 """dflash-plain: without speculation. mlx-lm: as installed; -blas: over this package's matmul."""
 
-_START, _STOP, _POLL = 180.0, 20.0, 0.1
+_START, _STOP, _POLL, _JOB = 180.0, 20.0, 0.1, 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +127,38 @@ def _stop(process: psutil.Popen) -> None:
     except psutil.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def environment(variant: str) -> dict[str, str]:
+    """Of a process with the stock matmul, or for float32-blas with this package's."""
+    changed = dict(os.environ) | {"DFLASH_CPU_BLAS": "off", "HF_HUB_OFFLINE": "1"}
+    if variant == "float32-blas":
+        library = cpu_blas.status().path
+        if library is None:
+            raise BenchError("float32-blas needs this package's matmul, which is not loaded here")
+        changed["LD_PRELOAD"] = str(library)
+    return changed
+
+
+def run_job(name: str, command: Sequence[str], job: Any, variables: Mapping[str, str]) -> Any:
+    """The JSON in the last line that a process writes, which gets ``job`` as JSON.
+
+    Raises:
+        BenchError: it failed, took too long or wrote none; ``name`` says what it is.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            env=variables,
+            timeout=_JOB,
+            check=True,
+        )
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
+        raise BenchError(f"{name} failed: {reason[0]}") from error
+    except (subprocess.TimeoutExpired, OSError, ValueError, IndexError) as error:
+        raise BenchError(f"{name} gave no result: {error}") from error

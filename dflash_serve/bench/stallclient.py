@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.rawstream import raw_stream
+from dflash_serve.measure.endpoint import headers
 
 Arrivals = list[list[float]]
 """For each stream that was read, when its chunks came."""
@@ -24,7 +25,7 @@ _TIMEOUT = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request that a server has to refuse, but not before it has looked at all of it."""
+    """A request: of `bodies` one that a server refuses after it has looked at all of it."""
 
     name: str
     path: str
@@ -69,12 +70,14 @@ def _body(name: str, path: str, fields: dict[str, object], model: str) -> Body:
     return Body(name, path, json.dumps({"model": model} | fields).encode())
 
 
-def send(port: int, body: Body) -> tuple[Window, int]:
+def send(port: int, body: Body, key: str | None = None) -> tuple[Window, int]:
     """From the request's first byte to the last of its answer; and the status."""
     wire = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
     try:
         begin = time.perf_counter()
-        wire.request("POST", body.path, body.content, {"Content-Type": "application/json"})
+        wire.request(
+            "POST", body.path, body.content, {"Content-Type": "application/json", **headers(key)}
+        )
         answer = wire.getresponse()
         answer.read()
         return Window(begin, time.perf_counter()), answer.status

@@ -9,7 +9,7 @@ import http.client
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,15 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.adapters.base import AdapterError
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import StallsOptions
 from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import table, table_of
+from dflash_serve.bench.report import canvas, grouped_bars, table, table_of
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.bench.stallclient import (
     Arrivals,
+    Body,
     Readers,
     Window,
     bodies,
@@ -35,7 +35,7 @@ from dflash_serve.bench.stallclient import (
     send,
 )
 from dflash_serve.compose.directories import checkpoints
-from dflash_serve.compose.options import EngineOptions, OptionsError
+from dflash_serve.compose.options import EngineOptions
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
@@ -66,41 +66,43 @@ class _Disturbed:
 
 def run(options: StallsOptions) -> Result:
     """All parts, one after the other."""
+    parts = (
+        ("bodies", options.repeats, _send_bodies, _REFUSED),
+        ("swaps", options.swaps, _swap, _DONE),
+    )
+    wanted = {name: (disturb, status) for name, count, disturb, status in parts if count}
     measured: dict[str, Any] = {}
-    failures: list[str] = []
-    if options.repeats:
-        measured["bodies"] = _beside_streams(options, _send_bodies)
-        failures += _unexpected(measured["bodies"], _REFUSED)
-    if options.swaps:
-        measured["swaps"] = _beside_streams(options, _swap)
-        failures += _unexpected(measured["swaps"], _DONE)
+    if wanted:
+        measured |= _beside_streams(options, {name: one for name, (one, _) in wanted.items()})
+    failures = [
+        f"{row['name']}: status {found}"
+        for name, (_, status) in wanted.items()
+        for row in measured[name]
+        for found in row["statuses"]
+        if found != status
+    ]
     if options.prompt:
         measured["short_behind_long"] = _short_behind_long(options)
     settings = options.recorded()
     return Result("stalls", settings, measured, tuple(failures))
 
 
-def _unexpected(rows: Sequence[dict[str, Any]], status: int) -> list[str]:
-    return [
-        f"{row['name']}: status {found}"
-        for row in rows
-        for found in row["statuses"]
-        if found != status
-    ]
+_Disturb = Callable[[StallsOptions, int, str], list[_Disturbed]]
 
 
-_Disturb = Callable[[StallsOptions, Spawned, int, str], list[_Disturbed]]
-
-
-def _beside_streams(options: StallsOptions, disturb: _Disturb) -> list[dict[str, Any]]:
+def _beside_streams(
+    options: StallsOptions, parts: Mapping[str, _Disturb]
+) -> dict[str, list[dict[str, Any]]]:
+    """Every part, one after the other beside the same streams."""
     directory = target_directory(options.target)
     keys = ("--admin-key", _ADMIN_KEY)
     with spawned("dflash", options.target, options.drafter, directory, keys) as server:
         port, model = _port(server), first_model(server.base_url)
         with reading(port, model, options.streams) as readers:
             time.sleep(_SETTLE)
-            disturbed = disturb(options, server, port, model)
-            return _rows(disturbed, _stopped(readers))
+            disturbed = {name: disturb(options, port, model) for name, disturb in parts.items()}
+            arrivals = _stopped(readers)
+    return {name: _rows(ones, arrivals) for name, ones in disturbed.items()}
 
 
 def _port(server: Spawned) -> int:
@@ -114,9 +116,7 @@ def _stopped(readers: Readers) -> Arrivals:
     return arrivals
 
 
-def _send_bodies(
-    options: StallsOptions, server: Spawned, port: int, model: str
-) -> list[_Disturbed]:
+def _send_bodies(options: StallsOptions, port: int, model: str) -> list[_Disturbed]:
     """Each body beside the streams, ``repeats`` times, in turns."""
     done = []
     kinds = bodies(model, options.body_bytes)
@@ -130,30 +130,22 @@ def _send_bodies(
     return done
 
 
-def _swap(options: StallsOptions, server: Spawned, port: int, model: str) -> list[_Disturbed]:
+def _swap(options: StallsOptions, port: int, model: str) -> list[_Disturbed]:
     """The drafter by itself, so that everything but the weights is as before."""
-    drafter = _drafter(options)
-    content = json.dumps({"drafter": drafter}).encode()
+    content = json.dumps({"drafter": _drafter(options)}).encode()
+    body = Body("a swap of the drafter", "/admin/drafter", content)
     done = []
     for _ in range(options.swaps):
         quiet = _wait(max(1.0, options.quiet))
-        wire = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        head = {"Content-Type": "application/json", "Authorization": f"Bearer {_ADMIN_KEY}"}
-        begin = time.perf_counter()
-        wire.request("POST", "/admin/drafter", content, head)
-        status = wire.getresponse().status
-        during = Window(begin, time.perf_counter() + options.quiet)  # the first rounds with it
+        swap, status = send(port, body, key=_ADMIN_KEY)
         time.sleep(options.quiet)
-        wire.close()
-        done.append(_Disturbed("a swap of the drafter", quiet, during, status))
+        during = Window(swap.begin, swap.end + options.quiet)  # the first rounds with it
+        done.append(_Disturbed(body.name, quiet, during, status))
     return done
 
 
 def _drafter(options: StallsOptions) -> str:
-    try:
-        _, drafter = checkpoints(EngineOptions(target=options.target, drafter=options.drafter))
-    except (AdapterError, OptionsError) as error:
-        raise BenchError(str(error)) from error
+    _, drafter = checkpoints(EngineOptions(target=options.target, drafter=options.drafter))
     if drafter is None:
         raise BenchError("--drafter none has nothing to swap: give --swaps 0")
     return str(drafter)
@@ -245,16 +237,11 @@ def tables(result: Result) -> list[Table]:
 def plot(result: Result) -> Figure:
     """The longest gap of quiet streams beside that of disturbed ones."""
     rows = _all_rows(result)
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    names = [row["name"] for row in rows]
-    places = range(len(rows))
-    axes.barh([at - 0.2 for at in places], [row["quiet_ms"] for row in rows], 0.4, label="quiet")
-    axes.barh([at + 0.2 for at in places], [row["during_ms"] for row in rows], 0.4, label="during")
-    axes.set_yticks(list(places), names)
+    figure, axes = canvas(8, 4)
+    gaps = {name: [row[f"{name}_ms"] for row in rows] for name in ("quiet", "during")}
+    grouped_bars(axes, [row["name"] for row in rows], gaps, flat=True)
     axes.set(title="What holds streams up", xlabel="longest gap between chunks, ms")
     axes.invert_yaxis()
-    axes.legend()
     return figure
 
 

@@ -14,7 +14,7 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import Endpoint, run_load
 from dflash_serve.bench.options import StartOptions
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import canvas, table
 from dflash_serve.bench.spawn import spawned
 from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle
@@ -79,8 +79,7 @@ def tables(result: Result) -> list[Table]:
 
 def plot(result: Result) -> Figure:
     """Every repeat of every phase."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(6, 4)
     for position, key in enumerate(_PHASES):
         repeats = result.measured[key]["repeats"]
         axes.plot([position] * len(repeats), repeats, "o")

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from dflash_serve.bench.options import StopsOptions
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import canvas, table
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle, percentile
@@ -169,8 +169,7 @@ def tables(result: Result) -> list[Table]:
 
 def plot(result: Result) -> Figure:
     """Every stop: seconds to exit over seconds of load."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(6, 4)
     for good in (True, False):
         stops = [s for s in result.measured["stops"] if (s["exit_code"] == 0) is good]
         label = "exit code 0" if good else "other exit code"

@@ -5,7 +5,6 @@ ratio within a repeat; each run begins with no knowledge of the drafts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -13,18 +12,14 @@ from rich.table import Table
 
 from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.bench import figures
-from dflash_serve.bench.arms import Arm
+from dflash_serve.bench.arms import Arm, make_arm, measure
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions, SweepOptions
 from dflash_serve.bench.pair import Pair, load_pair
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import canvas, table
 from dflash_serve.bench.simulated import EchoDrafter
-from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import Work, make_work
 from dflash_serve.engine.block_policy import widths_to
-from dflash_serve.engine.config import EngineConfig
-from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 
@@ -95,8 +90,8 @@ class _Sets:
         """As many requests as ``mixed`` has, of the kinds that commit most per round."""
         assert self._pair.drafter is not None
         block = self._pair.drafter.block_size
-        with closing(DeviceRunner(self._pair.target, mixed.drafter, block)) as runner:
-            run = Arm("easy", runner, _config(mixed, 4, block), mixed.requests).once()
+        arm = make_arm(self._pair, mixed, "easy", mixed.config(4, block), mixed.drafter)
+        (run,) = measure([arm], 0)
         grouped = figures.by_kind(run.answers, mixed.kinds)
         taus = {
             kind: figures.both_rounds(answers)["tokens_per_round"]
@@ -127,11 +122,8 @@ class _Case:
     def measured(self, name: str, repeats: int) -> dict[str, Any]:
         """Every arm once untimed, then in turns."""
         arms = [self._plain, *self._fixed, self._auto]
-        reference, *_ = [figures.tokens_of(arm.once()) for arm in arms]
-        in_turns([arm.record for arm in arms], repeats)
-        for arm in arms:
-            arm.runner.close()
-        return self._entry(name, arms, reference)
+        reference, *_ = measure(arms, repeats)
+        return self._entry(name, arms, figures.tokens_of(reference))
 
     def _entry(
         self, name: str, arms: Sequence[Arm], reference: Mapping[str, Sequence[int]]
@@ -164,24 +156,12 @@ class _Case:
 
     def _arm(self, name: str, block: int, *, drafts: bool = True, adaptive: bool = False) -> Arm:
         drafter = self._work.drafter if drafts else None
-        runner = DeviceRunner(self._pair.target, drafter, block)
-        config = _config(self._work, self._batch, block, adaptive=adaptive)
-        costs = measured_costs(runner, config, runner.bytes_for) if adaptive else ()
-        return Arm(name, runner, config, self._work.requests, self._pair.directory, costs)
+        config = self._work.config(self._batch, block, adaptive=adaptive)
+        return make_arm(self._pair, self._work, name, config, drafter)
 
 
 def _ratio(arm: Arm, other: Arm) -> float:
     return middle([one / two for one, two in zip(arm.step_rates, other.step_rates, strict=True)])
-
-
-def _config(work: Work, batch: int, block: int, *, adaptive: bool = False) -> EngineConfig:
-    return EngineConfig(
-        max_batch=batch,
-        max_queue=len(work.requests),
-        max_context=work.longest + block,
-        block_size=block,
-        adaptive=adaptive,
-    )
 
 
 def _misses(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -209,8 +189,7 @@ def tables(result: Result) -> list[Table]:
 
 def plot(result: Result) -> Figure:
     """Speed over plain decoding by arm, one line per set and batch."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(9, 4)
     for case in result.measured["cases"]:
         arms = case["arms"]
         label = f"{case['set']}, {case['batch']}"

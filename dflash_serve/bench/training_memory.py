@@ -23,7 +23,7 @@ from dflash_serve.adapters.planned import planned_weights
 from dflash_serve.adapters.target_config import text_config
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingMemoryOptions
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import canvas, grouped_bars, table
 from dflash_serve.bench.shape_configs import TRAINED
 from dflash_serve.measure.results import Result
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config
@@ -194,22 +194,16 @@ def tables(result: Result) -> list[Table]:
 
 def plot(result: Result) -> Figure:
     """Peaks as measured and as planned."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    labels = [
-        f"{name}\n{layers} layers"
+    figure, axes = canvas(7, 3.2)
+    steps = [
+        (f"{name}\n{layers} layers", step)
         for name, found in result.measured.items()
-        for layers in found["steps"]
+        for layers, step in found["steps"].items()
     ]
-    for offset, key in ((-0.2, "peak_bytes"), (0.2, "planned_bytes")):
-        heights = [
-            step[key] / 1e9
-            for found in result.measured.values()
-            for step in found["steps"].values()
-        ]
-        places = [place + offset for place in range(len(heights))]
-        axes.bar(places, heights, width=0.4, label=key.removesuffix("_bytes"))
-    axes.set_xticks(range(len(labels)), labels, fontsize=7)
+    heights = {
+        kind: [step[f"{kind}_bytes"] / 1e9 for _, step in steps] for kind in ("peak", "planned")
+    }
+    grouped_bars(axes, [label for label, _ in steps], heights)
+    axes.tick_params(axis="x", labelsize=7)
     axes.set_ylabel("GB")
-    axes.legend()
     return figure

@@ -4,9 +4,9 @@ Random weights and features, no target in the step: what is measured is the step
 """
 
 import gc
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -23,6 +23,7 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingStepOptions
 from dflash_serve.bench.plain_step import PlainStep
 from dflash_serve.bench.report import table
+from dflash_serve.bench.turns import timed
 from dflash_serve.kernels.updates import AdamW
 from dflash_serve.measure.results import Result
 from dflash_serve.training.data.example import Example
@@ -103,8 +104,6 @@ def _measure(shape: Shape, rounds: int) -> dict[str, Any]:
     if not shape.plain:
         return found
     steps = {kind: make(shape) for kind, make in kinds.items()}
-    for step in steps.values():
-        step(batch)
     found["seconds_per_step"] = _seconds(steps, batch, shape.steps, rounds)
     found |= _ratios(found)
     if shape is SHAPES["demo"]:
@@ -138,14 +137,13 @@ def _seconds(
     steps: dict[str, Step], batch: StepBatch, count: int, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds per step of each kind, one figure per round; the kinds take turns."""
-    taken: dict[str, list[float]] = {kind: [] for kind in steps}
-    for _ in range(rounds):
-        for kind, step in steps.items():
-            started = time.perf_counter()
-            for _ in range(count):
-                step(batch)
-            taken[kind].append((time.perf_counter() - started) / count)
-    return taken
+
+    def several(step: Step) -> None:
+        for _ in range(count):
+            step(batch)
+
+    taken = timed([partial(several, step) for step in steps.values()], rounds)
+    return {kind: [own / count for own in each] for kind, each in zip(steps, taken, strict=True)}
 
 
 def _growth(step: Step, batch: StepBatch) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What `dflash-bench decode` measures with: its options, its requests, and simulated drafts."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from dflash_serve.adapters.base import DraftAdapter
-from dflash_serve.bench.options import DecodeOptions
+from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
+from dflash_serve.bench.options import DecodeOptions, ExactOptions, RecordOptions
 from dflash_serve.bench.pair import Pair
 from dflash_serve.bench.simulated import (
     SimulatedDrafter,
@@ -19,22 +19,11 @@ from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
-from dflash_serve.measure.driver import run_all
+from dflash_serve.measure.driver import Run, run_all
 from dflash_serve.measure.prompts import read_chats
 
 _SEGMENTS = 4
 """Different stretches of one greedy sequence that a simulated run's requests continue."""
-
-
-class PromptOptions(Protocol):
-    """Where prompts come from; ``prompt_length`` is for random ids alone."""
-
-    @property
-    def prompt_file(self) -> Path | None: ...
-    @property
-    def prompt_length(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +45,12 @@ class Work:
         prompts = sum(len(request.prompt) for request in self.requests) // len(self.requests)
         return prompts + self.requests[0].max_tokens // 2
 
+    def config(self, batch: int, block: int, **changes: Any) -> EngineConfig:
+        """Of an engine that holds all requests, ``batch`` of them in its rows."""
+        longest = self.longest + block
+        waiting = len(self.requests)
+        return EngineConfig(batch, waiting, longest, block_size=block, **changes)
+
 
 def make_work(options: DecodeOptions, pair: Pair) -> Work:
     """The requests that ``options`` describe, for a pair with a drafter."""
@@ -68,7 +63,9 @@ def _prompted_work(options: DecodeOptions, pair: Pair) -> Work:
     return _work(options, make_prompts(options, pair, count), pair.drafter)
 
 
-def make_prompts(options: PromptOptions, pair: Pair, count: int) -> list[Prompt]:
+def make_prompts(
+    options: DecodeOptions | ExactOptions | RecordOptions, pair: Pair, count: int
+) -> list[Prompt]:
     """Held-out or given prompts by the target's template; random ids for random weights."""
     path = options.prompt_file
     if pair.directory is None or (path is None and not _has_demo_prompts(pair)):
@@ -112,11 +109,16 @@ def _simulated_work(options: DecodeOptions, pair: Pair) -> Work:
 
 def _greedy(pair: Pair, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
     """``prompt`` and what plain decoding makes of it."""
-    runner = DeviceRunner(pair.target, None, 1)
-    config = EngineConfig(max_batch=1, max_context=len(prompt) + tokens)
-    run = run_all(runner, config, [EngineRequest("oracle", prompt, tokens)])
-    runner.close()  # its traces go on the thread that made them
+    run = decode_plainly(pair.target, [EngineRequest("oracle", prompt, tokens)])
     return prompt + tuple(run.answers["oracle"].tokens)
+
+
+def decode_plainly(target: TargetAdapter, requests: Sequence[EngineRequest], batch: int = 1) -> Run:
+    """What plain decoding makes of requests, ``batch`` at a time."""
+    longest = max(len(request.prompt) + request.max_tokens for request in requests)
+    config = EngineConfig(batch, len(requests), longest)
+    with closing(DeviceRunner(target, None, 1)) as runner:  # its traces go on this thread
+        return run_all(runner, config, requests)
 
 
 def _work(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.compose.cards import stop_tokens
+from dflash_serve.compose.directories import DEMO
+from dflash_serve.measure.prompts import read_chats
 from dflash_serve.measure.shapes import Chat
 from dflash_serve.text.tokenizer import ChatTokenizer
 
@@ -38,6 +40,14 @@ GENERIC = tuple(
     )
 )
 """For a server of which nothing is known, where no prompt file is given."""
+
+
+def chats_of(path: Path | None, *, demo: bool = True) -> list[Chat]:
+    """Of a file; without one the demo's held-out ones, where they are and suit, or `GENERIC`."""
+    held_out = DEMO / "heldout.jsonl"
+    if path is None and not (demo and held_out.exists()):
+        return list(GENERIC)
+    return read_chats(path or held_out)
 
 
 def pick(chats: Sequence[Chat], count: int, seed: int) -> list[Chat]:

@@ -72,18 +72,14 @@ def test_a_stored_pair_gives_equal_tokens_and_all_figures(stored: Stored, tmp_pa
     assert len(decode.tables(result)) == 4
 
 
-def test_always_right_drafts_fill_every_block() -> None:
-    result = simulated(acceptance=1.0)
-    # 12 tokens after the first one: three full blocks
-    assert arm(result, 4)["tokens_per_round"] == 4.0
-    assert arm(result, 4)["accepted_per_proposed"] == 1.0
-    assert result.failures == ()
-
-
-def test_always_wrong_drafts_cost_one_round_per_token() -> None:
-    result = simulated(acceptance=0.0)
-    assert arm(result, 4)["tokens_per_round"] == 1.0
-    assert arm(result, 4)["accepted"] == 0
+@pytest.mark.parametrize(("acceptance", "tokens_per_round"), [(1.0, 4.0), (0.0, 1.0)])
+def test_drafts_fill_every_block_or_cost_a_round_per_token(
+    acceptance: float, tokens_per_round: float
+) -> None:
+    """12 tokens after the first one: three full blocks, or twelve rounds."""
+    result = simulated(acceptance=acceptance)
+    assert arm(result, 4)["tokens_per_round"] == tokens_per_round
+    assert arm(result, 4)["accepted_per_proposed"] == acceptance
     assert result.failures == ()
 
 

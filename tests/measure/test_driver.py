@@ -1,6 +1,7 @@
 """The driver's books: what a round committed, what was a prompt's first token, what a stop cuts."""
 
 from collections.abc import Callable
+from itertools import chain, repeat
 
 import pytest
 
@@ -15,14 +16,18 @@ from tests.engine.results import step_result
 STOP = 99
 
 
-class Scripted:
-    """Every prompt is answered by 1; every round commits 2, 3, 4 as far as its block goes."""
+class Script:
+    """Every prompt begins with token 1; every round of ``rounds`` is what the device commits.
+
+    Cut at the row's block; the last round comes again.
+    """
+
+    def __init__(self, *rounds: tuple[int, ...]) -> None:
+        self._rounds = chain(rounds, repeat(rounds[-1]))
 
     def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
-        return step_result(
-            tuple(1 for _ in plan.prefill),
-            tuple((2, 3, 4)[: row.block] for row in plan.decode),
-        )
+        decode = tuple(next(self._rounds)[: row.block] for row in plan.decode)
+        return step_result((1,) * len(plan.prefill), decode)
 
     def close(self) -> None:
         pass
@@ -30,7 +35,7 @@ class Scripted:
 
 def test_rounds_are_counted_without_the_first_token() -> None:
     config = EngineConfig(max_batch=2, block_size=3)
-    run = run_all(Scripted(), config, [EngineRequest("a", (5, 6), 6)])
+    run = run_all(Script((2, 3, 4)), config, [EngineRequest("a", (5, 6), 6)])
     answer = run.answers["a"]
     assert answer.tokens == [1, 2, 3, 4, 2, 3]
     assert answer.committed == [3, 2]
@@ -41,7 +46,7 @@ def test_rounds_are_counted_without_the_first_token() -> None:
 def test_tokens_behind_a_stop_do_not_count() -> None:
     config = EngineConfig(max_batch=1, block_size=3)
     request = EngineRequest("a", (5,), 20, stop_tokens=frozenset({3}))
-    answer = run_all(Scripted(), config, [request]).answers["a"]
+    answer = run_all(Script((2, 3, 4)), config, [request]).answers["a"]
     assert answer.finish is FinishReason.STOP
     assert answer.tokens == [1, 2]
     assert answer.committed == [2]  # the 2 and the stop token
@@ -51,7 +56,7 @@ def test_tokens_behind_a_stop_do_not_count() -> None:
 
 
 def test_a_cancelled_request_keeps_its_tokens() -> None:
-    driver = Driver(Scripted(), EngineConfig(max_batch=1, block_size=3))
+    driver = Driver(Script((2, 3, 4)), EngineConfig(max_batch=1, block_size=3))
     driver.add(EngineRequest("a", (5,), 50))
     driver.step()
     driver.step()
@@ -60,19 +65,6 @@ def test_a_cancelled_request_keeps_its_tokens() -> None:
     assert run.answers["a"].finish is FinishReason.ABORTED
     assert run.answers["a"].tokens == [1, 2, 3, 4]
     assert run.stats.free_slots == run.stats.slots
-
-
-class Script:
-    """Every prompt begins with token 1; every round of ``rounds`` is what the device commits."""
-
-    def __init__(self, *rounds: tuple[int, ...]) -> None:
-        self._rounds = iter(rounds)
-
-    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
-        return step_result((1,) * len(plan.prefill), tuple(next(self._rounds) for _ in plan.decode))
-
-    def close(self) -> None:
-        pass
 
 
 def driven(script: Script, *max_tokens: int) -> dict[str, Answer]:
