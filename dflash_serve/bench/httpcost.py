@@ -5,25 +5,20 @@ server is at work; the second from a real pair, over a kept-alive connection and
 """
 
 import asyncio
-import contextlib
-import http.client
 import json
-import multiprocessing
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.clients import Client, beside, read_streams, time_requests
 from dflash_serve.bench.inprocess import Served, context_for, serving
 from dflash_serve.bench.options import HttpOptions
 from dflash_serve.bench.pace import PacedEngine
 from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.rawstream import raw_stream
 from dflash_serve.bench.report import canvas, table
 from dflash_serve.bench.workloads import GENERIC, chats_of, pick
 from dflash_serve.compose.directories import checkpoints
@@ -38,7 +33,6 @@ from dflash_serve.server.settings import Settings
 from dflash_serve.text.stream import Detokenizer
 from dflash_serve.text.tokenizer import ChatTokenizer
 
-_PATH = "/v1/chat/completions"
 _MODEL = "measured"
 _WARM_UP = 6
 
@@ -64,10 +58,8 @@ def _first_text(options: HttpOptions) -> dict[str, Any]:
         engines.append(engine)
         return context_for(engine, target, names)
 
-    with (
-        serving(make) as served,
-        contextlib.closing(_Sides(served, engines[0], tokenizer)) as sides,
-    ):
+    with serving(make) as served, beside(time_requests, served.port) as client:
+        sides = _Sides(served, engines[0], tokenizer, client)
         for chat in [*chats, *chats][:_WARM_UP]:
             sides.measure(chat, 0)
         samples = [sides.measure(chat, number) for number, chat in enumerate(chats)]
@@ -86,18 +78,13 @@ class _Sample:
 class _Sides:
     """One engine, reached over a kept-alive connection from another process and directly."""
 
-    def __init__(self, served: Served, engine: AsyncEngine, tokenizer: ChatTokenizer) -> None:
+    def __init__(
+        self, served: Served, engine: AsyncEngine, tokenizer: ChatTokenizer, client: Client
+    ) -> None:
         self._served = served
         self._engine = engine
         self._tokenizer = tokenizer
-        spawn = multiprocessing.get_context("spawn")
-        self._client, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=time_requests, args=(served.port, theirs))
-        self._process.start()
-
-    def close(self) -> None:
-        self._client.close()
-        self._process.join()
+        self._client = client
 
     def measure(self, chat: Chat, number: int) -> _Sample:
         """Both ways, the order changing from sample to sample."""
@@ -116,11 +103,7 @@ class _Sides:
             "temperature": 0,
             "stream": True,
         }
-        self._client.send(json.dumps(body))
-        try:
-            first, text = self._client.recv()
-        except EOFError as error:
-            raise BenchError("the client ended early") from error
+        first, text = self._client.ask(json.dumps(body))
         return first, text
 
     async def _direct(self, prompt: tuple[int, ...], number: int) -> float:
@@ -134,38 +117,6 @@ class _Sides:
             if text and not first:
                 first = time.perf_counter() - started
         return first
-
-
-def time_requests(port: int, orders: Connection) -> None:
-    """Send each body that comes; answer with seconds to the first byte and to the first text.
-
-    Runs in a process of its own: a client that shared the server's interpreter would wait for it.
-    """
-    wire = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    with contextlib.suppress(EOFError), contextlib.closing(wire):
-        while True:
-            orders.send(_timed(wire, orders.recv()))
-
-
-def _timed(wire: http.client.HTTPConnection, body: str) -> tuple[float, float]:
-    started = time.perf_counter()
-    wire.request("POST", _PATH, body, {"Content-Type": "application/json"})
-    answer = wire.getresponse()
-    first = time.perf_counter() - started
-    text = 0.0
-    for line in answer:
-        if not text and line.startswith(b"data: {") and _has_text(line):
-            text = time.perf_counter() - started
-    if answer.status != http.client.OK or not text:
-        raise BenchError(f"status {answer.status}, and no text in the stream")
-    return first, text
-
-
-def _has_text(line: bytes) -> bool:
-    return any(
-        choice["delta"].get("content") or choice["delta"].get("reasoning")
-        for choice in json.loads(line[6:])["choices"]
-    )
 
 
 def _differences(samples: Sequence[_Sample]) -> dict[str, Any]:
@@ -257,29 +208,8 @@ def _since(before: _Cpu, after: _Cpu) -> _Cpu:
 
 def _stream(served: Served, streams: int) -> None:
     """Read ``streams`` streams to their end, in another process."""
-    spawn = multiprocessing.get_context("spawn")
-    reader = spawn.Process(target=read_streams, args=(served.port, streams))
-    reader.start()
-    reader.join()
-    if reader.exitcode != 0:
-        raise BenchError(f"the reader of the streams ended with {reader.exitcode}")
-
-
-def read_streams(port: int, streams: int) -> None:
-    """Ask for ``streams`` streams at once and read them to their end."""
-    asyncio.run(_read_all(port, streams))
-
-
-async def _read_all(port: int, streams: int) -> None:
-    await asyncio.gather(*(_read(port) for _ in range(streams)))
-
-
-async def _read(port: int) -> None:
-    body = {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}]}
-    async with raw_stream(port, body) as reader:
-        seen = await reader.read()
-    if b"data: [DONE]" not in seen:
-        raise BenchError(f"a stream ended early: {seen[-200:]!r}")
+    with beside(read_streams, served.port, _MODEL, streams) as client:
+        client.ask()
 
 
 _FIRST = {

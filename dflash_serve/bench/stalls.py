@@ -18,22 +18,23 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from dflash_serve.bench.clients import (
+    Arrivals,
+    Body,
+    Client,
+    Window,
+    beside,
+    bodies,
+    longest_gap,
+    read_on,
+    send,
+)
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import StallsOptions
 from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
 from dflash_serve.bench.report import canvas, grouped_bars, table, table_of
 from dflash_serve.bench.spawn import Spawned, spawned
-from dflash_serve.bench.stallclient import (
-    Arrivals,
-    Body,
-    Readers,
-    Window,
-    bodies,
-    longest_gap,
-    reading,
-    send,
-)
 from dflash_serve.compose.directories import checkpoints
 from dflash_serve.compose.options import EngineOptions
 from dflash_serve.engine.config import EngineConfig
@@ -98,7 +99,7 @@ def _beside_streams(
     keys = ("--admin-key", _ADMIN_KEY)
     with spawned("dflash", options.target, options.drafter, directory, keys) as server:
         port, model = _port(server), first_model(server.base_url)
-        with reading(port, model, options.streams) as readers:
+        with beside(read_on, port, model, options.streams) as readers:
             time.sleep(_SETTLE)
             disturbed = {name: disturb(options, port, model) for name, disturb in parts.items()}
             arrivals = _stopped(readers)
@@ -109,8 +110,8 @@ def _port(server: Spawned) -> int:
     return int(server.base_url.rpartition(":")[2].partition("/")[0])
 
 
-def _stopped(readers: Readers) -> Arrivals:
-    arrivals = readers.stop()
+def _stopped(readers: Client) -> Arrivals:
+    arrivals: Arrivals = readers.ask()
     if not any(arrivals):
         raise BenchError("no stream gave a chunk")
     return arrivals

@@ -3,8 +3,8 @@
 import pytest
 
 from dflash_serve.bench import stalls
+from dflash_serve.bench.clients import Window, bodies, longest_gap
 from dflash_serve.bench.options import StallsOptions
-from dflash_serve.bench.stallclient import Window, bodies, longest_gap
 from tests.bench.conftest import Stored
 
 

@@ -1,0 +1,255 @@
+"""Clients of a server that is measured: large bodies, and readers in a process of their own.
+
+A client that shared a server's interpreter would wait for it. Imports no MLX.
+
+Times are those of `time.perf_counter`, which all processes of a machine share.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import itertools
+import json
+import multiprocessing
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dflash_serve.bench.errors import BenchError
+from dflash_serve.measure.endpoint import headers
+
+Arrivals = list[list[float]]
+"""For each stream that was read, when its chunks came."""
+_TIMEOUT = 120.0
+_CHAT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request: of `bodies` one that a server refuses after it has looked at all of it."""
+
+    name: str
+    path: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of time in seconds."""
+
+    begin: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+
+def bodies(model: str, size: int) -> list[Body]:
+    """One of each kind of body, each of at most ``size`` bytes."""
+    chat, raw = _CHAT, "/v1/completions"
+    words = "The quick brown fox jumps over 42 lazy dogs, and then? \n"
+    turn = {"role": "user", "content": "hello there"}
+    room = size - 512
+    long = [turn | {"content": _filled(words, room)}]
+    names = [turn | {"content": _filled("go <|im_end|>", room // 8)}]
+    return [
+        _body("one long text", chat, {"messages": long}, model),
+        _body("short messages", chat, {"messages": [turn] * (room // 44)}, model),
+        _body("names of control tokens", chat, {"messages": names}, model),
+        _body("token ids", raw, {"prompt": [7] * (room // 3)}, model),
+        _body("a text without a template", raw, {"prompt": _filled(words, room)}, model),
+    ]
+
+
+def _filled(words: str, size: int) -> str:
+    """``words`` again and again, ``size`` bytes as JSON."""
+    return words * (size // len(json.dumps(words)[1:-1]))
+
+
+def _body(name: str, path: str, fields: dict[str, object], model: str) -> Body:
+    return Body(name, path, json.dumps({"model": model} | fields).encode())
+
+
+def send(port: int, body: Body, key: str | None = None) -> tuple[Window, int]:
+    """From the request's first byte to the last of its answer; and the status."""
+    wire = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+    try:
+        begin = time.perf_counter()
+        head = {"Content-Type": "application/json"} | headers(key)
+        wire.request("POST", body.path, body.content, head)
+        answer = wire.getresponse()
+        answer.read()
+        return Window(begin, time.perf_counter()), answer.status
+    except OSError as error:
+        raise BenchError(f"{body.path}: {error}") from error
+    finally:
+        wire.close()
+
+
+def longest_gap(arrivals: Arrivals, window: Window) -> float:
+    """Seconds of the longest wait for a chunk that fell into ``window`` at least in part."""
+    return max(
+        (
+            later - earlier
+            for stream in arrivals
+            for earlier, later in itertools.pairwise(stream)
+            if earlier < window.end and later > window.begin
+        ),
+        default=0.0,
+    )
+
+
+class Client:
+    """What works in another process, as its maker talks to it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def ask(self, order: Any = None) -> Any:
+        """The answer to an order.
+
+        Raises:
+            BenchError: why there is none.
+        """
+        self._connection.send(order)
+        try:
+            found = self._connection.recv()
+        except EOFError:
+            raise BenchError("a client ended early") from None
+        if isinstance(found, str):
+            raise BenchError(found)
+        return found
+
+
+@contextlib.contextmanager
+def beside(work: Callable[..., None], *arguments: Any) -> Iterator[Client]:
+    """``work`` in a process of its own, which gets ``arguments`` and a connection for orders."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=work, args=(*arguments, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield Client(here)
+    finally:
+        here.close()
+        process.terminate()
+        process.join()
+
+
+def read_on(port: int, model: str, streams: int, orders: Connection) -> None:
+    """Read ``streams`` at once, one after the other, until an order comes: their `Arrivals`."""
+    _answer(orders, _read_on(port, model, streams, orders))
+
+
+def read_streams(port: int, model: str, streams: int, orders: Connection) -> None:
+    """On an order, read ``streams`` streams at once to their end."""
+    orders.recv()
+    _answer(orders, _read_once(port, model, streams))
+
+
+def time_requests(port: int, orders: Connection) -> None:
+    """Send each chat that comes; answer with seconds to the first byte and to the first text."""
+    wire = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+    with contextlib.suppress(EOFError), contextlib.closing(wire):
+        while True:
+            body = orders.recv()
+            try:
+                orders.send(_timed(wire, body))
+            except (OSError, http.client.HTTPException, BenchError) as error:
+                orders.send(f"a stream could not be read: {error}")
+
+
+def _answer(orders: Connection, work: Coroutine[Any, Any, Any]) -> None:
+    try:
+        orders.send(asyncio.run(work))
+    except (OSError, BenchError) as error:
+        orders.send(f"a stream could not be read: {error}")
+
+
+def _timed(wire: http.client.HTTPConnection, body: str) -> tuple[float, float]:
+    started = time.perf_counter()
+    wire.request("POST", _CHAT, body, {"Content-Type": "application/json"})
+    answer = wire.getresponse()
+    first = time.perf_counter() - started
+    text = 0.0
+    for line in answer:
+        if not text and line.startswith(b"data: {") and _has_text(line):
+            text = time.perf_counter() - started
+    if answer.status != http.client.OK or not text:
+        raise BenchError(f"status {answer.status}, and no text in the stream")
+    return first, text
+
+
+def _has_text(line: bytes) -> bool:
+    return any(
+        choice["delta"].get("content") or choice["delta"].get("reasoning")
+        for choice in json.loads(line[6:])["choices"]
+    )
+
+
+async def _read_once(port: int, model: str, streams: int) -> None:
+    await asyncio.gather(*(_read(port, model) for _ in range(streams)))
+
+
+async def _read(port: int, model: str) -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    async with raw_stream(port, body) as reader:
+        seen = await reader.read()
+    if b"data: [DONE]" not in seen:
+        raise BenchError(f"a stream ended early: {seen[-200:]!r}")
+
+
+async def _read_on(port: int, model: str, streams: int, orders: Connection) -> Arrivals:
+    arrivals: Arrivals = []
+    readers = [
+        asyncio.create_task(_read_again(port, model, number, arrivals)) for number in range(streams)
+    ]
+    told = asyncio.create_task(asyncio.to_thread(orders.poll, None))
+    await asyncio.wait([told, *readers], return_when=asyncio.FIRST_COMPLETED)
+    for reader in readers:
+        if reader.done():
+            reader.result()  # raises: they do not end by themselves
+        reader.cancel()
+    await asyncio.wait(readers)
+    return arrivals
+
+
+async def _read_again(port: int, model: str, number: int, arrivals: Arrivals) -> None:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": f"Tell me a story about {number} rivers."}],
+        "max_tokens": 1500,
+        "ignore_eos": True,
+        "temperature": 0,
+    }
+    while True:
+        times: list[float] = []
+        arrivals.append(times)
+        async with raw_stream(port, body) as reader:
+            status = await reader.readline()
+            if b" 200 " not in status:
+                raise BenchError(status.decode(errors="replace").strip())
+            while data := await reader.read(1 << 16):
+                if b"data: {" in data:
+                    times.append(time.perf_counter())
+
+
+@contextlib.asynccontextmanager
+async def raw_stream(port: int, body: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
+    """Send ``body`` as a chat request to 127.0.0.1; what comes back, from the status line on."""
+    content = json.dumps(body | {"stream": True}).encode()
+    head = (
+        f"POST {_CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        "Content-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(head.encode() + content)
+        yield reader
+    finally:
+        writer.close()
