@@ -59,7 +59,7 @@ class Timing:
     cpu: float
 
 
-def run(options: KernelsOptions, shapes: Sequence[Shape] = SHAPES) -> Result:
+def run(options: KernelsOptions, shapes: Sequence[Shape] = SHAPES, vocab: int = 151_936) -> Result:
     """The matmul by shape, where MLX has none of its own that is fast, and every kernel's forms.
 
     Raises:
@@ -68,7 +68,7 @@ def run(options: KernelsOptions, shapes: Sequence[Shape] = SHAPES) -> Result:
     needless = cpu_blas.status().state is cpu_blas.CpuBlasState.NOT_NEEDED
     repeats = options.repeats
     matmul = {"matmul": []} if needless else _run_matmul(repeats, shapes)
-    measured = {"repeats": repeats, **matmul, "forms": run_forms(repeats)}
+    measured = {"repeats": repeats, **matmul, "forms": run_forms(repeats, vocab)}
     return Result("kernels", options.recorded(), measured)
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is comp
 
 def test_each_shape_gets_times_of_both_libraries() -> None:
     shapes = (Shape("projection", 8, 96, 64), Shape("values", 2, 64, 33, weight=False))
-    result = run(KernelsOptions(repeats=3), shapes).measured
+    result = run(KernelsOptions(repeats=3), shapes, vocab=1000).measured
     forms = {(row["kernel"], row["form"]) for row in result["forms"]}
     assert {("tree_scan", "plain"), ("gated_delta", "mlx-lm")} <= forms
     for row in result["forms"]:
