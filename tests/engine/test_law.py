@@ -188,7 +188,7 @@ def sampled(
 ) -> Iterator[tuple[tuple[int, ...], int]]:
     """The engine's texts of all seeds, and how many drafts each had accepted."""
     grammar = compiler().compile(from_regex(case.pattern)) if case.pattern else None
-    config = EngineConfig(max_batch=64, max_queue=SEEDS, max_context=64, block_size=4)
+    config = EngineConfig(max_batch=200, max_queue=SEEDS, max_context=64, block_size=4)
     scheduler = Scheduler(config, lambda: 0.0)
     runner = DeviceRunner(*pair, 4)
     for seed in range(SEEDS):

@@ -176,8 +176,7 @@ def knowing(drafter: DraftAdapter, oracle: Texts, work: Sequence[EngineRequest])
     return ScriptedDrafter(drafter, script)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8])
-@pytest.mark.parametrize("block", [2, 8, 16])
+@pytest.mark.parametrize(("block", "batch"), [(2, 8), (8, 1), (16, 3)])
 def test_tokens_and_logprobs_are_those_of_plain_decoding(
     pair: tuple[TargetAdapter, DraftAdapter],
     oracle: dict[str, list[TokenChunk]],
