@@ -129,14 +129,14 @@ def check(form: Form, settings: Settings, size: int, positions: int) -> None:
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_the_reference_draws_by_the_distribution_function(settings: Settings) -> None:
     for size in (1, 40, 700):
-        check(plain, settings, size, 16)
+        check(plain, settings, size, 8)
 
 
 @needs_native
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_the_cpu_draws_by_the_distribution_function(settings: Settings) -> None:
     for size in (1, 15, 40, 256, 700, 3001):
-        check(token_choice, settings, size, 16)
+        check(token_choice, settings, size, 8)
 
 
 @needs_gxx
