@@ -1,11 +1,9 @@
-"""What every command of the package does alike: its end, mistakes in one line, a progress bar."""
+"""How every command of the package ends: an exit code, and mistakes as one line on stderr."""
 
 import sys
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _UsageError: Any = typer.BadParameter.__bases__[0]
 """Base of everything typer raises for a bad command line; it has no public name of its own."""
@@ -29,15 +27,3 @@ def run(app: typer.Typer, program: str, refusals: tuple[type[Exception], ...]) -
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
-
-
-def progress_bar(console: Console) -> Progress:
-    """Description, bar, share, time gone and time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )

@@ -279,19 +279,22 @@ class CachesOptions(Measured):
     seed: Seed = 0
 
 
-class StartOptions(Measured):
-    """How long --help and the first token of a fresh server take."""
+class ServedOptions(Measured):
+    """A pair that a server of the benchmark's own serves."""
 
     target: Target = None
     drafter: Drafter = "auto"
+
+
+class StartOptions(ServedOptions):
+    """How long --help and the first token of a fresh server take."""
+
     repeats: int = Field(default=5, ge=1, description="Starts of the server.")
 
 
-class StopsOptions(Measured):
+class StopsOptions(ServedOptions):
     """SIGTERM at a random moment under load: exit codes, seconds to exit; 1 unless all are 0."""
 
-    target: Target = None
-    drafter: Drafter = "auto"
     stops: int = Field(default=60, ge=1, description="Servers to start and stop.")
     clients: int = Field(default=12, ge=1, description="That send mixed requests.")
     drain_timeout: float = Field(default=1.0, ge=0, description="Of the servers.")
@@ -306,11 +309,9 @@ class StopsOptions(Measured):
         return self
 
 
-class StallsOptions(Measured):
+class StallsOptions(ServedOptions):
     """What holds streams up: the largest bodies, swaps, a short prompt behind a long one."""
 
-    target: Target = None
-    drafter: Drafter = "auto"
     streams: int = Field(default=8, ge=1, description="That run beside it.")
     body_bytes: int = Field(default=8 * 2**20, ge=4096, description="Of each body.")
     repeats: int = Field(default=3, ge=0, description="Of each body; 0 sends none.")
@@ -320,11 +321,9 @@ class StallsOptions(Measured):
     seed: Seed = 0
 
 
-class HttpOptions(Measured):
+class HttpOptions(ServedOptions):
     """What HTTP adds: to the first text of a stream, and in CPU time per streamed chunk."""
 
-    target: Target = None
-    drafter: Drafter = "auto"
     prompts: int = Field(default=60, ge=2, description="Timed both ways.")
     streams: int = Field(default=8, ge=1, description="Read at once.")
     chunks: int = Field(default=200, ge=1, description="Of each stream.")

@@ -14,9 +14,9 @@ from dflash_serve.adapters.target_config import text_config
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.compose.loading import load_pair
-from dflash_serve.console import progress_bar
 from dflash_serve.engine.types import SamplingParams
 from dflash_serve.measure.errors import DataError, RowError
+from dflash_serve.measure.progress import progress_bar
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import AnswerFile, stream_answers
 from dflash_serve.training.data.dialogue import Dialogue, Rules

@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 
 from dflash_serve.atomic_files import replace_json
-from dflash_serve.console import progress_bar
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.figures import mean_of
 from dflash_serve.measure.plots import save_figure
+from dflash_serve.measure.progress import progress_bar
 from dflash_serve.measure.results import Result, document, uncommitted
 from dflash_serve.training.evaluate import sets, view
 from dflash_serve.training.evaluate.figures import Figures, by_dataset, figures
