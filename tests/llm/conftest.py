@@ -9,5 +9,5 @@ from dflash_serve import LLM
 
 @pytest.fixture(scope="package")
 def llm() -> Iterator[LLM]:
-    with LLM(max_batch=4) as llm:
+    with LLM(max_batch=4, speculation="always") as llm:
         yield llm
