@@ -17,10 +17,13 @@ from dflash_serve.compose.directories import DEMO
 from dflash_serve.training.cli import app
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config
 from dflash_serve.training.run.budget import weight_bytes
+from dflash_serve.training.run.job import train_options
+from dflash_serve.training.run.run_data import read_data
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.trainer import TrainOptions
 from dflash_serve.training.run.trial import Trial
+from tests.tiny import write_target
 from tests.training.conftest import TARGET_CONFIG
 
 SHAPE = DrafterShape(60, 2, 6)
@@ -136,7 +139,8 @@ def test_a_plan_needs_a_config_and_nothing_else(tmp_path: Path) -> None:
     budget = told["budget"]
     assert budget["feature_bytes"] == 100 * 40 * 2 * 2 * 32  # two bytes, two taps
     assert budget["memory"]["features"] == budget["feature_bytes"]
-    assert budget["operations"]["steps"] == 2 * 13  # of 8 answers and a last one of 4
+    assert told["answers"]["held_back"] == 10
+    assert budget["operations"]["steps"] == 2 * 12  # of 8 answers and a last one of 2
     assert budget["memory"]["total"] == sum(
         value for name, value in budget["memory"].items() if name != "total"
     )
@@ -161,17 +165,33 @@ def test_what_does_not_fit_is_said_with_what_would_help(tmp_path: Path) -> None:
         assert help_ in out
 
 
-def test_an_answer_file_gives_its_own_numbers(tmp_path: Path) -> None:
-    row = {"row": 0, "kind": "", "tokens": [1, 2, 3, 4, 5], "loss": [[2, 5]]}
-    lines = [{"target": "x"}, row, row | {"row": 1, "tokens": [1, 2, 3], "loss": [[2, 3]]}]
+@pytest.mark.parametrize("heldout", [False, True])
+def test_a_run_on_a_file_is_as_long_as_its_plan(tmp_path: Path, heldout: bool) -> None:
+    """Two answers of each of 15 chats, one answer that is too long, one that is too short."""
+    rows = [([chat, 9, *turn], 5) for chat in range(15) for turn in ([], [8])]
+    rows += [([1], 600), ([2], 1)]
+    lines: list[dict[str, Any]] = [{"target": "x"}]
+    for row, (prompt, length) in enumerate(rows):
+        lines.append({"row": row, "kind": "", "prompt": prompt, "answer": length * [7]})
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    _, out, _ = plan(
-        "--target", target(tmp_path / "t"), "--data", str(path), "--no-measure", "--json"
-    )
-    assert json.loads(out)["answers"] == {
-        "sequences": 2, "tokens": 8, "answer_tokens": 4, "longest": 5
+    folder = write_target(tmp_path / "t")
+    options = {"target": str(folder), "data": path, "out": tmp_path / "o", "batch": 3}
+    options |= {"heldout": path} if heldout else {}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    _, out, _ = plan(*words, "--no-measure", "--json")
+    told = json.loads(out)
+    assert told["answers"] == {
+        "sequences": 30, "tokens": 225, "answer_tokens": 150, "longest": 8,
+        "held_back": 0 if heldout else 4,
     }  # fmt: skip
+    made = settings(**options)
+    loaded = load_target(folder)
+    found = read_data(made, folder, loaded, lambda _: None)
+    steps = -(-len(found.train) // 3)
+    horizon = train_options(made, 4, 0.0, len(found.train)).horizon.in_steps(steps)
+    assert told["budget"]["operations"]["steps"] == horizon.steps
+    assert told["length"] == made.describe_length(steps)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +199,7 @@ def test_an_answer_file_gives_its_own_numbers(tmp_path: Path) -> None:
     [
         (("--answer-length", "600"), "--answer-length is 600, but must be below --length"),
         (("--length", "400"), "answers of 800 tokens, but the target's context is 512"),
+        (("--answers", "2"), "--answers 2 holds answers of 2 conversations: 3 are needed"),
         (("--steps", "5", "--epochs", "2"), "give only one of --steps, --epochs and --minutes"),
         (("--length", "40", "--data", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
     ],

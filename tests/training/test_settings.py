@@ -11,6 +11,7 @@ from dflash_serve.training.commands.run import run
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.settings import fault
+from dflash_serve.training.step.batches import steps_per_epoch
 from dflash_serve.training.step.blocks import default_gamma
 from dflash_serve.training.step.objective import Objective
 
@@ -27,11 +28,36 @@ def test_the_command_has_an_option_for_every_setting() -> None:
 
 def test_without_more_a_run_is_the_published_recipe() -> None:
     made = settings()
-    assert made.horizon == Horizon(epochs=6)
+    assert made.horizon(per_epoch=100_000) == Horizon(epochs=6)
     assert made.course == Schedule(6e-4, "cosine", 0.04, minimum=0.0)
     assert (made.objective, made.weight_decay, made.clip) == (Objective(), 0.0, 1.0)
     assert settings(muon=True).course.peak == 0.01
     assert settings(muon=True, lr=1e-3).course.peak == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("answers", "epochs", "steps"),
+    [(20, 60, 180), (300, 53, 2014), (2_600, 7, 2275), (5_000, 6, 3750), (800_000, 6, 600_000)],
+)
+def test_the_length_follows_the_number_of_answers(answers: int, epochs: int, steps: int) -> None:
+    per_epoch = steps_per_epoch(answers, settings().batch)
+    assert settings().horizon(per_epoch) == Horizon(epochs=epochs)
+    told = settings().describe_length(per_epoch)
+    assert told.startswith(f"{steps:,} steps, {epochs} epochs of {per_epoch:,} (no length is given")
+    assert "at most 60" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"epochs": 1.5}, "15 steps, 1.5 epochs of 10"),
+        ({"steps": 5}, "5 steps, 0.5 epochs of 10"),
+        ({"minutes": 30}, "30 minutes, epochs of 10 steps"),
+    ],
+)
+def test_a_given_length_is_that_of_the_run(given: dict[str, Any], told: str) -> None:
+    assert settings(**given).horizon(10) == Horizon(**given)
+    assert settings(**given).describe_length(10) == told
 
 
 def test_gamma_follows_the_block() -> None:

@@ -42,7 +42,9 @@ class PlanSettings(RunSettings):
         None, description="Answer file, if it is there: its own numbers are taken."
     )
     out: Path = Field(Path("drafter"), description="Folder of the run, whose disk is looked at.")
-    answers: int = Field(5000, ge=1, description="Answers to train on.")
+    answers: int = Field(
+        5000, ge=1, description="Answers of the file; without --heldout some are held back."
+    )
     length: int = Field(512, ge=2, description="Mean tokens of a prompt with its answer.")
     answer_length: int | None = Field(
         None, ge=1, description="Mean tokens of an answer; default: three quarters of --length."
@@ -89,27 +91,47 @@ def _forecast(settings: PlanSettings) -> Forecast:
     from dflash_serve.training.run.job import drafter_shape
     from dflash_serve.training.run.speed import measure_speed
 
-    config = read_config(target_directory(settings.target, config_only=True))
+    directory = target_directory(settings.target, config_only=True)
+    config = read_config(directory)
     target = planned_weights(config, f"target {settings.target}")
     if settings.start is not None:
         drafter = read_config(resolve(settings.start, ("config.json",)))
     else:
         drafter = drafter_config(text_config(config), drafter_shape(settings, 0))
+    if settings.data is not None:
+        answers = _answers_of(settings, settings.data, directory, drafter)
+    else:
+        answers = _answers_told(settings)
     batch = settings.answer_batch
     speed = measure_speed(settings, target, drafter, batch) if settings.measure else None
-    return forecast(settings, target, drafter, _answers(settings), batch, speed)
+    return forecast(settings, target, drafter, answers, batch, speed)
 
 
-def _answers(settings: PlanSettings) -> Answers:
-    from dflash_serve.measure.errors import DataError
+def _answers_of(
+    settings: PlanSettings, path: Path, directory: Path, drafter: dict[str, Any]
+) -> Answers:
+    """What a run uses of a file."""
+    from dflash_serve.adapters.dflash_config import parse_dflash_config
     from dflash_serve.training.data.answers import read_answers
+    from dflash_serve.training.data.split import answer_marker, conversation_names
     from dflash_serve.training.run.budget import Answers
+    from dflash_serve.training.run.run_data import hold_back, usable_answers
 
-    if settings.data is not None:
-        found = read_answers(settings.data)
-        lengths = [len(answer.tokens) for answer in found]
-        told = sum(answer.loss_tokens for answer in found)
-        return Answers(len(found), sum(lengths), told, max(lengths))
+    context = parse_dflash_config(drafter).max_position_embeddings
+    found = usable_answers(settings, path, read_answers(path), context, lambda _: None)
+    names = conversation_names(found, answer_marker(directory))
+    named = list(zip(found, names, strict=True))
+    held = [] if settings.heldout else hold_back(path, named)[1]
+    lengths = [len(answer.tokens) for answer in found]
+    told = sum(answer.loss_tokens for answer in found)
+    return Answers(len(found), sum(lengths), told, max(lengths), len(held))
+
+
+def _answers_told(settings: PlanSettings) -> Answers:
+    from dflash_serve.measure.errors import DataError
+    from dflash_serve.training.run.budget import Answers
+    from dflash_serve.training.run.run_data import held_back
+
     each = settings.answer_length or max(1, 3 * settings.length // 4)
     if each >= settings.length:
         raise DataError(
@@ -117,7 +139,8 @@ def _answers(settings: PlanSettings) -> Answers:
         )
     longest = settings.max_length or 2 * settings.length
     count = settings.answers
-    return Answers(count, count * settings.length, count * each, longest)
+    held = 0 if settings.heldout else held_back(f"--answers {count}", count)
+    return Answers(count, count * settings.length, count * each, longest, held)
 
 
 def _tables(made: Forecast) -> list[Table]:
@@ -134,6 +157,8 @@ def _tables(made: Forecast) -> list[Table]:
         f"{made.answers.sequences:,} of {made.answers.tokens:,} tokens, the longest of "
         f"{made.answers.longest:,}",
     )
+    facts.add_row("held back of them", f"{made.answers.held_back:,}")
+    facts.add_row("length", made.length)
     facts.add_row("all features, wherever", _bytes(budget.feature_bytes))
     told.append(facts)
     for title, names, parts, there in (

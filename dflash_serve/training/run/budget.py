@@ -27,12 +27,20 @@ _ADAMW_COPIES, _MUON_COPIES = 4, 5
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What is trained on: sequences, all their tokens, those of answers, and the longest one."""
+    """Of a file: sequences, all their tokens, those of answers, and the longest one.
+
+    ``held_back`` of the sequences choose the best drafter and are not trained on.
+    """
 
     sequences: int
     tokens: int
     answer_tokens: int
     longest: int
+    held_back: int = 0
+
+    def per_epoch(self, batch: int) -> int:
+        """Steps of one epoch with ``batch`` sequences each."""
+        return steps_per_epoch(self.sequences - self.held_back, batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,8 @@ def _operations(
     answer_batch: int,
 ) -> Operations:
     length = round(answers.tokens / answers.sequences)
-    horizon = settings.horizon.in_steps(steps_per_epoch(answers.sequences, settings.batch))
+    per_epoch = answers.per_epoch(settings.batch)
+    horizon = settings.horizon(per_epoch).in_steps(per_epoch)
     again = 1 if settings.features != "online" else settings.batch * (horizon.steps or 0)
     forwards = max(answers.tokens, again * length)
     return Operations(

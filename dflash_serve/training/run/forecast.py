@@ -34,11 +34,15 @@ class Hours:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A budget and what this machine has for it, in bytes. ``advice`` is empty where it fits."""
+    """A budget and what this machine has for it, in bytes. ``advice`` is empty where it fits.
+
+    ``length`` of the run in words.
+    """
 
     target: PlannedWeights
     drafter: dict[str, Any]
     answers: Answers
+    length: str
     budget: Budget
     available_memory: int
     free_disk: int
@@ -80,7 +84,8 @@ def forecast(
             f"{_gigabytes(budget.disk.total)}: choose another --out, or --keep 1"
         )
     hours = _hours(settings, budget, speed) if speed is not None else None
-    return Forecast(target, drafter, answers, budget, memory, disk, speed, hours, advice)
+    length = settings.describe_length(answers.per_epoch(settings.batch))
+    return Forecast(target, drafter, answers, length, budget, memory, disk, speed, hours, advice)
 
 
 def as_json(made: Forecast) -> dict[str, Any]:

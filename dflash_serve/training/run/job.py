@@ -100,9 +100,10 @@ def train_options(
         raise DataError(
             f"--batch is {settings.batch}, but there are {examples} answers to train on"
         )
-    horizon = settings.horizon.in_steps(steps_per_epoch(examples, settings.batch))
+    per_epoch = steps_per_epoch(examples, settings.batch)
+    horizon = settings.horizon(per_epoch)
     return TrainOptions(
-        settings.horizon,
+        horizon,
         settings.course,
         settings.objective,
         batch=settings.batch,
@@ -112,7 +113,7 @@ def train_options(
         prefix_weight_base=prefix_weight_base or None,
         clip=settings.clip,
         weight_decay=settings.weight_decay,
-        measure_every=settings.measure_every or _measure_every(horizon),
+        measure_every=settings.measure_every or _measure_every(horizon.in_steps(per_epoch)),
         checkpoint_every=settings.checkpoint_every,
         patience=settings.patience,
         seed=settings.seed,

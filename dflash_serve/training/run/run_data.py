@@ -57,7 +57,7 @@ def read_data(settings: RunSettings, directory: Path, target: TargetAdapter, say
         path: _named(settings, path, found, target, marker, say) for path, found in sets.items()
     }
     if settings.heldout is None:
-        train, held = _hold_back(settings.data, named[settings.data])
+        train, held = hold_back(settings.data, named[settings.data])
     else:
         train, held = named[settings.data], named[settings.heldout]
         _tell_overlap(settings.data, train, held, say)
@@ -82,12 +82,7 @@ def _named(
     say: Say,
 ) -> list[Named]:
     """The usable answers of one file."""
-    longest = min(settings.max_length or target.max_context, target.max_context)
-    kept, left_out = usable(found.answers, settings.min_loss_tokens, longest)
-    for reason, count in left_out.items():
-        say(f"{path}: {count} answers left out, {reason}")
-    if not kept:
-        raise DataError(f"{path} holds no answer that can be used")
+    kept = usable_answers(settings, path, found.answers, target.max_context, say)
     for answer in kept:
         for token in (answer.tokens.min(), answer.tokens.max()):
             if not 0 <= token < target.vocab_size:
@@ -98,16 +93,42 @@ def _named(
     return list(zip(kept, conversation_names(kept, marker), strict=True))
 
 
-def _hold_back(path: Path, answers: list[Named]) -> tuple[list[Named], list[Named]]:
-    """A tenth of the conversations, at most `_MOST_HELD`, chosen by a hash."""
-    names = _in_order(answers)
-    count = max(2, min(_MOST_HELD, round(_HELD_SHARE * len(names))))
-    if len(names) < 3:
+def usable_answers(
+    settings: RunSettings, path: Path, answers: Sequence[Answer], context: int, say: Say
+) -> list[Answer]:
+    """Those that a run can learn from, of a target with so large a ``context``.
+
+    Raises:
+        DataError: none can be used.
+    """
+    longest = min(settings.max_length or context, context)
+    kept, left_out = usable(answers, settings.min_loss_tokens, longest)
+    reasons = [f"{count} answers left out, {reason}" for reason, count in left_out.items()]
+    for reason in reasons:
+        say(f"{path}: {reason}")
+    if not kept:
+        raise DataError(f"{path} holds no answer that can be used: {'; '.join(reasons)}")
+    return kept
+
+
+def held_back(source: object, conversations: int) -> int:
+    """How many of them are not trained on where there is no --heldout: a tenth, at most 128.
+
+    Raises:
+        DataError: there are too few in ``source``.
+    """
+    if conversations < 3:
         raise DataError(
-            f"{path} holds answers of {len(names)} conversations: 3 are needed to hold back one to "
-            "choose by and one to report on; give --heldout or more data"
+            f"{source} holds answers of {conversations} conversations: 3 are needed to hold back "
+            "one to choose by and one to report on; give --heldout or more data"
         )
-    held = set(names[:count])
+    return max(2, min(_MOST_HELD, round(_HELD_SHARE * conversations)))
+
+
+def hold_back(path: Path, answers: list[Named]) -> tuple[list[Named], list[Named]]:
+    """What is trained on, and `held_back` conversations, chosen by a hash."""
+    names = _in_order(answers)
+    held = set(names[: held_back(path, len(names))])
     return (
         [one for one in answers if one[1] not in held],
         [one for one in answers if one[1] in held],

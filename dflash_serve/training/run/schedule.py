@@ -7,6 +7,15 @@ from typing import Literal
 
 Kind = Literal["cosine", "wsd"]
 Style = Literal["cosine", "linear", "1-sqrt"]
+
+_EPOCHS = 6
+"""Of the published recipe, for 800,000 answers."""
+_LEAST_STEPS, _MOST_EPOCHS = 2000, 60
+"""A drafter from nothing needs thousands of steps; the same answers more often teach little new."""
+DEFAULT_LENGTH = (
+    f"{_EPOCHS} epochs, as published; of few answers so many more that they are "
+    f"{_LEAST_STEPS:,} steps, at most {_MOST_EPOCHS}"
+)
 _STYLES: dict[Style, Callable[[float], float]] = {
     "cosine": lambda falling: 0.5 * (1.0 + math.cos(math.pi * falling)),
     "linear": lambda falling: 1.0 - falling,
@@ -32,11 +41,24 @@ class Horizon:
         if not 0 < given[0] < math.inf:
             raise ValueError(f"the length of a run is {given[0]}, but must be positive")
 
+    @classmethod
+    def default(cls, per_epoch: int) -> "Horizon":
+        """`DEFAULT_LENGTH` for a run of which one epoch takes ``per_epoch`` steps."""
+        wanted = -(-_LEAST_STEPS // per_epoch)
+        return cls(epochs=float(min(_MOST_EPOCHS, max(_EPOCHS, wanted))))
+
     def in_steps(self, per_epoch: int) -> "Horizon":
         """Epochs as steps, of which one takes ``per_epoch``; others stay as they are."""
         if self.epochs is None:
             return self
         return Horizon(steps=max(1, round(self.epochs * per_epoch)))
+
+    def describe(self, per_epoch: int) -> str:
+        """``2,006 steps, 59 epochs of 34``, or ``30 minutes, epochs of 34 steps``."""
+        steps = self.in_steps(per_epoch).steps
+        if steps is None:
+            return f"{self.minutes:g} minutes, epochs of {per_epoch:,} steps"
+        return f"{steps:,} steps, {self.epochs or steps / per_epoch:.3g} epochs of {per_epoch:,}"
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the run that is done, 0 to 1, after ``step`` steps and ``seconds``."""

@@ -8,13 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dflash_serve.training.run.schedule import Horizon, Kind, Schedule, Style
+from dflash_serve.training.run.schedule import DEFAULT_LENGTH, Horizon, Kind, Schedule, Style
 from dflash_serve.training.settings import Settings, option_name
 from dflash_serve.training.step.objective import DFLASH, DPACE, LossType, Objective
 
 DtypeName = Literal["float16", "bfloat16", "float32"]
-EPOCHS = 6.0
-"""The published recipe's, where no length is given."""
 ADAMW_RATE, MUON_RATE = 6e-4, 0.01
 
 _SHAPE = (
@@ -84,7 +82,7 @@ class RunSettings(Settings):
 
     steps: int | None = Field(None, ge=1, description="Length of the run.")
     epochs: float | None = Field(
-        None, gt=0, description=f"Instead of --steps; {EPOCHS:g} if no length is given."
+        None, gt=0, description=f"Instead of --steps. If no length is given: {DEFAULT_LENGTH}."
     )
     minutes: float | None = Field(None, gt=0, description="Instead of --steps.")
     batch: int = Field(8, ge=1, description="Sequences per step, in all.")
@@ -153,10 +151,19 @@ class RunSettings(Settings):
         """Whether the option was set by the user."""
         return name in self.model_fields_set and getattr(self, name) is not None
 
+    def horizon(self, per_epoch: int) -> Horizon:
+        """Length of a run of which one epoch takes so many steps."""
+        return self._given_length or Horizon.default(per_epoch)
+
+    def describe_length(self, per_epoch: int) -> str:
+        """`horizon` in words, and where it is from if none was given."""
+        words = self.horizon(per_epoch).describe(per_epoch)
+        return words if self._given_length else f"{words} (no length is given: {DEFAULT_LENGTH})"
+
     @property
-    def horizon(self) -> Horizon:
+    def _given_length(self) -> Horizon | None:
         lengths = (self.steps, self.minutes, self.epochs)
-        return Horizon(epochs=EPOCHS) if lengths == (None, None, None) else Horizon(*lengths)
+        return None if lengths == (None, None, None) else Horizon(*lengths)
 
     @property
     def course(self) -> Schedule:

@@ -111,6 +111,10 @@ def _parts(settings: RunSettings, console: Console) -> _Parts:
     drafter = begun.drafter
     base = drafter.config.prefix_weight_base
     options = train_options(settings, drafter.block_size, base, len(data.train))
+    per_epoch = steps_per_epoch(len(data.train), settings.batch)
+    console.print(
+        f"trained on {len(data.train):,} sequences: {settings.describe_length(per_epoch)}"
+    )
     files = {"data": settings.data, "held-out data": settings.heldout}
     rest = {
         "answers": len(data.train),
