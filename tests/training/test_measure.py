@@ -42,14 +42,18 @@ def drafts(drafter: DFlashDrafter, taps: mx.array, tokens: np.ndarray, anchor: i
     return np.array(proposals(drafter, context, mx.array([anchor], mx.int32), block))[0]
 
 
-def test_each_turn_is_walked_by_itself(
+def test_an_answer_is_walked_round_by_round(
     make_drafter: MakeDrafter, target: Qwen3Target, chat: Example, examples: list[Example]
 ) -> None:
-    drafter, held = make_drafter(), [examples[0], chat]
-    features = FeatureStore(target, drafter.target_layer_ids, held, 1 << 30)
+    """Of different lengths together; one of a single token has no round."""
+    drafter = make_drafter()
+    mask = np.arange(30)
+    spans = ((4, 10), (14, 14), (20, 28))
+    held = [Example(chat.tokens, (mask >= first) & (mask <= last)) for first, last in spans]
+    features = FeatureStore(target, drafter.target_layer_ids, [examples[0], *held], 1 << 30)
     taps = features.batch([1], 64).taps
     turns = []
-    for first, last in ((4, 10), (14, 14), (20, 28)):
+    for first, last in spans:
         anchor, rounds = first, 0
         while anchor < last:
             block = np.full(6, drafter.config.mask_token_id)
@@ -61,16 +65,15 @@ def test_each_turn_is_walked_by_itself(
             anchor = min(last, anchor + 1 + (right.index(False) if False in right else len(right)))
             rounds += 1
         turns.append(RoundCount(last - first, rounds))
-    assert walk_answers(drafter, features, held, 6, indices=[1]) == turns
-    assert walk_answers(drafter, features, held, 6)[-3:] == turns
+    assert walk_answers(drafter, features, [examples[0], *held], 6)[1:] == turns
 
 
 def test_prefixes_are_counted_block_by_block(
-    make_drafter: MakeDrafter, target: Qwen3Target, chat: Example, examples: list[Example]
+    make_drafter: MakeDrafter, target: Qwen3Target, chat: Example
 ) -> None:
-    drafter, held = make_drafter(), [examples[0], chat]
-    features = FeatureStore(target, drafter.target_layer_ids, held, 1 << 30)
-    taps = features.batch([1], 64).taps
+    drafter = make_drafter()
+    features = FeatureStore(target, drafter.target_layer_ids, [chat], 1 << 30)
+    taps = features.batch([0], 64).taps
     wanted = PrefixTable(np.zeros((5, 12)))
     all_right, all_seen, accepted, blocks = wanted.parts
     for anchor in (*range(4, 10), *range(20, 28)):
@@ -92,7 +95,7 @@ def test_prefixes_are_counted_block_by_block(
                 run += 1
             accepted[visible - 1] += run
             blocks[visible - 1] += visible in counted
-    table = measure_prefixes(drafter, features, held, [1], anchors=99)
+    table = measure_prefixes(drafter, features, [chat], anchors=99)
     assert np.array_equal(table.counts, wanted.counts)
     assert PrefixTable(2 * table.counts).accuracy == table.accuracy
     assert table.mean == pytest.approx(np.mean(table.tokens_per_round[1:]))
@@ -109,7 +112,7 @@ def test_a_selector_goes_on_from_the_last_visible_token(
     liked = mx.arange(61)[:, None] < 3  # the sequence holds tokens 0 to 2 only
     selector.successor_codebook = mx.where(liked, 30.0 * selector.successor_codebook, 0.0)
     features = FeatureStore(target, drafter.target_layer_ids, [chat], 1 << 30)
-    table = measure_prefixes(drafter, features, [chat], [0], anchors=14)
+    table = measure_prefixes(drafter, features, [chat], anchors=14)
     context = context_keys_values(drafter, features.batch([0], 64).taps)
     anchors = np.array([[*range(4, 10), *range(20, 28)]], dtype=np.int32)
     found = []

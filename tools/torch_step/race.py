@@ -104,7 +104,7 @@ def timed(command: list[str], threads: int) -> tuple[float, str]:
 
 def worth(drafter: DFlashDrafter, target: TargetAdapter, heldout: Path) -> dict[str, float]:
     """Tokens per round on held-out answers, of each response and pooled."""
-    examples = [answer.example() for answer in read_answers(heldout)]
+    examples = [turn for answer in read_answers(heldout) for turn in answer.turns()]
     store = FeatureStore(target, drafter.target_layer_ids, examples, MEMORY)
     found = Acceptance.of(walk_answers(drafter, store, examples, drafter.block_size))
     return {

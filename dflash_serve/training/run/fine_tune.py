@@ -12,7 +12,7 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.loop import Listener, MeasureReport, Run
-from dflash_serve.training.run.measures import RoundsMeasure
+from dflash_serve.training.run.measure import RoundsMeasure
 from dflash_serve.training.run.trainer import Trainer, TrainOptions
 from dflash_serve.training.run.view import view_of
 

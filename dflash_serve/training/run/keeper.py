@@ -7,7 +7,6 @@ from typing import Any
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.training.drafter.layout import write_drafter
 from dflash_serve.training.run.loop import Listener, MeasureReport
-from dflash_serve.training.run.measures import Measure
 from dflash_serve.training.run.record import RunRecord, Worth
 from dflash_serve.training.run.report import RunLog
 from dflash_serve.training.run.run_data import RunData
@@ -15,27 +14,27 @@ from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.trainer import Trainer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Keeper(Listener):
     """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
 
-    run.json says what the best one is worth on answers that did not choose it. What else
-    ``reporting`` measured goes to the log, and for the best to vp.json.
+    run.json says what the best one is worth on answers that did not choose it. Further detail of
+    that measurement goes to the log, and for the best to vp.json; ``detail`` is the last one's.
     """
 
     settings: RunSettings
     config: dict[str, Any]
     data: RunData
     trainer: Trainer
-    reporting: Measure
     log: RunLog
+    detail: dict[str, Any] | None = None
 
     def on_measure(self, report: MeasureReport) -> None:
         self.keep_last()
         if report.best:
             self._write(self.settings.out)
             self._record(report).write(self.settings.out)
-        detail = self.reporting.detail
+        self.detail = detail = report.reported.detail if report.reported else None
         if detail is not None:
             self.log.note({"step": report.step, "prefixes": detail})
         if detail is not None and report.best:

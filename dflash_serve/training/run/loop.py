@@ -36,11 +36,12 @@ class Measurement:
     """What a drafter is worth: ``value`` decides which one is the best.
 
     It is tokens per round, mean over responses, or what stands for it in another mode; ``pooled``
-    is that of all rounds together, None where there is no such figure.
+    is that of all rounds together, None where there is no such figure. ``detail`` is more, as JSON.
     """
 
     value: float
     pooled: float | None = None
+    detail: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,30 +4,59 @@ An answer is what verification emitted, greedy or sampled, and drafts do not dep
 the rounds can be walked over it exactly.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.kernels.block_attention import KeysValues
-from dflash_serve.measure.figures import RoundCount
+from dflash_serve.measure.errors import DataError
+from dflash_serve.measure.figures import Acceptance, RoundCount
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore, pad_tokens
+from dflash_serve.training.run.loop import Measurement
+from dflash_serve.training.run.trainer import Trainer
 from dflash_serve.training.step.attention import context_keys_values, proposals
 from dflash_serve.training.step.batches import padded_length
 
 _BATCH, _BUCKET = 16, 64  # answers walked together, and what their length is padded to
 
 
+@dataclass(frozen=True, slots=True)
+class RoundsMeasure:
+    """Tokens per round over the held-out ``examples`` of all processes; these are this one's.
+
+    Blocks have ``width`` slots; None: as trained.
+    """
+
+    trainer: Trainer
+    features: FeatureStore
+    examples: Sequence[Example]
+    width: int | None = None
+    name = "tokens per round"
+
+    def __post_init__(self) -> None:
+        trained = self.trainer.drafter.block_size
+        if self.width is not None and not 2 <= self.width <= trained:
+            raise DataError(
+                f"--measure-block is {self.width}, but must be 2 to the drafter's block, {trained}"
+            )
+
+    def __call__(self) -> Measurement:
+        drafter = self.trainer.drafter
+        width = self.width or drafter.block_size
+        walks = walk_answers(drafter, self.features, self.examples, width)
+        found = Acceptance(*self.trainer.processes.total(Acceptance.of(walks).sums()))
+        return Measurement(found.tokens_per_round, found.tokens_per_round_pooled)
+
+
 def contexts(
-    drafter: DFlashDrafter,
-    features: FeatureStore,
-    examples: Sequence[Example],
-    indices: Iterable[int],
+    drafter: DFlashDrafter, features: FeatureStore, examples: Sequence[Example]
 ) -> Iterator[tuple[list[int], list[KeysValues]]]:
-    """``examples[indices]`` in batches of like length: which they are, and their context."""
-    order = sorted(indices, key=lambda index: examples[index].length)
+    """All examples in batches of like length: which they are, and their context."""
+    order = sorted(range(len(examples)), key=lambda index: examples[index].length)
     for start in range(0, len(order), _BATCH):
         part = order[start : start + _BATCH]
         length = padded_length(examples[part[-1]].length, _BUCKET)
@@ -35,57 +64,25 @@ def contexts(
 
 
 def walk_answers(
-    drafter: DFlashDrafter,
-    features: FeatureStore,
-    examples: Sequence[Example],
-    width: int,
-    *,
-    indices: Sequence[int] | None = None,
+    drafter: DFlashDrafter, features: FeatureStore, examples: Sequence[Example], width: int
 ) -> list[RoundCount]:
-    """Draft and accept along the answers of ``examples[indices]``, or of all, in their order.
+    """Draft and accept along the answer of each example with blocks of ``width`` slots.
 
-    Blocks have ``width`` slots. Each turn of a conversation is an answer that is walked by itself,
-    from its first token, which no round produces.
+    Examples hold one answer each (`Answer.turns`), walked from its first token, which no round
+    produces.
     """
-    wanted = range(len(examples)) if indices is None else indices
-    walks: dict[int, list[RoundCount]] = {}
-    for part, context in contexts(drafter, features, examples, wanted):
+    walks: dict[int, RoundCount] = {}
+    for part, context in contexts(drafter, features, examples):
         group = [examples[index] for index in part]
         walks.update(zip(part, _walk(drafter, context, group, width), strict=True))
-    return [turn for index in wanted for turn in walks[index]]
+    return [walks[index] for index in range(len(examples))]
 
 
 def _walk(
     drafter: DFlashDrafter, context: list[KeysValues], examples: Sequence[Example], width: int
-) -> list[list[RoundCount]]:
-    """Per example its turns."""
-    answers = [_answers(example) for example in examples]
-    walks: list[list[RoundCount]] = [[] for _ in examples]
-    for turn in range(max(len(spans) for spans in answers)):
-        spans = [spans[turn] if turn < len(spans) else (0, 0) for spans in answers]
-        counts = _walk_spans(drafter, context, examples, spans, width)
-        for row, (own, count) in enumerate(zip(walks, counts, strict=True)):
-            if turn < len(answers[row]):
-                own.append(count)
-    return walks
-
-
-def _answers(example: Example) -> list[tuple[int, int]]:
-    """First and last position of each run of answer tokens."""
-    edges = np.diff(np.concatenate([[0], example.loss_mask.astype(np.int8), [0]]))
-    firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    return [(int(a), int(b) - 1) for a, b in zip(firsts, ends, strict=True)]
-
-
-def _walk_spans(
-    drafter: DFlashDrafter,
-    context: list[KeysValues],
-    examples: Sequence[Example],
-    spans: Sequence[tuple[int, int]],
-    width: int,
 ) -> list[RoundCount]:
-    """One answer per example, from its first token to its last: [first, last]."""
-    first, last = np.array(spans).T
+    """Each answer from its first token to its last: [first, last]."""
+    first, last = np.array([np.flatnonzero(example.loss_mask)[[0, -1]] for example in examples]).T
     tokens = pad_tokens(examples, max(example.length for example in examples) + width)
     rows, slots = np.arange(len(examples)), np.arange(1, width)
     anchors, rounds = first.copy(), np.zeros(len(examples), dtype=np.int64)

@@ -11,12 +11,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.kernels.block_attention import KeysValues
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
+from dflash_serve.training.run.loop import Measurement
 from dflash_serve.training.run.measure import contexts
+from dflash_serve.training.run.trainer import Trainer
 from dflash_serve.training.step.attention import block_rows
 from dflash_serve.training.step.blocks import BlockRecipe, Blocks, blocks_at, eligible_anchors
 
@@ -69,17 +72,45 @@ class PrefixTable:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixMeasure:
+    """Tokens per round behind a visible prefix, the mean over its lengths, as `RoundsMeasure`."""
+
+    trainer: Trainer
+    features: FeatureStore
+    examples: Sequence[Example]
+    name = "tokens per round behind a visible prefix"
+
+    def __call__(self) -> Measurement:
+        counts = measure_prefixes(self.trainer.drafter, self.features, self.examples).counts
+        total = self.trainer.processes.total(counts.reshape(-1).tolist())
+        table = PrefixTable(np.array(total).reshape(counts.shape))
+        return Measurement(table.mean, detail=table.as_json())
+
+
+def prefix_table(detail: dict[str, Any]) -> Table:
+    """Accuracy by visible slots (rows) and slot (columns), for a terminal."""
+    table = Table(title="accuracy by visible slots and slot")
+    for heading in ("visible", *map(str, detail["visible"]), "tokens per round"):
+        table.add_column(heading, justify="right")
+    for visible, row, expected in zip(
+        detail["visible"], detail["accuracy"], detail["tokens_per_round"], strict=True
+    ):
+        shares = ["" if share is None else f"{share:.2f}" for share in row]
+        table.add_row(str(visible), *shares, f"{expected:.2f}")
+    return table
+
+
 def measure_prefixes(
     drafter: DFlashDrafter,
     features: FeatureStore,
     examples: Sequence[Example],
-    indices: Sequence[int],
     *,
     anchors: int = 8,
 ) -> PrefixTable:
-    """Up to ``anchors`` blocks, evenly spread, of each of ``examples[indices]``."""
+    """Up to ``anchors`` blocks, evenly spread, of each example."""
     table = PrefixTable(np.zeros((drafter.block_size - 1, 2 * drafter.block_size)))
-    for part, context in contexts(drafter, features, examples, indices):
+    for part, context in contexts(drafter, features, examples):
         group = [examples[index] for index in part]
         for visible in range(1, drafter.block_size):
             blocks = _blocks(group, drafter.block_size, anchors, visible)

@@ -23,7 +23,8 @@ from dflash_serve.training.run.identity import check_same_run, identity
 from dflash_serve.training.run.job import begin, open_features, train_options
 from dflash_serve.training.run.keeper import Keeper
 from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
-from dflash_serve.training.run.measures import Measure, PrefixMeasure, RoundsMeasure, prefix_table
+from dflash_serve.training.run.measure import RoundsMeasure
+from dflash_serve.training.run.measure_prefix import PrefixMeasure, prefix_table
 from dflash_serve.training.run.report import RunLog
 from dflash_serve.training.run.run_data import RunData, read_data
 from dflash_serve.training.run.schedule import Horizon
@@ -77,13 +78,13 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
         if not processes.first:
             return run.go()
         log = RunLog(settings.out, run.position.step or None)
-        keeper = Keeper(settings, full_config(parts.begun.config), data, trainer, reporting, log)
+        keeper = Keeper(settings, full_config(parts.begun.config), data, trainer, log)
         listeners = chain((keeper, log), _watchers(settings, run, choosing.name, watching))
         run.listeners = [stack.enter_context(closing(listener)) for listener in listeners]
         outcome = run.go()
         keeper.keep_last()
         log.note({"ended": outcome.ending, **asdict(outcome.position)})
-    _conclude(settings, outcome, reporting, data, console)
+    _conclude(settings, outcome, (reporting.name, keeper.detail), data, console)
     return outcome
 
 
@@ -163,12 +164,14 @@ def _checkpoint(store: CheckpointStore, parts: _Parts, console: Console) -> Chec
 
 def _measure(
     settings: RunSettings, target: TargetAdapter, trainer: Trainer, held: Sequence[Example]
-) -> Measure:
+) -> RoundsMeasure | PrefixMeasure:
+    """Of this process's share of the held-out examples."""
+    own = held[trainer.processes.rank :: trainer.processes.size]
     layers, dtype = trainer.drafter.target_layer_ids, DTYPES[settings.feature_dtype]
-    features = FeatureStore(target, layers, held, _HELD_BYTES, dtype=dtype)
+    features = FeatureStore(target, layers, own, _HELD_BYTES, dtype=dtype)
     if trainer.options.prefix_weight_base is not None:
-        return PrefixMeasure(trainer, features, held)
-    return RoundsMeasure(trainer, features, held, settings.measure_block)
+        return PrefixMeasure(trainer, features, own)
+    return RoundsMeasure(trainer, features, own, settings.measure_block)
 
 
 def _watchers(settings: RunSettings, run: Run, name: str, watching: Watching) -> Iterator[Listener]:
@@ -184,21 +187,22 @@ def _watchers(settings: RunSettings, run: Run, name: str, watching: Watching) ->
 def _conclude(
     settings: RunSettings,
     outcome: Outcome,
-    reporting: Measure,
+    reported: tuple[str, dict[str, Any] | None],
     data: RunData,
     console: Console,
 ) -> None:
-    position = outcome.position
+    """``reported``: what was measured, and the detail of the last time."""
+    position, (name, detail) = outcome.position, reported
     endings = {
         Ending.FINISHED: "finished",
         Ending.NO_BETTER: f"ended early: {position.since_best} measurements without a better one",
         Ending.STOPPED: "stopped",
     }
     console.print(f"{endings[outcome.ending]} behind step {position.step}")
-    if reporting.detail is not None:
-        console.print(prefix_table(reporting.detail))
+    if detail is not None:
+        console.print(prefix_table(detail))
     if position.best_step:
-        worth = f"{position.reported:.2f} {reporting.name} on {data.reported_on}"
+        worth = f"{position.reported:.2f} {name} on {data.reported_on}"
         console.print(
             f"best drafter: {settings.out}, of step {position.best_step}: {worth}; "
             f"{position.best:.2f} on the {len(data.choosing)} that did; last drafter: "
