@@ -105,7 +105,7 @@ class CountingRunner:
 
     def _count(self, plan: StepPlan) -> None:
         self.waiting = True
-        assert self.gate.wait(10)
+        assert self.gate.wait(120)
         self.steps += 1
         self.plans.append(plan)
         if self.steps in self.failures:

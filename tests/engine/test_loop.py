@@ -33,6 +33,7 @@ from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.types import EngineRequest, FinishReason, TokenChunk
 from tests.engine.runners import CountingRunner, Drafter
 from tests.engine.test_faults import Clock
+from tests.fakes import eventually
 
 CONFIG = EngineConfig(max_batch=4, max_context=1000, block_size=4, prefill_chunk=64)
 ERROR, LENGTH = FinishReason.ERROR, FinishReason.LENGTH
@@ -59,7 +60,7 @@ class Told:
 
     def take(self) -> None:
         """The next event."""
-        match self.events.get(timeout=10):
+        match self.events.get(timeout=60):
             case Emitted(chunks):
                 for chunk in chunks:
                     self.chunks.setdefault(chunk.request_id, []).append(chunk)
@@ -112,7 +113,7 @@ def serving(*runners: CountingRunner, config: EngineConfig = CONFIG) -> Iterator
         for runner in runners:
             runner.gate.set()
         told.loop.put(Stop())
-        assert told.loop.join(10)
+        assert told.loop.join(60)
     assert all(len(runner.closed_on) == 1 for runner in runners)
 
 
@@ -263,12 +264,12 @@ class Logging(CountingRunner):
         self.loop = EngineLoop(tell)
         self.loop.start()
         self.loop.put(Open(Loaded(self, CONFIG)))
-        assert ready.wait(10)
+        assert ready.wait(60)
         self.log.clear()
         self.loop.put(Add(request))
-        assert over.wait(10)
+        assert over.wait(60)
         self.loop.put(Stop())
-        assert self.loop.join(10)
+        assert self.loop.join(60)
 
 
 def test_what_a_step_made_is_told_while_the_next_one_runs() -> None:
@@ -290,8 +291,8 @@ def test_a_pair_that_cannot_run_is_a_failed_start() -> None:
     loop.start()
     runner = CountingRunner(drafter=Drafter("bad", broken=True))
     loop.put(Open(Loaded(runner, CONFIG)))  # type: ignore[arg-type]
-    assert events.get(timeout=10).state is EngineState.FAILED  # type: ignore[union-attr]
-    assert loop.join(10)
+    assert events.get(timeout=60).state is EngineState.FAILED  # type: ignore[union-attr]
+    assert loop.join(60)
     assert runner.closed_on == ["mlx-engine"]
 
 
@@ -300,8 +301,7 @@ def test_a_swap_is_tried_between_the_steps_of_streams_that_go_on() -> None:
     runner = CountingRunner(hold_at=3)
     with serving(runner) as told:
         told.add("a", tokens=900)
-        while runner.gate.is_set():
-            pass
+        eventually(lambda: not runner.gate.is_set())
         told.swap(1, Drafter("new"), 2)
         runner.gate.set()
         assert told.swapped(1) is None
@@ -366,8 +366,7 @@ def test_rows_without_room_beside_a_new_drafter_are_freed_before_it_takes_over()
         told.add("a", (1, 2, 3), 500)
         told.add("b", (5001, 5002, 5003), 500)
         runner.gate.set()
-        while runner.gate.is_set():
-            pass
+        eventually(lambda: not runner.gate.is_set())
         told.swap(1, Drafter("wide", token_bytes=5), 4)
         runner.gate.set()
         assert told.swapped(1) is None
@@ -407,8 +406,7 @@ def test_a_trial_waits_for_room_under_the_memory_limit_and_nobody_passes_it() ->
         for name, tokens in (("a", 300), ("b", 900), ("c", 900), ("d", 300)):
             told.add(name, tokens=tokens)
         runner.gate.set()
-        while runner.gate.is_set():
-            pass
+        eventually(lambda: not runner.gate.is_set())
         told.swap(1, Drafter("new"), 2)
         runner.gate.set()
         assert told.swapped(1) is None
@@ -421,8 +419,7 @@ def test_stopping_in_the_middle_of_a_trial_frees_its_runner() -> None:
     runner = CountingRunner(hold_at=1)
     with serving(runner) as told:
         told.add("a", tokens=900)
-        while runner.gate.is_set():
-            pass
+        eventually(lambda: not runner.gate.is_set())
         told.swap(1, Drafter("new"), 2)
         told.loop.put(Stop())
         runner.gate.set()
