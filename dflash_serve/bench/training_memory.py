@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from dflash_serve.adapters.cpu_weights import available_memory
-from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_config
+from dflash_serve.adapters.dflash_config import default_layer_ids
 from dflash_serve.adapters.loading import on_cpu
 from dflash_serve.adapters.planned import planned_weights
 from dflash_serve.adapters.target_config import text_config
@@ -27,8 +27,7 @@ from dflash_serve.bench.report import canvas, grouped_bars, table
 from dflash_serve.bench.shape_configs import TRAINED
 from dflash_serve.measure.results import Result
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config
-from dflash_serve.training.drafter.layout import stored_tensors
-from dflash_serve.training.run.budget import weight_bytes, work_bytes
+from dflash_serve.training.run.budget import step_bytes
 from dflash_serve.training.run.schedule import Horizon
 from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.run.trainer import TrainOptions
@@ -128,10 +127,8 @@ def _settings(given: TrainingMemoryOptions, pair: _Pair) -> RunSettings:
 
 def _planned(pair: _Pair, layers: int, settings: RunSettings, given: TrainingMemoryOptions) -> int:
     """What `dflash-train plan` says of such a step, embedding and head included."""
-    drafter = pair.drafter(layers)
-    weights = weight_bytes([array.shape for array in stored_tensors(drafter).values()], settings)
-    work = work_bytes(parse_dflash_config(drafter), weights, settings, given.length)
-    return weights.total + work + pair.table_bytes()
+    step = step_bytes(pair.drafter(layers), settings, given.length)
+    return sum(step.values()) + pair.table_bytes()
 
 
 def _measure(

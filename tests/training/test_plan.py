@@ -16,7 +16,7 @@ from dflash_serve.adapters.planned import planned_weights
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.training.cli import app
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config
-from dflash_serve.training.run.budget import weight_bytes
+from dflash_serve.training.run.budget import step_bytes
 from dflash_serve.training.run.job import train_options
 from dflash_serve.training.run.run_data import read_data
 from dflash_serve.training.run.schedule import Horizon
@@ -53,14 +53,13 @@ def test_weights_are_those_that_a_trainer_holds(
     trial.step(0)
     state, model = trial.state(), dict(tree_flatten(trial.drafter.model.parameters()))
     trial.close()
-    shapes = [value.shape for value in model.values()]
-    planned = weight_bytes(shapes, settings(muon=muon, compute_dtype=dtype))
-    assert planned.masters == held(state, "masters")
-    assert planned.optimizer == held(state, "optimizer")
-    assert planned.gradients == planned.masters
+    planned = step_bytes(drafter, settings(muon=muon, compute_dtype=dtype), 24)
+    assert planned["masters"] == held(state, "masters")
+    assert planned["optimizer"] == held(state, "optimizer")
+    assert planned["gradients"] == planned["masters"]
     copies = sum(value.nbytes for value in model.values())
-    assert planned.copies == (copies if dtype == "bfloat16" else 0)
-    assert trial.parameters * 4 == planned.masters
+    assert planned["copies"] == (copies if dtype == "bfloat16" else 0)
+    assert trial.parameters * 4 == planned["masters"]
 
 
 def test_a_targets_bytes_are_those_that_loading_holds() -> None:

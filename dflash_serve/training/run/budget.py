@@ -4,7 +4,7 @@ Arithmetic on configs and settings, held against real arrays in the tests. Measu
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -43,50 +43,8 @@ class Answers:
         return steps_per_epoch(self.sequences - self.held_back, batch)
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Bytes by what they are for; 0 where a run needs none."""
-
-    @property
-    def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Weights(Parts):
-    """A drafter in training: float32 masters, what the optimiser keeps, gradients, and copies.
-
-    ``copies`` hold the weights in the dtype that the step computes in, if that is not float32.
-    """
-
-    masters: int
-    optimizer: int
-    gradients: int
-    copies: int
-
-
-@dataclass(frozen=True, slots=True)
-class Memory(Weights):
-    """At the worst moment of a step: a drafter's weights, and the rest.
-
-    ``work`` is the larger of two. While blocks go through the network: a group's logits, scores and
-    activations, or its gradients, and features, keys and values of the sequences computed at once.
-    While weights are updated: a portion of them and of the optimiser's state, old and new.
-    """
-
-    target: int
-    work: int
-    features: int
-
-
-@dataclass(frozen=True, slots=True)
-class Disk(Parts):
-    """``checkpoints``: those kept and one being written; ``drafters``: the best and the last."""
-
-    answers: int
-    features: int
-    checkpoints: int
-    drafters: int
+Bytes = dict[str, int]
+"""By what they are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +65,17 @@ class Operations:
 @dataclass(frozen=True, slots=True)
 class Budget:
     """``parameters`` of the drafter that are trained; ``feature_bytes`` is all features', wherever
-    they are kept or not."""
+    they are kept or not.
+
+    ``memory`` is that of the worst moment of a step: of the target, of `step_bytes` and of features
+    that are kept there. Of ``disk``, ``checkpoints`` are those kept and one being written,
+    ``drafters`` the best and the last. Both have a ``total``.
+    """
 
     parameters: int
     feature_bytes: int
-    memory: Memory
-    disk: Disk
+    memory: Bytes
+    disk: Bytes
     operations: Operations
 
 
@@ -125,52 +88,58 @@ def budget_of(
 ) -> Budget:
     """What training ``drafter``, a config.json, takes with ``settings`` on ``answers``."""
     config = parse_dflash_config(drafter)
-    shapes = [tensor.shape for tensor in stored_tensors(drafter).values()]
-    weights = weight_bytes(shapes, settings)
+    shapes = _shapes(drafter)
     soft = settings.objective.soft_label > 0
     each = bytes_per_token(config.hidden_size, len(config.target_layer_ids), final=soft)
     room = int(settings.feature_gb * 1e9)
     kept = 0 if settings.features == "online" else min(room, each * answers.tokens)
     parameters = sum(map(prod, shapes))
+    step = step_bytes(drafter, settings, answers.longest)
     size = {"float32": 4}.get(settings.dtype, 2)
-    memory = Memory(
-        **asdict(weights),
-        target=target.held,
-        work=work_bytes(config, weights, settings, answers.longest),
-        features=kept if settings.features == "memory" else 0,
-    )
-    disk = Disk(
-        _ANSWER_BYTES * answers.tokens,
-        kept if settings.features == "disk" else 0,
-        (settings.keep + 1) * (weights.masters + weights.optimizer),
-        2 * size * parameters,
-    )
+    memory = step | {
+        "target": target.held,
+        "features": kept if settings.features == "memory" else 0,
+    }
+    disk = {
+        "answers": _ANSWER_BYTES * answers.tokens,
+        "features": kept if settings.features == "disk" else 0,
+        "checkpoints": (settings.keep + 1) * (step["masters"] + step["optimizer"]),
+        "drafters": 2 * size * parameters,
+    }
+    memory, disk = ({**parts, "total": sum(parts.values())} for parts in (memory, disk))
     operations = _operations(settings, target, config, shapes, answers, answer_batch)
     return Budget(parameters, each * answers.tokens, memory, disk, operations)
 
 
-def weight_bytes(shapes: Sequence[tuple[int, ...]], settings: RunSettings) -> Weights:
-    """A drafter of tensors of ``shapes`` in training.
+def step_bytes(drafter: dict[str, Any], settings: RunSettings, longest: int) -> Bytes:
+    """A step on ``drafter``, a config.json, and sequences of at most ``longest`` tokens.
 
-    AdamW keeps two float32 numbers for each weight. Muon keeps one for each weight of a matrix and
-    leaves the others to AdamW. Counters of steps, 12 bytes, are not counted.
+    masters: in float32. optimizer: AdamW keeps two float32 numbers for each weight; Muon keeps one
+    for each weight of a matrix and leaves the others to AdamW. Counters of steps, 12 bytes, are not
+    counted. copies: weights in the dtype that the step computes in, if that is not float32.
+
+    work: an estimate of what a step takes for a moment, the larger of two. While blocks go through
+    the network: a group's activations, or the gradients that they make way for on the way back, and
+    features, keys and values of the sequences computed at once. While weights are updated: a
+    portion of them and of the optimiser's state, old and new.
     """
+    config, shapes = parse_dflash_config(drafter), _shapes(drafter)
     every = sum(map(prod, shapes))
     matrices = sum(prod(shape) for shape in shapes if len(shape) == 2)
-    kept = 4 * matrices + 8 * (every - matrices) if settings.muon else 8 * every
-    copies = 0 if settings.compute_dtype == "float32" else 2 * every
-    return Weights(4 * every, kept, 4 * every, copies)
-
-
-def work_bytes(config: DFlashConfig, weights: Weights, settings: RunSettings, longest: int) -> int:
-    """What a step takes for a moment, beside what it keeps. An estimate.
-
-    A group's activations make way for its gradients on the way back.
-    """
-    through = max(_group_bytes(config, settings, longest), weights.gradients)
-    portion = min(weights.masters, PORTION_BYTES)
+    through = max(_group_bytes(config, settings, longest), 4 * every)
+    portion = min(4 * every, PORTION_BYTES)
     update = portion * (_MUON_COPIES if settings.muon else _ADAMW_COPIES)
-    return max(through + _batch_bytes(config, settings, longest), update)
+    return {
+        "masters": 4 * every,
+        "optimizer": 4 * matrices + 8 * (every - matrices) if settings.muon else 8 * every,
+        "gradients": 4 * every,
+        "copies": 0 if settings.compute_dtype == "float32" else 2 * every,
+        "work": max(through + _batch_bytes(config, settings, longest), update),
+    }
+
+
+def _shapes(drafter: dict[str, Any]) -> list[tuple[int, ...]]:
+    return [tensor.shape for tensor in stored_tensors(drafter).values()]
 
 
 def _batch_bytes(config: DFlashConfig, settings: RunSettings, longest: int) -> int:

@@ -220,3 +220,24 @@ class RunSettings(Settings):
                 )
         if self.start is None and self.training_mode == "vp_drafter" and self.block_size < 3:
             raise ValueError(f"a VP-drafter needs --block-size 3 or more, not {self.block_size}")
+
+
+class PlanSettings(RunSettings):
+    """Settings of `dflash-train plan`: those of `run`, and how much there is to learn from."""
+
+    data: Path | None = Field(  # type: ignore[assignment]  # a plan needs none
+        None, description="Answer file, if it is there: its own numbers are taken."
+    )
+    out: Path = Field(Path("drafter"), description="Folder of the run, whose disk is looked at.")
+    answers: int = Field(
+        5000, ge=1, description="Answers of the file; without --heldout some are held back."
+    )
+    length: int = Field(512, ge=2, description="Mean tokens of a prompt with its answer.")
+    answer_length: int | None = Field(
+        None, ge=1, description="Mean tokens of an answer; default: three quarters of --length."
+    )
+    answer_batch: int = Field(16, ge=1, description="Chats answered together: --batch of `data`.")
+    measure: bool = Field(
+        True, description="Measure this machine for some seconds; without, no hours are told."
+    )
+    json_: bool = Field(False, alias="json", description="Print JSON instead of tables.")

@@ -1,0 +1,32 @@
+"""Tables for a terminal, laid out alike wherever figures are shown."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """The first column left, the rest right; floats as `cell` shows them."""
+    made = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="right" if index else "left", no_wrap=not index)
+    for row in rows:
+        made.add_row(*map(cell, row))
+    return made
+
+
+def facts(title: str, *groups: Iterable[tuple[str, str]]) -> Table:
+    """Names and values without a header; a line between groups."""
+    made = Table(title=title or None, title_justify="left", show_header=False)
+    for group in groups:
+        made.add_section()
+        for name, value in group:
+            made.add_row(name, value)
+    return made
+
+
+def cell(value: object) -> str:
+    """Floats to two digits, None as a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
