@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import json
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -309,6 +312,17 @@ def serving(app: ASGIApp, limits: ConnectionLimits | None = None) -> Iterator[st
         server.should_exit = True
         thread.join(timeout=60)
         assert not thread.is_alive(), "the server did not stop"
+
+
+@contextlib.contextmanager
+def asked(url: str, path: str, body: object) -> Iterator[None]:
+    """A client that has sent a request and leaves at the end of the block, with nothing read."""
+    parts, content = urlsplit(url), body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    head = "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""])
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as wire:
+        wire.sendall(head.encode() + content)
+        yield
 
 
 def eventually(condition: Callable[[], object], timeout: float = 60.0) -> None:

@@ -1,6 +1,5 @@
 """Text completions over a real socket, through OpenAI's own client."""
 
-import contextlib
 import json
 from typing import Any
 
@@ -14,7 +13,7 @@ from dflash_serve.engine.types import EngineRequest, FinishReason, Usage
 from dflash_serve.server.deltas import EndDelta, TextDelta, TokenEntry
 from dflash_serve.server.doors.completion_answer import CompletionShape, CompletionWriter
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, blocks, eventually, saying
+from tests.fakes import FakeEngine, Script, asked, blocks, eventually, saying
 
 URL = "/v1/completions"
 TEXT = " brown fox é\U0001f600 jumps\u2028over END the lazy dog"
@@ -324,12 +323,12 @@ def test_a_client_that_leaves_ends_all_generations(
     http: httpx.Client, engine: FakeEngine, tokenizer: ChatTokenizer, stream: bool, prompt: Any
 ) -> None:
     engine.script = saying(tokenizer, "hello", hang=True)
-    asked = ASKED | {"stream": stream, "prompt": prompt}
+    body = ASKED | {"stream": stream, "prompt": prompt}
+    count = 1 if isinstance(prompt, str) else 2
     if stream:
-        with http.stream("POST", URL, json=asked) as answer:
+        with http.stream("POST", URL, json=body) as answer:
             assert next(answer.iter_lines()).startswith("data: ")
     else:
-        with contextlib.suppress(httpx.ReadTimeout):
-            http.post(URL, json=asked, timeout=0.5)
-    count = 1 if isinstance(prompt, str) else 2
+        with asked(str(http.base_url), URL, body):
+            eventually(lambda: engine.live == count)
     eventually(lambda: len(engine.aborted) == count and not engine.live)

@@ -1,6 +1,5 @@
 """Anthropic's messages over a real socket, through its own client."""
 
-import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from dflash_serve.server.doors.message_ask import message_ask
 from dflash_serve.server.protocol.messages import MessagesRequest
 from dflash_serve.text.parsers import table
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, eventually, make_app, saying, serving
+from tests.fakes import FakeEngine, Script, asked, eventually, make_app, saying, serving
 from tests.server.conftest import Served
 from tests.server.samples import CALLS, TEXT, Place, named_events
 
@@ -394,13 +393,13 @@ def test_a_client_that_leaves_ends_the_generation(
     http: httpx.Client, engine: FakeEngine, stream: bool
 ) -> None:
     engine.script = lambda request: Script(hang=True)
-    asked = ASKED | {"stream": stream}
+    body = ASKED | {"stream": stream}
     if stream:
-        with http.stream("POST", "/v1/messages", json=asked) as answer:
+        with http.stream("POST", "/v1/messages", json=body) as answer:
             assert next(answer.iter_lines()) == "event: message_start"
     else:
-        with contextlib.suppress(httpx.ReadTimeout):
-            http.post("/v1/messages", json=asked, timeout=0.5)
+        with asked(str(http.base_url), "/v1/messages", body):
+            eventually(lambda: engine.live == 1)
     eventually(lambda: engine.aborted and not engine.live)
 
 

@@ -1,6 +1,5 @@
 """Responses over a real socket, through OpenAI's own client and held against its types."""
 
-import contextlib
 import json
 from typing import Any
 
@@ -14,7 +13,7 @@ from dflash_serve.engine.errors import QueueFull
 from dflash_serve.engine.types import FinishReason
 from dflash_serve.text.parsers import table
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, Script, eventually, saying
+from tests.fakes import FakeEngine, Script, asked, eventually, saying
 from tests.server.samples import CALLS, TEXT, Place, named_events
 
 URL = "/v1/responses"
@@ -400,11 +399,11 @@ def test_a_client_that_leaves_ends_the_generation(
     http: httpx.Client, engine: FakeEngine, stream: bool
 ) -> None:
     engine.script = lambda request: Script(hang=True)
-    asked = ASKED | {"stream": stream}
+    body = ASKED | {"stream": stream}
     if stream:
-        with http.stream("POST", URL, json=asked) as answer:
+        with http.stream("POST", URL, json=body) as answer:
             assert next(answer.iter_lines()) == "event: response.created"
     else:
-        with contextlib.suppress(httpx.ReadTimeout):
-            http.post(URL, json=asked, timeout=0.5)
+        with asked(str(http.base_url), URL, body):
+            eventually(lambda: engine.live == 1)
     eventually(lambda: engine.aborted and not engine.live)
