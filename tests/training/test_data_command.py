@@ -259,10 +259,29 @@ def test_thinking_reaches_the_template_and_the_header(tmp_path: Path) -> None:
         (answer,) = read_answers(out)
         assert answer.spans[0][0] == 6 + scaffold
         assert read_origin(out)["chat_template_kwargs"] == {"enable_thinking": mode == "on"}
-    shown = invoke(*common, "--out", tmp_path / "x", "--thinking", "high", code=2)
-    assert "does not read reasoning_effort" in " ".join(shown.split())
+    for asked, told in (
+        (("--thinking", "high"), "--thinking is 'high', but the target's chat template knows"),
+        (("--chat-template-kwargs", '{"mode": 1}'), "does not read mode"),
+        (
+            ("--thinking", "on", "--chat-template-kwargs", '{"enable_thinking": false}'),
+            "--thinking is 'on', but --chat-template-kwargs sets enable_thinking to False",
+        ),
+    ):
+        shown = invoke(*common, "--out", tmp_path / "x", *asked, code=2)
+        assert told in " ".join(shown.split())
     shown = invoke(*common, "--out", tmp_path / "x", "--chat-template-kwargs", "[]", code=2)
     assert "no JSON object" in shown
+
+
+def test_ids_that_the_target_has_no_logit_for_end_no_answer(tmp_path: Path) -> None:
+    """As in the server: such a token never comes."""
+    target = write_chat_target(tmp_path / "target")
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": 999}))
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"eos_token_id": [999]}))
+    prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": "a"}])
+    common = ("--target", target, "--prompts", prompts, "--out", tmp_path / "x")
+    assert "names no eos_token_id of its vocabulary" in " ".join(invoke(*common, code=2).split())
 
 
 def test_a_hub_id_without_a_network_is_one_line(

@@ -9,8 +9,7 @@ import pytest
 from typer.testing import Result
 
 from dflash_serve.adapters.exactness import exact_path
-from dflash_serve.measure.errors import DataError
-from dflash_serve.training.evaluate.local import LocalRun, template_arguments
+from dflash_serve.training.evaluate.local import LocalRun
 from dflash_serve.training.evaluate.prompts import Conversation
 from dflash_serve.training.evaluate.published import published_tau
 from dflash_serve.training.evaluate.records import Failure, Response
@@ -207,19 +206,6 @@ def test_thinking_reaches_the_template(pair: tuple[Path, Path]) -> None:
     assert plain.text != silent.text
 
 
-def test_template_arguments() -> None:
-    knows = {"enable_thinking", "reasoning_effort"}.__contains__
-    nothing = frozenset[str]().__contains__
-    assert template_arguments("off", knows) == {"enable_thinking": False}
-    assert template_arguments("on", knows) == {"enable_thinking": True}
-    assert template_arguments("high", knows) == {"reasoning_effort": "high"}
-    assert template_arguments("default", knows) == {}
-    assert template_arguments("off", nothing) == {}
-    for thinking in ("on", "high"):
-        with pytest.raises(DataError, match=f"--thinking is '{thinking}'"):
-            template_arguments(thinking, nothing)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -229,6 +215,7 @@ def test_template_arguments() -> None:
         (("--temperature", "3"), "--temperature is 3, but"),
         (("--top-p", "0"), "--top-p is 0, but"),
         (("--shuffle", "best"), "--shuffle is best, but"),
+        (("--thinking", "high"), "--thinking is 'high', but the target's chat template knows only"),
         (("--url", "http://127.0.0.1:1/v1"), "give --target and --drafter, or --url alone"),
     ],
 )

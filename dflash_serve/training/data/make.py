@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from dflash_serve.adapters.base import AdapterError
-from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve, stop_token_ids
+from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
 from dflash_serve.adapters.target_config import text_config
 from dflash_serve.atomic_files import replace_json
+from dflash_serve.compose.cards import stop_tokens
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.compose.loading import load_pair
 from dflash_serve.engine.types import SamplingParams
@@ -25,6 +25,7 @@ from dflash_serve.training.data.origin import tokenizer_fingerprint, vocabulary_
 from dflash_serve.training.data.rows import Source, open_source
 from dflash_serve.training.data.settings import DataSettings
 from dflash_serve.training.data.summary import Costs, Faults, Summary, Totals
+from dflash_serve.training.data.tokenizer import read_tokenizer, template_arguments
 
 
 def make_answers(settings: DataSettings, console: Console) -> None:
@@ -106,16 +107,15 @@ def _find_short(source: Source, settings: DataSettings, totals: Totals, faults: 
 
 
 def _rules(settings: DataSettings, directory: Path) -> Rules:
-    try:
-        tokenizer = ChatTokenizer.load(directory)
-    except ValueError as error:
-        raise AdapterError(str(error)) from error
+    tokenizer = read_tokenizer(directory)
     own = int(text_config(read_config(directory)).get("max_position_embeddings") or 0)
     if settings.max_length and own and settings.max_length > own:
         raise DataError(f"--max-length is {settings.max_length}, but the target's context is {own}")
-    stops = stop_token_ids(directory)
+    stops = stop_tokens(directory)
     if not stops:
-        raise DataError(f"{directory} names no eos_token_id: no answer would ever end")
+        raise DataError(
+            f"{directory} names no eos_token_id of its vocabulary: no answer would ever end"
+        )
     return Rules(
         tokenizer,
         _template_kwargs(settings, tokenizer),
@@ -135,14 +135,16 @@ def _template_kwargs(settings: DataSettings, tokenizer: ChatTokenizer) -> dict[s
         raise DataError(f"--chat-template-kwargs is no JSON: {error}") from error
     if not isinstance(kwargs, dict):
         raise DataError("--chat-template-kwargs is no JSON object")
-    if settings.thinking in ("on", "off"):
-        kwargs = {"enable_thinking": settings.thinking == "on"} | kwargs
-    elif settings.thinking:
-        kwargs = {"reasoning_effort": settings.thinking} | kwargs
     for name in kwargs:
         if not tokenizer.template_reads(name):
             raise DataError(f"the chat template of {settings.target} does not read {name}")
-    return kwargs
+    told = template_arguments(settings.thinking, tokenizer)
+    if twice := {name for name in kwargs.keys() & told if kwargs[name] != told[name]}:
+        raise DataError(
+            f"--thinking is {settings.thinking!r}, but --chat-template-kwargs sets "
+            + ", ".join(f"{name} to {kwargs[name]!r}" for name in sorted(twice))
+        )
+    return told | kwargs
 
 
 def _sampling(settings: DataSettings) -> SamplingParams:

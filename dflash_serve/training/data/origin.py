@@ -44,11 +44,19 @@ def tokenizer_fingerprint(directory: Path) -> str:
 
 
 def vocabulary_fingerprint(directory: Path) -> str:
-    """Changes when a token id names another token, whatever the files look like. "" without one."""
+    """Changes when a token id names another token, whatever the files look like. "" without one.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     path = directory / "tokenizer.json"
     if not path.exists():
         return ""
-    names = sorted(Tokenizer.from_file(str(path)).get_vocab().items(), key=lambda item: item[1])
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise DataError(f"{path} cannot be read: {error}") from error
+    names = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 

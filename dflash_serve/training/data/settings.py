@@ -25,10 +25,10 @@ class DataSettings(Settings):
     split: str | None = Field(None, description="Of a hub id; default: train.")
     config_name: str | None = Field(None, description="Configuration of a hub id.")
     drafter: str | None = Field(None, description="Drafter: same answers, sooner.")
-    thinking: str | None = Field(
-        None,
-        description="on, off, or a level (low, high): as the server will be asked. Training and "
-        "serving must agree. Default: the template's own.",
+    thinking: str = Field(
+        "default",
+        description="off, on, the template's default, or a level (low, high): as the server will "
+        "be asked. Training and serving must agree.",
     )
     chat_template_kwargs: str = Field(
         "{}", description="JSON object for the template, as in a request."

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from dflash_serve.measure.errors import DataError
 from dflash_serve.text.errors import TemplateError
-from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import Answer
+from dflash_serve.training.data.tokenizer import read_tokenizer
 
 MIN_HELD, MIN_CHOOSING = 20, 10
 """Conversations that a decision needs: fewer say nothing about those to come."""
@@ -142,15 +142,13 @@ def answer_marker(target: Path) -> tuple[int, ...]:
     if not (target / "tokenizer_config.json").exists():
         return ()
     one, other = ({"role": "user", "content": content} for content in "ab")
+    tokenizer = read_tokenizer(target)
     try:
-        tokenizer = ChatTokenizer.load(target)
         prompt = tokenizer.encode_chat([one], {})
         changed = tokenizer.encode_chat([other], {})
         later = tokenizer.encode_chat([one, {"role": "assistant", "content": "c"}, other], {})
     except TemplateError:
         return ()
-    except ValueError as error:
-        raise DataError(str(error)) from error
     begin = len(prompt) - _common(prompt[::-1], changed[::-1])
     return prompt[begin : _common(prompt, later)]
 

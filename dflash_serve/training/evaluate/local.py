@@ -6,7 +6,7 @@ which one goes first alternates.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from dflash_serve.engine.types import EngineRequest, SamplingParams
 from dflash_serve.measure.driver import Answer, Driver
 from dflash_serve.measure.errors import DataError
 from dflash_serve.text.errors import TemplateError
-from dflash_serve.text.tokenizer import ChatTokenizer
+from dflash_serve.training.data.tokenizer import read_tokenizer, template_arguments
 from dflash_serve.training.evaluate.prompts import Conversation
 from dflash_serve.training.evaluate.records import Decoded, Failure, Response, ResponseFile, Take
 from dflash_serve.training.evaluate.settings import EvaluateSettings
@@ -51,9 +51,9 @@ class LocalRun:
                 f"--block-size is {block}, but the drafter was trained with {drafter.block_size}"
             )
         self._settings, self._room = settings, target.max_context
-        self._tokenizer = ChatTokenizer.load(directory)
+        self._tokenizer = read_tokenizer(directory)
         self._stop_tokens = stop_tokens(directory)  # the target's own, as a server of it has them
-        self._template = template_arguments(settings.thinking, self._tokenizer.template_reads)
+        self._template = template_arguments(settings.thinking, self._tokenizer)
         self._speculative = _Way(DeviceRunner(target, drafter, block), self._config(block))
         self._plain = _Way(DeviceRunner(target, None, 1), self._config(1))
         self._turns, self._warm = 0, False
@@ -173,29 +173,6 @@ class LocalRun:
             prefill_chunk=_PREFILL,
             block_size=block,
         )
-
-
-def template_arguments(thinking: str, reads: Callable[[str], bool]) -> dict[str, Any]:
-    """Keyword arguments of the chat template for ``thinking``: off, on, default or a level.
-
-    ``reads`` says whether the template knows an argument. ``off`` means nothing to a template that
-    cannot think.
-
-    Raises:
-        DataError: the template knows nothing of what is asked.
-    """
-    if thinking in {"on", "off"}:
-        if reads("enable_thinking"):
-            return {"enable_thinking": thinking == "on"}
-        if thinking == "off":
-            return {}
-        raise DataError("--thinking is 'on', but the target's chat template has no enable_thinking")
-    if thinking == "default":
-        return {}
-    for name in ("reasoning_strength", "reasoning_effort"):
-        if reads(name):
-            return {name: thinking}
-    raise DataError(f"--thinking is {thinking!r}, but the target's chat template knows no levels")
 
 
 class _Open:

@@ -37,7 +37,9 @@ class EvaluateSettings(Settings):
     top_p: float = Field(1.0, gt=0, le=1, description="Of the answers.")
     top_k: int = Field(0, ge=0, description="0: all tokens.")
     seed: int = Field(0, description="Of sampled answers.")
-    thinking: str = Field("off", description="off, on, default or a level.")
+    thinking: str = Field(
+        "off", description="off, on, the template's default, or a level, as in `data`."
+    )
     batch: int = Field(1, ge=1, description="Conversations at once; protocol: 1.")
     concurrency: int = Field(1, ge=1, description="Requests at once on --url.")
     timeout: float = Field(600.0, ge=0.1, description="Seconds, on --url.")

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.checkpoint import fingerprint, read_config, resolve
+from dflash_serve.adapters.target_config import text_config
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
+from dflash_serve.training.data.tokenizer import read_tokenizer
 from dflash_serve.training.drafter.initialise import (
     Beginning,
     DrafterShape,
@@ -56,16 +56,18 @@ def mask_token_id(directory: Path, given: int | None) -> int:
     """The id asked for, the tokenizer's own mask token, or the first id that no token uses.
 
     Raises:
-        DataError: the vocabulary has no room for one.
+        DataError: the vocabulary has no room for one, or the tokenizer cannot be read.
     """
     if given is not None:
         return given
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = read_tokenizer(directory).backend
     for token in ("<|mask|>", "<|MASK|>"):
-        if token in tokenizer.get_vocab():
-            return int(tokenizer.convert_tokens_to_ids(token))
-    if len(tokenizer) < int(read_config(directory)["vocab_size"]):
-        return len(tokenizer)
+        if (found := tokenizer.token_to_id(token)) is not None:
+            return found
+    used = frozenset(tokenizer.get_vocab().values())
+    for free in range(len(used), int(text_config(read_config(directory))["vocab_size"])):
+        if free not in used:
+            return free
     raise DataError(f"{directory} has no unused token id: choose one with --mask-token")
 
 
