@@ -68,3 +68,12 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/answers\.jsonl cannot be written"):
         AnswerFile(tmp_path / "file" / "answers.jsonl", ORIGIN)
+
+
+@pytest.mark.parametrize(("line", "why"), [('{"a": 1}', "first line"), ("notes", "not JSON")])
+def test_a_file_of_something_else_is_left_alone(line: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_text(line)
+    with pytest.raises(DataError, match=why):
+        AnswerFile(path, ORIGIN)
+    assert path.read_text() == line

@@ -96,7 +96,7 @@ def test_an_evaluation_goes_on_where_it_stopped_but_not_with_other_settings(
     assert results(out)["results"]["total"]["responses"] == 6
     refused = run(pair, *common, "--block-size", 4)
     assert refused.exit_code == 2
-    assert "other settings: block 8 (now 4)" in refused.output
+    assert "made with another block 8 (now 4)" in refused.output
     assert path.read_text() == whole
     # what the file says of equality decides the figures and, where equality is due, the exit code
     path.write_text(whole.replace('"same":true', '"same":false', 1))

@@ -3,12 +3,8 @@
 The first line says what they were made from. Knows no text.
 """
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,8 @@ import numpy as np
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import json_lines
 from dflash_serve.training.data.example import Example, IntArray
-from dflash_serve.training.data.origin import Part, describe_changes
+from dflash_serve.training.data.lines import LinesFile, Row, read_rows
+from dflash_serve.training.data.origin import Part
 
 Span = tuple[int, int]
 
@@ -106,23 +103,7 @@ def read_origin(path: Path) -> dict[str, Any]:
     return first.value
 
 
-def read_rows(path: Path, *, torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and objects. With ``torn`` a last line without an end is passed over.
-
-    Raises:
-        DataError: naming the line that is no JSON object.
-    """
-    rows = json_lines(path)
-    for raw in rows:
-        if isinstance(raw.value, dict):
-            yield raw.row + 1, raw.value
-        elif torn and next(rows, None) is None and not path.read_bytes().endswith(b"\n"):
-            return
-        else:
-            raise DataError(f"{path}, {raw.place} is no answer: {raw.fault or 'no object'}")
-
-
-def parse_row(path: Path, number: int, value: dict[str, Any]) -> list[Answer]:
+def parse_row(path: Path, number: int, value: Row) -> list[Answer]:
     """The sequences of one row.
 
     Rows are ``{"row", "kind", "tokens", "loss"}``, or ``{"row", "kind", "sequences": [...]}`` with
@@ -160,66 +141,24 @@ def usable(
     return kept, left_out
 
 
-class AnswerFile:
-    """Appends rows as they are finished; owner of the file while open.
-
-    Raises:
-        DataError: the file exists but was made from something else, with both values; or it cannot
-            be written.
-    """
+class AnswerFile(LinesFile):
+    """Appends rows as they are finished; ``done`` are those that the file holds."""
 
     def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
-        self._path = path
         self.done: set[int] = set()
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path} is no file")
-        if path.exists():
-            self._continue(origin)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path} cannot be written: {error}") from error
-        if self._file.tell() == 0:
-            self._write(origin)
+        super().__init__(path, origin, self._take)
 
     def append(self, answers: Sequence[Answer]) -> None:
         """All sequences of one row, as one line: a row is there whole or not at all."""
         parts = [{"tokens": answer.tokens.tolist(), "loss": answer.spans} for answer in answers]
         content = parts[0] if len(parts) == 1 else {"sequences": parts}
-        self._write({"row": answers[0].row, "kind": answers[0].kind, **content})
+        self.write({"row": answers[0].row, "kind": answers[0].kind, **content})
         self.done.add(answers[0].row)
 
-    def close(self) -> None:
-        self._file.close()
-
-    def _continue(self, origin: Mapping[str, Any]) -> None:
-        first = _dumped(origin).encode()
-        if self._path.stat().st_size < len(first) and first.startswith(self._path.read_bytes()):
-            os.truncate(self._path, 0)  # empty, or our first line torn
-            return
-        if changed := describe_changes(read_origin(self._path), origin):
-            raise DataError(f"{self._path} was made with another {changed}: choose another file")
-        _drop_torn_line(self._path)
-        for number, value in islice(read_rows(self._path), 1, None):
-            if _is_origin(value):
-                raise DataError(f"{self._path}, line {number}: another file's answers follow")
-            self.done.add(parse_row(self._path, number, value)[0].row)
-
-    def _write(self, value: Mapping[str, Any]) -> None:
-        try:
-            self._file.write(_dumped(value))
-            self._file.flush()
-        except OSError as error:
-            with suppress(OSError):  # it would write the rest again, and hide this error
-                self._file.close()
-            raise DataError(f"{self._path} cannot be written, rows so far are safe: {error}") from (
-                error
-            )
-
-
-def _dumped(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":")) + "\n"
+    def _take(self, number: int, value: Row) -> None:
+        if _is_origin(value):
+            raise DataError(f"{self._path}, line {number}: another file's answers follow")
+        self.done.add(parse_row(self._path, number, value)[0].row)
 
 
 def _is_origin(value: Mapping[str, Any]) -> bool:
@@ -239,10 +178,3 @@ def _mask(length: int, spans: Iterable[Span]) -> np.ndarray:
     for start, end in spans:
         mask[start:end] = True
     return mask
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut what an interrupted run left behind the last whole line."""
-    with path.open("rb") as file:
-        whole = sum(len(line) for line in file if line.endswith(b"\n"))
-    os.truncate(path, whole)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_serve.measure.errors import DataError
-from dflash_serve.training.data.answers import Answer, parse_row, read_rows, read_set, usable
+from dflash_serve.training.data.answers import Answer, parse_row, read_set, usable
+from dflash_serve.training.data.lines import read_rows
 
 
 @dataclass(frozen=True, slots=True)

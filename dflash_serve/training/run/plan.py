@@ -178,9 +178,9 @@ def _hours(settings: PlanSettings, budget: Budget, speed: Speed) -> Hours:
     step = made.step / speed.step
     training = 60 * (settings.minutes or 0) if made.steps is None else made.steps * step
     steps = made.steps if made.steps is not None else max(1, int(training / step))
-    answers = made.answers * speed.round + made.prompts * speed.forward
-    hours = [seconds / 3600 for seconds in (answers, made.features * speed.forward, training)]
-    return Hours(*hours, step, steps, sum(hours))
+    answers = (made.answers * speed.round + made.prompts * speed.forward) / 3600
+    features, training = made.features * speed.forward / 3600, training / 3600
+    return Hours(answers, features, training, step, steps, answers + features + training)
 
 
 def _advice(
