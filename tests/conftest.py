@@ -2,6 +2,7 @@
 
 import dflash_serve  # noqa: F401, I001
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import matplotlib
 import pytest
 
 from dflash_serve.text.tokenizer import ChatTokenizer
+from tests.compiler import write_compiler
 from tests.fakes import save_tokenizer
 
 hypothesis.settings.register_profile("busy machine", deadline=None)
@@ -25,6 +27,15 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("compiler")
+    write_compiler(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
         yield
 
 
