@@ -14,7 +14,7 @@ from dflash_serve.adapters.base import Captured
 from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
-from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
+from dflash_serve.training.features.files import FeatureFiles, Row, examples_digest
 from dflash_serve.training.features.store import (
     FeatureStore,
     bytes_per_token,
@@ -26,7 +26,6 @@ from dflash_serve.training.run.settings import RunSettings
 
 LAYERS = (0, 2)
 WIDTH = 32
-IDENTITY = StoreIdentity("t", "x", LAYERS, "float16", False)
 
 
 class Counting:
@@ -150,7 +149,7 @@ def test_memory_stays_under_its_bound(counting: Counting, examples: list[Example
 
 
 def files(directory: Path, shard_bytes: int = 3000) -> FeatureFiles:
-    return FeatureFiles.open(directory, IDENTITY, 1 << 20, shard_bytes=shard_bytes)
+    return FeatureFiles.open(directory, {"target": "t"}, 1 << 20, shard_bytes=shard_bytes)
 
 
 def rows(count: int) -> list[Row]:

@@ -43,6 +43,20 @@ _NESTED = (
     "training_mode",
 )
 """Keys that z-lab's readers look for inside dflash_config; others write them at the top."""
+_SAME = (
+    "num_target_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+)
+"""Keys that `DFlashConfig` has under the same names."""
 _NOT_WRITTEN = ("auto_map", "rope_parameters", "torch_dtype")
 """The name of a Python file that is not shipped, and second names of what is written."""
 
@@ -62,6 +76,9 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
         inner["runtime_block_size"] = runtime_block_size
     name = _architecture(raw)
     config = parse_dflash_config({**raw, "dflash_config": inner})
+    base, mode = config.prefix_weight_base, {}
+    if base:
+        mode = {"training_mode": "vp_drafter", "prefix_weight_base": base}
     known = {
         "architectures": [name],
         "model_type": "qwen3",
@@ -72,8 +89,9 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
             "target_layer_ids": list(config.target_layer_ids),
             "block_size": config.block_size - config.shift,
         }
-        | _mode(config),
-        **_sizes(config),
+        | mode,
+        "num_hidden_layers": config.num_layers,
+        **{name: getattr(config, name) for name in _SAME},
         **_attention(config),
         "hidden_act": "silu",
         "attention_bias": False,
@@ -90,29 +108,6 @@ def _architecture(raw: dict[str, Any]) -> str:
     if not isinstance(names, list) or not names:
         raise AdapterError(f"drafter config: architectures is {names!r}, but must list one name")
     return architecture(raw)
-
-
-def _mode(config: DFlashConfig) -> dict[str, Any]:
-    if not config.prefix_weight_base:
-        return {}
-    return {"training_mode": "vp_drafter", "prefix_weight_base": config.prefix_weight_base}
-
-
-def _sizes(config: DFlashConfig) -> dict[str, Any]:
-    return {
-        "num_target_layers": config.num_target_layers,
-        "num_hidden_layers": config.num_layers,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": config.rope_scaling,
-    }
 
 
 def _attention(config: DFlashConfig) -> dict[str, Any]:

@@ -8,16 +8,17 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_object
-from dflash_serve.adapters.shard_header import read_header
+from dflash_serve.adapters.shard_header import StoredTensor, read_header
 from dflash_serve.atomic_files import replace_json, replacing
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
@@ -41,17 +42,6 @@ class Row:
         return self.taps.nbytes + (self.final.nbytes if self.final is not None else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreIdentity:
-    """What features depend on; stored beside them as ``features.json``."""
-
-    target: str
-    tokens: str
-    layers: tuple[int, ...]
-    dtype: str
-    final: bool
-
-
 def examples_digest(examples: Sequence[Example]) -> str:
     """Changes when a token or the order of the examples does. Loss masks do not matter here."""
     digest = hashlib.sha256()
@@ -63,17 +53,16 @@ def examples_digest(examples: Sequence[Example]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one tensor's bytes are: [start, start + bytes of shape) of ``path``."""
+    """A tensor of ``path``, whose tensors' bytes begin at ``begin``."""
 
     path: Path
-    start: int
-    shape: tuple[int, ...]
-    dtype: mx.Dtype
+    begin: int
+    tensor: StoredTensor
 
     def read(self) -> mx.array:
-        count = int(np.prod(self.shape))
-        raw = np.fromfile(self.path, dtype=np.uint16, count=count, offset=self.start)
-        return mx.array(raw.reshape(self.shape)).view(self.dtype)
+        start, count = self.begin + self.tensor.end - self.tensor.nbytes, self.tensor.nbytes // 2
+        raw = np.fromfile(self.path, dtype=np.uint16, count=count, offset=start)
+        return mx.array(raw.reshape(self.tensor.shape)).view(_DTYPES[self.tensor.dtype])
 
 
 class FeatureFiles:
@@ -96,12 +85,14 @@ class FeatureFiles:
     def open(
         cls,
         directory: Path,
-        identity: StoreIdentity,
+        made_from: Mapping[str, Any],
         max_bytes: int,
         *,
         shard_bytes: int = _SHARD_BYTES,
     ) -> "FeatureFiles":
         """The directory's rows so far. Torn shards are deleted; their rows come again.
+
+        ``made_from``: what features depend on, kept beside them as features.json.
 
         Raises:
             DataError: the directory was made from something else, another run uses it, or it
@@ -113,7 +104,7 @@ class FeatureFiles:
             raise DataError(f"{directory} cannot be made: {error}") from error
         files = cls(directory, max_bytes, min(shard_bytes, max_bytes), _lock(directory))
         try:
-            _claim(directory, identity)
+            _claim(directory, made_from)
             files._scan()
         except BaseException:
             files._unlock()
@@ -190,10 +181,9 @@ class FeatureFiles:
         return True
 
 
-def _claim(directory: Path, identity: StoreIdentity) -> None:
+def _claim(directory: Path, made_from: Mapping[str, Any]) -> None:
     """Write features.json into a new directory, or find the same in an old one."""
-    path = directory / "features.json"
-    wanted = json.loads(json.dumps(asdict(identity)))
+    path, wanted = directory / "features.json", json.loads(json.dumps(made_from))
     if not path.exists():
         if any(directory.glob("shard-*")):
             raise DataError(f"{directory} holds shards that are not ours: choose another folder")
@@ -224,7 +214,4 @@ def _read_places(path: Path) -> dict[str, _Place]:
     if not tensors or any(tensor.dtype not in _DTYPES for tensor in tensors.values()):
         return {}
     begin = path.stat().st_size - max(tensor.end for tensor in tensors.values())
-    return {
-        name: _Place(path, begin + tensor.end - tensor.nbytes, tensor.shape, _DTYPES[tensor.dtype])
-        for name, tensor in tensors.items()
-    }
+    return {name: _Place(path, begin, tensor) for name, tensor in tensors.items()}

@@ -16,7 +16,7 @@ from dflash_serve.training.drafter.initialise import (
     begin_new,
 )
 from dflash_serve.training.drafter.layout import DTYPES
-from dflash_serve.training.features.files import FeatureFiles, StoreIdentity, examples_digest
+from dflash_serve.training.features.files import FeatureFiles, examples_digest
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.schedule import Horizon
@@ -141,12 +141,17 @@ def open_features(
     files, most = None, int(settings.feature_gb * 1e9)
     final, dtype = settings.soft_label > 0, settings.feature_dtype
     if settings.features == "disk":
-        tokens = examples_digest(examples)
-        identity = StoreIdentity(fingerprint(directory), tokens, layers, dtype, final)
+        made_from = {
+            "target": fingerprint(directory),
+            "tokens": examples_digest(examples),
+            "layers": layers,
+            "dtype": dtype,
+            "final": final,
+        }
         folder = settings.feature_dir or settings.out / "features"
         if processes.size > 1:
             folder = folder / f"rank-{processes.rank}"
-        files = FeatureFiles.open(folder, identity, most)
+        files = FeatureFiles.open(folder, made_from, most)
     room = most if settings.features == "memory" else 0
     return FeatureStore(
         target, layers, examples, room, final=final, dtype=DTYPES[dtype], files=files

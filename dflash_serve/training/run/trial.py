@@ -16,7 +16,7 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_model, on_cpu
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import new_drafter
-from dflash_serve.training.features.files import FeatureFiles, Row, StoreIdentity, examples_digest
+from dflash_serve.training.features.files import FeatureFiles, Row
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.trainer import Trainer, TrainOptions
 
@@ -102,8 +102,7 @@ def _features(
     target: TargetAdapter, drafter: DFlashDrafter, examples: list[Example], directory: Path
 ) -> FeatureStore:
     layers, width = drafter.config.target_layer_ids, drafter.config.hidden_size
-    identity = StoreIdentity("random", examples_digest(examples), layers, "float16", False)
-    files = FeatureFiles.open(directory, identity, _MANY)
+    files = FeatureFiles.open(directory, {"target": "random"}, _MANY)
     for index, example in enumerate(examples):
         shape = (example.length, len(layers) * width)
         files.put(index, Row(mx.random.normal(shape, dtype=mx.float16), None))

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from dflash_serve.measure.progress import progress_bar
 from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.trainer import StepReport
 
@@ -66,36 +66,20 @@ class LiveView(_View):
 
     def __init__(self, console: Console, value_name: str, begun: float = 0.0) -> None:
         super().__init__(value_name)
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("gone"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console,
-        )
-        self._task = self._bar.add_task("training", total=1.0)
-        self._bar.update(self._task, completed=begun)
+        self._bar = progress_bar(console)
+        self._task = self._bar.add_task("training", total=1.0, completed=begun)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
         self._live.start()
 
     def close(self) -> None:
         self._live.stop()
 
-    def on_step(self, report: StepReport) -> None:
-        super().on_step(report)
-        self._bar.update(self._task, completed=report.progress)
-
-    def on_measure(self, report: MeasureReport) -> None:
-        super().on_measure(report)
-        self._bar.update(self._task, completed=report.progress)
-
     def _render(self) -> RenderableType:
         step = self.last
         if step is None:
             return self._bar
+        measured = self.measured.progress if self.measured else 0.0
+        self._bar.update(self._task, completed=max(step.progress, measured))
         table = Table.grid(padding=(0, 2))
         table.add_row("step", f"{step.step}", "loss", f"{step.loss:.4f}")
         table.add_row("rate", f"{step.rate:.2e}", "gradient", f"{step.norm:.3f}")
