@@ -105,7 +105,8 @@ def test_a_better_drafter_is_written_and_says_on_which_answers(
     call("export", out, "--out", exported)
     for folder in (out, exported):
         card = (folder / "README.md").read_text()
-        assert f"{new:.2f} tokens per round ({new_pooled:.2f} pooled)" in card
+        figure = f"{new:.2f} tokens per round ({new_pooled:.2f} pooled; 95 % interval "
+        assert figure in card
         assert f"{recorded['conversations']} held-out conversations" in card
         assert "Recorded answers of the target" in card
         assert "7.77" not in card

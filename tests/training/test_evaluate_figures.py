@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dflash_serve.measure.figures import Round, busy_seconds, histogram, slots
+from dflash_serve.measure.intervals import Interval
 from dflash_serve.training.evaluate.figures import figures
 from dflash_serve.training.evaluate.records import Decoded, Response
 
@@ -35,6 +36,7 @@ def test_per_response_is_not_pooled() -> None:
     short = response([full(3)], row=1)  # 4 per round
     drafting = figures([long, short], 4).drafting
     assert drafting.tokens_per_round == pytest.approx((1 + 4) / 2)
+    assert drafting.tokens_per_round_interval == Interval(1.0, 4.0)
     assert drafting.tokens_per_round_pooled == pytest.approx((4 + 4) / 5)
     assert drafting.rounds == 5
     assert drafting.accepted_per_generated == pytest.approx(3 / (5 + 5))

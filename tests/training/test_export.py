@@ -1,6 +1,7 @@
 """Exports hold what was trained, and cards say what is known of it and no more."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from dflash_serve.adapters.checkpoint import read_config, read_weights
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.measure.intervals import Interval
 from dflash_serve.training.drafter.layout import CARD, CONFIG
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointStore
 from dflash_serve.training.run.record import RunRecord, Worth
@@ -41,7 +43,9 @@ def run_folder(tmp_path: Path) -> Path:
 
 def measured(step: int, value: float, best: bool) -> dict[str, Any]:
     """A line of the log: pooled is half a token more, and what is reported one less."""
-    return {"step": step, **figures(value), "best": best, "reported": figures(value - 1)}
+    interval = asdict(Interval(value - 1.25, value - 0.75))
+    reported = {**figures(value - 1), "tokens_per_round_interval": interval}
+    return {"step": step, **figures(value), "best": best, "reported": reported}
 
 
 def figures(value: float) -> dict[str, float]:
@@ -72,10 +76,14 @@ def test_a_checkpoint_is_cut_once_from_its_float32_masters(
     [
         (
             "",
-            "2.25 tokens per round (2.75 pooled), on 41 answers that did not choose it, after 200",
+            "2.25 tokens per round (2.75 pooled; 95 % interval 2.00 to 2.50), on 41 answers that "
+            "did not choose it, after 200",
         ),
-        ("last", "2.00 tokens per round (2.50 pooled), on 41 answers that did not choose it"),
-        ("checkpoints/step-00000200", "2.25 tokens per round (2.75 pooled)"),
+        (
+            "last",
+            "2.00 tokens per round (2.50 pooled; 95 % interval 1.75 to 2.25), on 41 answers",
+        ),
+        ("checkpoints/step-00000200", "2.25 tokens per round (2.75 pooled; "),
     ],
 )
 def test_the_card_says_what_was_measured_of_this_one_and_on_what(
@@ -135,7 +143,7 @@ def test_the_card_of_a_vp_drafter_says_what_was_measured(run_folder: Path, tmp_p
     inner = INNER | {"training_mode": "vp_drafter", "prefix_weight_base": 0.9}
     (run_folder / CONFIG).write_text(json.dumps(DRAFTER | {"dflash_config": inner}))
     row = measured(200, 4.25, True)
-    row["reported"]["tokens_per_round_pooled"] = None
+    row["reported"] = {"tokens_per_round": 3.25}
     (run_folder / "log.jsonl").write_text(json.dumps(row) + "\n")
     shown("export", run_folder, "--out", tmp_path / "out")
     card = (tmp_path / "out" / CARD).read_text()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dflash_serve.measure.figures import RoundCount
+from dflash_serve.measure.intervals import Interval
 from dflash_serve.training.evaluate.judge import Change, change_of
 
 
@@ -24,7 +25,7 @@ def test_the_change_is_that_of_the_means_over_responses() -> None:
 
 def test_no_change_has_an_interval_of_nothing() -> None:
     same = counts(np.array([2.0, 3.0, 5.0]))
-    assert change_of(same, same, [b"a", b"b", b"c"]) == Change(0.0, 0.0, 0.0)
+    assert change_of(same, same, [b"a", b"b", b"c"]) == Change(0.0, Interval(0.0, 0.0))
 
 
 def test_the_interval_is_that_of_the_normal_approximation() -> None:
@@ -36,7 +37,7 @@ def test_the_interval_is_that_of_the_normal_approximation() -> None:
     ratio = new.mean() / old.mean()
     error = np.std(new - ratio * old) / old.mean() / np.sqrt(400)
     assert found.value == pytest.approx(ratio - 1, abs=1e-3)
-    assert [found.low, found.high] == pytest.approx(
+    assert [found.interval.low, found.interval.high] == pytest.approx(
         [ratio - 1 - 1.96 * error, ratio - 1 + 1.96 * error], abs=0.2 * error
     )
     assert change_of(counts(old), counts(new), named(np.arange(400))) == found
@@ -49,6 +50,8 @@ def test_turns_of_one_conversation_are_drawn_together() -> None:
     one = change_of(counts(old), counts(new), named(np.arange(30)))
     again = np.repeat(np.arange(30), 9)
     found = change_of(counts(old[again]), counts(new[again]), named(again))
-    assert (found.low, found.high) == pytest.approx((one.low, one.high))
-    apart = change_of(counts(old[again]), counts(new[again]), named(np.arange(270)))
-    assert apart.high - apart.low < 0.5 * (one.high - one.low)
+    assert (found.interval.low, found.interval.high) == pytest.approx(
+        (one.interval.low, one.interval.high)
+    )
+    apart = change_of(counts(old[again]), counts(new[again]), named(np.arange(270))).interval
+    assert apart.high - apart.low < 0.5 * (one.interval.high - one.interval.low)

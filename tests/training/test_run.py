@@ -158,7 +158,13 @@ def test_a_drafter_is_chosen_by_one_set_and_reported_on_another(world: World) ->
     assert best["reported"]["tokens_per_round"] != best["tokens_per_round"]
     assert (last["ended"], last["best_step"]) == ("finished", best["step"])
     assert last["reported"] == best["reported"]["tokens_per_round"]
-    assert f"{last['reported']:.2f} tokens per round on 3 held-out answers" in result.output
+    pooled = best["reported"]["tokens_per_round_pooled"]
+    interval = best["reported"]["tokens_per_round_interval"]
+    assert interval["low"] < last["reported"] < interval["high"]
+    assert (
+        f"{last['reported']:.2f} tokens per round ({pooled:.2f} pooled; 95 % interval "
+        f"{interval['low']:.2f} to {interval['high']:.2f}), on 3 held-out answers"
+    ) in result.output
     kept = json.loads((world.root / "out" / "run.json").read_text())
     assert kept["reported"] | {"on": ""} == {"step": best["step"], "on": "", **best["reported"]}
     assert kept["trained_on"].startswith("6 answers of the target")

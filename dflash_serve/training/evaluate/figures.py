@@ -19,6 +19,7 @@ from dflash_serve.measure.figures import (
     speedup_end_to_end,
     time_per_output_token,
 )
+from dflash_serve.measure.intervals import Interval, mean_interval
 from dflash_serve.training.evaluate.records import Decoded, Response
 
 
@@ -26,11 +27,13 @@ from dflash_serve.training.evaluate.records import Decoded, Response
 class Drafting:
     """Acceptance over many responses. None: the server does not tell.
 
+    ``tokens_per_round_interval`` is None also where there are less than two conversations.
     ``published``: z-lab's tau for this drafter, data set and temperature, where there is one.
     """
 
     tokens_per_round: float | None = None
     tokens_per_round_pooled: float | None = None
+    tokens_per_round_interval: Interval | None = None
     share_above_3: float | None = None
     share_above_5: float | None = None
     published: float | None = None
@@ -69,7 +72,7 @@ def figures(
     compared = [one.same for one in responses if one.same is not None]
     return Figures(
         responses=len(responses),
-        drafting=_drafting([one.speculative for one in responses], block, published),
+        drafting=_drafting(responses, block, published),
         speculative=_speed([one.speculative for one in responses]),
         plain=plain,
         speedup_end_to_end=speedup_end_to_end(twin, plain) if plain else None,
@@ -87,7 +90,10 @@ def _speed(listed: Sequence[Decoded]) -> Speed:
     )
 
 
-def _drafting(listed: Sequence[Decoded], block: int | None, published: float | None) -> Drafting:
+def _drafting(
+    responses: Sequence[Response], block: int | None, published: float | None
+) -> Drafting:
+    listed = [one.speculative for one in responses]
     if not listed or any(one.passes is None for one in listed):
         return Drafting(published=published)
     counts = [
@@ -103,6 +109,7 @@ def _drafting(listed: Sequence[Decoded], block: int | None, published: float | N
     return Drafting(
         found.tokens_per_round if found.rounds else None,
         found.tokens_per_round_pooled if found.rounds else None,
+        mean_interval(counts, [(one.dataset, one.row) for one in responses]),
         found.share_above_3 if found.rounds else None,
         found.share_above_5 if found.rounds else None,
         published,

@@ -4,61 +4,56 @@ Drafters are walked over known answers as they would be served; the target runs 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_drafter
 from dflash_serve.measure.figures import Acceptance, RoundCount
+from dflash_serve.measure.intervals import (
+    LEVEL,
+    Interval,
+    conversation_sums,
+    mean_interval,
+    ratio_interval,
+)
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.data.split import Subset
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.measure import walk_answers
 
 NEW = "new"
-LEVEL = 0.95
-_RESAMPLES = 2000
 _FEATURE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Relative change of tokens per round, and the interval that holds ``LEVEL`` of resamples."""
+    """Relative change of tokens per round, and how sure it is."""
 
     value: float
-    low: float
-    high: float
+    interval: Interval
 
     def __str__(self) -> str:
-        return f"{self.value:+.1%} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+        low, high = self.interval.low, self.interval.high
+        return f"{self.value:+.1%} ({100 * low:+.1f} to {100 * high:+.1f})"
 
     def as_json(self) -> dict[str, Any]:
-        interval = {"level": LEVEL, "low": self.low, "high": self.high, "resamples": _RESAMPLES}
-        return {"tokens_per_round": self.value, "interval": interval}
+        return {"tokens_per_round": self.value, "interval": asdict(self.interval)}
 
 
 def change_of(
     old: Sequence[RoundCount], new: Sequence[RoundCount], names: Sequence[bytes]
 ) -> Change:
-    """What ``new`` changes over the same responses; ``names`` are those of their conversations.
-
-    Bootstrap: whole conversations are drawn with replacement, since turns of one chat resemble
-    each other. The draws are the same in every run.
-    """
-    index = {name: at for at, name in enumerate(dict.fromkeys(names))}
-    means = np.zeros((2, len(index)))  # the sum of each conversation's per-response means
-    for before, after, name in zip(old, new, names, strict=True):
-        means[:, index[name]] += before.mean, after.mean
-    rng, even = np.random.default_rng(0), np.full(len(index), 1 / len(index))
-    drawn = np.array([means @ rng.multinomial(len(index), even) for _ in range(_RESAMPLES)])
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn[:, 1] / drawn[:, 0] - 1, [tail, 1 - tail])
-    before, after = means.sum(axis=1)
-    return Change(float(after / before - 1), float(low), float(high))
+    """What ``new`` changes over the same responses; ``names`` are those of their conversations,
+    two or more."""
+    before, after = (conversation_sums(counts, names)[0] for counts in (old, new))
+    found = ratio_interval(after, before)
+    assert found is not None
+    value = float(after.sum() / before.sum())
+    return Change(value - 1, Interval(found.low - 1, found.high - 1))
 
 
 class HeldOut:
@@ -108,6 +103,10 @@ class HeldOut:
     def acceptance(self, name: str) -> Acceptance:
         return Acceptance.of(self._counts[name])
 
+    def interval(self, name: str) -> Interval | None:
+        """Of the drafter's tokens per round."""
+        return mean_interval(self._counts[name], self._names)
+
     def change(self, other: str) -> Change:
         """From the drafter ``other`` to the new one."""
         return change_of(self._counts[other], self._counts[NEW], self._names)
@@ -140,7 +139,7 @@ def objections(held: Sequence[HeldOut], tolerance: float) -> list[str]:
     found = []
     for one, other, limit in asked:
         change = one.change(other)
-        if change.low <= limit:
+        if change.interval.low <= limit:
             found.append(
                 f"over {one.conversations} held-out conversations ({one.kind}) its tokens per "
                 f"round are {change} against {other}, and the {LEVEL:.0%} interval must lie above "

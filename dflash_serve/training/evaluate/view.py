@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from dflash_serve.measure.intervals import LEVEL
 from dflash_serve.training.evaluate.figures import Figures
 
 TOTAL = "total"
@@ -13,6 +14,7 @@ TOTAL = "total"
 _DRAFTING = (
     "responses",
     "tokens/round",
+    f"{LEVEL:.0%}",
     "pooled",
     "published",
     "above 3",
@@ -26,8 +28,9 @@ _SPEED = ("tokens/s", "end to end", "decode", "plain ms", "spec. ms", "differing
 def drafting_table(sets: Mapping[str, Figures], total: Figures) -> Table:
     """Acceptance, one row per data set and one for all responses together."""
     caption = (
-        "tokens/round: mean over responses of their means, z-lab's tau; pooled: all tokens / all "
-        "rounds; published: z-lab's tau for the same target; above: share of responses"
+        f"tokens/round: mean over responses of their means, z-lab's tau; {LEVEL:.0%}: its interval "
+        "(bootstrap over conversations); pooled: all tokens / all rounds; published: z-lab's tau "
+        "for the same target; above: share of responses"
     )
     rows = {name: _drafting_cells(one) for name, one in {**sets, TOTAL: total}.items()}
     return _table("drafting", caption, _DRAFTING, rows)
@@ -107,6 +110,7 @@ def _drafting_cells(one: Figures) -> list[str]:
     return [
         str(one.responses),
         _number(drafting.tokens_per_round),
+        str(drafting.tokens_per_round_interval or "-"),
         _number(drafting.tokens_per_round_pooled),
         _number(drafting.published),
         _number(drafting.share_above_3),

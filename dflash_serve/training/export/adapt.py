@@ -150,6 +150,7 @@ def _record(settings: AdaptSettings, tuned: Tuned, held: HeldOut) -> RunRecord:
         on=f"{held.responses} recorded answers of {held.conversations} held-out conversations",
         tokens_per_round=found.tokens_per_round,
         tokens_per_round_pooled=found.tokens_per_round_pooled,
+        tokens_per_round_interval=held.interval(NEW),
     )
     trained_on = "recorded answers of the target, from an older drafter on"
     if settings.replay is not None:

@@ -13,8 +13,8 @@ from dflash_serve.training.run.record import Worth
 _MEANING = """
 
 Tokens per round: the mean over responses of each one's mean tokens per verify pass, the target's
-own token included. Pooled: all tokens over all verify passes. Drafts were compared with answers
-that are known."""
+own token included. Interval: of that mean, by a bootstrap that draws whole conversations. Pooled:
+all tokens over all verify passes. Drafts were compared with answers that are known."""
 _MEANING_VP = """
 
 Tokens per round behind a visible prefix: the mean over the lengths of that prefix."""
@@ -98,10 +98,7 @@ def _windowed(layers: tuple[int | None, ...]) -> str:
 def _measured(config: DFlashConfig, worth: Worth | None) -> str:
     if worth is None:
         return "Nothing yet."
-    figure = f"{worth.tokens_per_round:.2f} tokens per round"
-    if worth.tokens_per_round_pooled is not None:
-        figure += f" ({worth.tokens_per_round_pooled:.2f} pooled)"
-    meaning = _MEANING
+    figure, meaning = worth.figures(), _MEANING
     if config.prefix_weight_base:
         figure, meaning = f"{figure} behind a visible prefix", _MEANING_VP
     return f"{figure}, on {worth.on}, after {worth.step} steps.{meaning}"

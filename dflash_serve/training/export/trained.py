@@ -77,7 +77,8 @@ def _worth(run: Path, source: Path, record: RunRecord | None) -> Worth | None:
     row = next((row for row in reversed(lines) if _measures(row) and _is_of(source, row)), None)
     if row is None:
         return None
-    return record.reported.model_copy(update={"step": row["step"], **row[_FIGURES]})
+    known = record.reported.model_dump() | {"tokens_per_round_interval": None}
+    return Worth.model_validate(known | {"step": row["step"], **row[_FIGURES]})
 
 
 def _measures(row: dict[str, Any]) -> bool:

@@ -51,6 +51,7 @@ class Keeper(Listener):
             on=data.reported_on,
             tokens_per_round=found.value,
             tokens_per_round_pooled=found.pooled,
+            tokens_per_round_interval=found.interval,
         )
         return RunRecord(target=self.settings.target, trained_on=data.trained_on, reported=worth)
 

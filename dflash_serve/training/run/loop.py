@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from dflash_serve.measure.intervals import Interval
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointStore
 from dflash_serve.training.run.guard import Diverged, LossGuard
 from dflash_serve.training.run.trainer import StepReport, Trainer
@@ -36,11 +37,13 @@ class Measurement:
     """What a drafter is worth: ``value`` decides which one is the best.
 
     It is tokens per round, mean over responses, or what stands for it in another mode; ``pooled``
-    is that of all rounds together, None where there is no such figure. ``detail`` is more, as JSON.
+    is that of all rounds together, None where there is no such figure. ``interval`` of the value,
+    where it was asked for; ``detail`` is more, as JSON.
     """
 
     value: float
     pooled: float | None = None
+    interval: Interval | None = None
     detail: dict[str, Any] | None = None
 
 

@@ -14,6 +14,7 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.kernels.block_attention import KeysValues
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.figures import Acceptance, RoundCount
+from dflash_serve.measure.intervals import Interval, conversation_sums, ratio_interval
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore, pad_tokens
 from dflash_serve.training.run.loop import Measurement
@@ -28,13 +29,15 @@ _BATCH, _BUCKET = 16, 64  # answers walked together, and what their length is pa
 class RoundsMeasure:
     """Tokens per round over the held-out ``examples`` of all processes; these are this one's.
 
-    Blocks have ``width`` slots; None: as trained.
+    Blocks have ``width`` slots; None: as trained. ``names`` are those of the conversations that the
+    examples of all processes are from: with them there is an interval.
     """
 
     trainer: Trainer
     features: FeatureStore
     examples: Sequence[Example]
     width: int | None = None
+    names: Sequence[bytes] = ()
     name = "tokens per round"
 
     def __post_init__(self) -> None:
@@ -49,7 +52,15 @@ class RoundsMeasure:
         width = self.width or drafter.block_size
         walks = walk_answers(drafter, self.features, self.examples, width)
         found = Acceptance(*self.trainer.processes.total(Acceptance.of(walks).sums()))
-        return Measurement(found.tokens_per_round, found.tokens_per_round_pooled)
+        interval = self._interval(walks) if self.names else None
+        return Measurement(found.tokens_per_round, found.tokens_per_round_pooled, interval)
+
+    def _interval(self, walks: Sequence[RoundCount]) -> Interval | None:
+        processes = self.trainer.processes
+        own = self.names[processes.rank :: processes.size]
+        sums = conversation_sums(walks, own, self.names)
+        total = np.array(processes.total(sums.reshape(-1).tolist()))
+        return ratio_interval(*total.reshape(sums.shape))
 
 
 def contexts(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.measure.errors import DataError
+from dflash_serve.measure.intervals import Interval
 
 FILE = "run.json"
 
@@ -16,8 +17,8 @@ FILE = "run.json"
 class Worth(BaseModel):
     """Tokens per round of the drafter after ``step`` steps, on the answers that ``on`` describes.
 
-    Of a VP-drafter: those behind a visible prefix. ``tokens_per_round_pooled`` is None where there
-    is no such figure.
+    Of a VP-drafter: those behind a visible prefix. ``tokens_per_round_pooled`` and the interval are
+    None where there is no such figure.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +27,16 @@ class Worth(BaseModel):
     on: str
     tokens_per_round: float
     tokens_per_round_pooled: float | None = None
+    tokens_per_round_interval: Interval | None = None
+
+    def figures(self, name: str = "tokens per round") -> str:
+        """``5.12 tokens per round (4.90 pooled; 95 % interval 4.80 to 5.44)``."""
+        more = []
+        if self.tokens_per_round_pooled is not None:
+            more.append(f"{self.tokens_per_round_pooled:.2f} pooled")
+        if (interval := self.tokens_per_round_interval) is not None:
+            more.append(f"{100 * interval.level:.0f} % interval {interval}")
+        return f"{self.tokens_per_round:.2f} {name}" + (f" ({'; '.join(more)})" if more else "")
 
 
 class RunRecord(BaseModel):

@@ -44,9 +44,11 @@ class RunLog(Listener):
             "best": report.best,
         }
         if report.reported is not None:
+            interval = report.reported.interval
             row["reported"] = {
                 "tokens_per_round": report.reported.value,
                 "tokens_per_round_pooled": report.reported.pooled,
+                "tokens_per_round_interval": interval and asdict(interval),
             }
         self.note(row)
         if time.monotonic() - self._drawn > _REDRAW_SECONDS:

@@ -25,18 +25,22 @@ _FEW = 32
 Say = Callable[[str], None]
 Named = tuple[Answer, bytes]
 """An answer and the name of its conversation."""
+Turn = tuple[Example, bytes]
+"""One answer of a chat, and the name of its conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
     """Examples; held-out ones are one turn each: rounds are walked over one answer at a time.
 
-    ``trained_on`` and ``reported_on`` say in words what the answers are.
+    ``reporting_names`` are those of their conversations. ``trained_on`` and ``reported_on`` say in
+    words what the answers are.
     """
 
     train: list[Example]
     choosing: list[Example]
     reporting: list[Example]
+    reporting_names: list[bytes]
     trained_on: str
     reported_on: str
 
@@ -65,8 +69,9 @@ def read_data(settings: RunSettings, directory: Path, target: TargetAdapter, say
     told = {path: describe_parts(found.parts, own) for path, found in sets.items()}
     return RunData(
         [answer.example() for answer, _ in train],
-        choosing,
-        reporting,
+        [turn for turn, _ in choosing],
+        [turn for turn, _ in reporting],
+        [name for _, name in reporting],
         told[settings.data],
         f"{len(reporting)} held-out answers that did not choose it, of "
         f"{told[settings.heldout or settings.data]}",
@@ -135,7 +140,7 @@ def hold_back(path: Path, answers: list[Named]) -> tuple[list[Named], list[Named
     )
 
 
-def _halves(path: Path, held: list[Named], say: Say) -> tuple[list[Example], list[Example]]:
+def _halves(path: Path, held: list[Named], say: Say) -> tuple[list[Turn], list[Turn]]:
     """The held-out answers to choose by, and those to report on."""
     names = _in_order(held)
     if len(names) < 2:
@@ -146,7 +151,12 @@ def _halves(path: Path, held: list[Named], say: Say) -> tuple[list[Example], lis
     half = len(names) // 2
     chosen = set(names[:half])
     choosing, reporting = (
-        [turn for answer, name in held if (name in chosen) is first for turn in answer.turns()]
+        [
+            (turn, name)
+            for answer, name in held
+            if (name in chosen) is first
+            for turn in answer.turns()
+        ]
         for first in (True, False)
     )
     say(

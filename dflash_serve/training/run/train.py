@@ -25,6 +25,7 @@ from dflash_serve.training.run.keeper import Keeper
 from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
 from dflash_serve.training.run.measure import RoundsMeasure
 from dflash_serve.training.run.measure_prefix import PrefixMeasure, prefix_table
+from dflash_serve.training.run.record import Worth, read_record
 from dflash_serve.training.run.report import RunLog
 from dflash_serve.training.run.run_data import RunData, read_data
 from dflash_serve.training.run.schedule import Horizon
@@ -68,10 +69,8 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
         )
         stack.enter_context(closing(features))
         trainer = Trainer(drafter, data.train, features, parts.options, processes)
-        choosing, reporting = (
-            _measure(settings, parts.target, trainer, held)
-            for held in (data.choosing, data.reporting)
-        )
+        choosing = _measure(settings, parts.target, trainer, data.choosing)
+        reporting = _measure(settings, parts.target, trainer, data.reporting, data.reporting_names)
         run = Run(trainer, choosing, (), store, parts.facts, watching.stop, reporting)
         if processes.told({"resume": checkpoint is not None})["resume"]:
             run.resume(checkpoint)
@@ -163,15 +162,19 @@ def _checkpoint(store: CheckpointStore, parts: _Parts, console: Console) -> Chec
 
 
 def _measure(
-    settings: RunSettings, target: TargetAdapter, trainer: Trainer, held: Sequence[Example]
+    settings: RunSettings,
+    target: TargetAdapter,
+    trainer: Trainer,
+    held: Sequence[Example],
+    names: Sequence[bytes] = (),
 ) -> RoundsMeasure | PrefixMeasure:
-    """Of this process's share of the held-out examples."""
+    """Of this process's share of the held-out examples; ``names`` of their conversations."""
     own = held[trainer.processes.rank :: trainer.processes.size]
     layers, dtype = trainer.drafter.target_layer_ids, DTYPES[settings.feature_dtype]
     features = FeatureStore(target, layers, own, _HELD_BYTES, dtype=dtype)
     if trainer.options.prefix_weight_base is not None:
         return PrefixMeasure(trainer, features, own)
-    return RoundsMeasure(trainer, features, own, settings.measure_block)
+    return RoundsMeasure(trainer, features, own, settings.measure_block, names)
 
 
 def _watchers(settings: RunSettings, run: Run, name: str, watching: Watching) -> Iterator[Listener]:
@@ -202,9 +205,11 @@ def _conclude(
     if detail is not None:
         console.print(prefix_table(detail))
     if position.best_step:
-        worth = f"{position.reported:.2f} {name} on {data.reported_on}"
+        record, step = read_record(settings.out), position.best_step
+        kept = record.reported if record else None
+        worth = kept or Worth(step=step, on=data.reported_on, tokens_per_round=position.reported)
         console.print(
-            f"best drafter: {settings.out}, of step {position.best_step}: {worth}; "
+            f"best drafter: {settings.out}, of step {step}: {worth.figures(name)}, on {worth.on}; "
             f"{position.best:.2f} on the {len(data.choosing)} that did; last drafter: "
             f"{settings.out / 'last'}"
         )
