@@ -1,12 +1,13 @@
 """The script that checks real shapes: what it writes loads, in small and in the published sizes."""
 
 import json
-import subprocess
-import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from dflash_serve.adapters.checkpoint import read_config
 from dflash_serve.adapters.loading import check_files, load_drafter, load_target
@@ -16,16 +17,22 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["qwen3-8b", "qwen3.5-9b", "llama-3.1-8b", "gemma-3-12b"]
 
 
-def run(*arguments: object) -> str:
-    command = [sys.executable, str(ROOT / "tools/shapes.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def script() -> typer.Typer:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")
+        app: typer.Typer = import_module("shapes").app
+    return app
+
+
+def run(script: typer.Typer, *arguments: object) -> None:
+    done = CliRunner().invoke(script, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_small_pair_of_each_shape_loads(tmp_path: Path, name: str) -> None:
-    run("write", name, tmp_path / "pair", "--tiny")
+def test_a_small_pair_of_each_shape_loads(script: typer.Typer, tmp_path: Path, name: str) -> None:
+    run(script, "write", name, tmp_path / "pair", "--tiny")
     target, drafter = tmp_path / "pair/target", tmp_path / "pair/drafter"
     check_files(target, drafter)
     loaded = load_target(target)
@@ -35,9 +42,10 @@ def test_a_small_pair_of_each_shape_loads(tmp_path: Path, name: str) -> None:
     assert {tensor.dtype for tensor in header.values()} == {"U32", "BF16"}
 
 
-def test_a_check_says_what_loading_and_serving_took(tmp_path: Path) -> None:
+def test_a_check_says_what_loading_and_serving_took(script: typer.Typer, tmp_path: Path) -> None:
     out = tmp_path / "shapes.json"
-    run("check", "qwen3-8b", "--tiny", "--out", out, "--option=--block-size", "--option=2")
+    options = ("--out", out, "--option=--block-size", "--option=2")
+    run(script, "check", "qwen3-8b", "--tiny", *options)
     found: dict[str, Any] = json.loads(out.read_text())["results"]["qwen3-8b"]
     assert list(found) == ["with target", "with drafter"]
     for measured in found.values():
