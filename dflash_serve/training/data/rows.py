@@ -7,11 +7,11 @@ would neither say in which line a fault is nor take rows of several shapes.
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import RawRow, json_lines
@@ -21,52 +21,26 @@ _TABLES = (".parquet", ".csv")
 _LINES = (".jsonl", ".ndjson", ".json")
 
 
-class Source(Protocol):
-    """Rows that can be read again and again."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def digest(self) -> str:
-        """Changes when the rows do."""
-        ...
-
-    def rows(self, limit: int | None = None) -> Iterator[RawRow]:
-        """The first ``limit`` rows.
-
-        Raises:
-            DataError: a file cannot be read as what its name says.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class FileSource:
-    """The rows of ``files``, one file after the other: a `Source`."""
+class Source:
+    """Rows that can be read again and again, and a digest that changes when they do."""
 
     name: str
-    files: tuple[Path, ...]
+    find_digest: Callable[[], str]
+    read: Callable[[], Iterator[RawRow]]
 
     @property
     def digest(self) -> str:
-        digests = [file_digest(path) for path in self.files]
-        if len(digests) == 1:
-            return digests[0]
-        return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
+        return self.find_digest()
 
     def rows(self, limit: int | None = None) -> Iterator[RawRow]:
-        return islice(self._rows(), limit)
+        """The first ``limit`` rows."""
+        return islice(self.read(), limit)
 
-    def _rows(self) -> Iterator[RawRow]:
-        offset = 0
-        for path in self.files:
-            prefix = f"{path.name} " if len(self.files) > 1 else ""
-            last = -1
-            for raw in _file_rows(path):
-                last = raw.row
-                yield RawRow(offset + raw.row, prefix + raw.place, raw.value, raw.fault)
-            offset += last + 1
+
+def file_source(name: str, files: Sequence[Path]) -> Source:
+    """The rows of ``files``, one file after the other."""
+    return Source(name, lambda: _digest(files), lambda: _rows(files))
 
 
 def open_source(name: str, split: str | None = None, config: str | None = None) -> Source:
@@ -81,7 +55,7 @@ def open_source(name: str, split: str | None = None, config: str | None = None) 
     if path.exists():
         if split or config:
             raise DataError(f"{name} is local: --split and --config-name are for data sets")
-        return FileSource(name, _files(path))
+        return file_source(name, _files(path))
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in _LINES:
         raise DataError(f"no file or directory {name} (a hub id would be OWNER/NAME)")
     return _tables().from_hub(name, split, config)
@@ -101,17 +75,36 @@ def _files(path: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def _digest(files: Sequence[Path]) -> str:
+    digests = [file_digest(path) for path in files]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
+
+
+def _rows(files: Sequence[Path]) -> Iterator[RawRow]:
+    offset = 0
+    for path in files:
+        prefix = f"{path.name} " if len(files) > 1 else ""
+        last = -1
+        for raw in _file_rows(path):
+            last = raw.row
+            yield RawRow(offset + raw.row, prefix + raw.place, raw.value, raw.fault)
+        offset += last + 1
+
+
 def _file_rows(path: Path) -> Iterator[RawRow]:
     if path.suffix == ".parquet":
-        return _numbered(_tables().parquet_values(path))
+        return numbered(_tables().parquet_values(path))
     if path.suffix == ".csv":
-        return _numbered(_csv_values(path))
+        return numbered(_csv_values(path))
     if path.suffix == ".json" and _begins_with_bracket(path):
-        return _numbered(_array_values(path))
+        return numbered(_array_values(path))
     return json_lines(path)
 
 
-def _numbered(values: Iterator[Any]) -> Iterator[RawRow]:
+def numbered(values: Iterable[Any]) -> Iterator[RawRow]:
+    """Rows of a table, which has no lines."""
     for row, value in enumerate(values):
         yield RawRow(row, f"row {row + 1}", value)
 

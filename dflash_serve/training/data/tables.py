@@ -3,8 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +10,11 @@ from datasets import Dataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from dflash_serve.measure.errors import DataError
-from dflash_serve.measure.prompts import RawRow
 from dflash_serve.training.data.hub import HttpError, first_line, reach_hub
+from dflash_serve.training.data.rows import Source, numbered
 
 
-@dataclass(frozen=True, slots=True)
-class TableSource:
-    """One split of a data set: a `rows.Source`."""
-
-    name: str
-    split: str | None
-    config: str | None
-    table: Dataset
-
-    @property
-    def digest(self) -> str:
-        size = self.table.info.dataset_size or self.table.size_in_bytes
-        said = [self.name, self.config, self.split, len(self.table), size]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-    def rows(self, limit: int | None = None) -> Iterator[RawRow]:
-        for row, value in enumerate(islice(self.table, limit)):
-            yield RawRow(row, f"row {row + 1}", value)
-
-
-def from_folder(path: Path, split: str | None) -> TableSource:
+def from_folder(path: Path, split: str | None) -> Source:
     """What `Dataset.save_to_disk` wrote.
 
     Raises:
@@ -47,10 +25,10 @@ def from_folder(path: Path, split: str | None) -> TableSource:
         found = load_from_disk(name)
     except (DatasetsError, OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read: {first_line(error)}") from error
-    return TableSource(name, split, None, _one_split(name, found, split))
+    return _source([name, None, split], _one_split(name, found, split))
 
 
-def from_hub(name: str, split: str | None, config: str | None) -> TableSource:
+def from_hub(name: str, split: str | None, config: str | None) -> Source:
     """A data set of the hub, or of its cache.
 
     Raises:
@@ -61,7 +39,7 @@ def from_hub(name: str, split: str | None, config: str | None) -> TableSource:
         table = _one_split(name, load_dataset(name, config), split)
     except (DatasetsError, HttpError, OSError, ValueError) as error:
         raise DataError(f"cannot get {name} from the hub: {first_line(error)}") from error
-    return TableSource(name, split, config, table)
+    return _source([name, config, split], table)
 
 
 def parquet_values(path: Path) -> Iterator[Any]:
@@ -74,6 +52,12 @@ def parquet_values(path: Path) -> Iterator[Any]:
         yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     except (DatasetsError, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as parquet: {first_line(error)}") from error
+
+
+def _source(called: list[str | None], table: Dataset) -> Source:
+    said = [*called, len(table), table.info.dataset_size or table.size_in_bytes]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    return Source(str(called[0]), lambda: digest, lambda: numbered(table))
 
 
 def _one_split(name: str, found: Any, split: str | None) -> Dataset:

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dflash_serve.adapters.checkpoint import fingerprint, resolve
@@ -28,6 +28,11 @@ from dflash_serve.training.evaluate.records import Decoded, Failure, Response, R
 from dflash_serve.training.evaluate.settings import EvaluateSettings
 
 _PREFILL = 2048  # prompt tokens at a time, as the published reference does
+
+Wave = list[tuple[Conversation, list[str]]]
+"""Conversations that are answered together, and the replies so far."""
+Answers = dict[str, tuple[Answer, Decoded]]
+"""By request id, with what each cost."""
 
 
 class LocalRun:
@@ -92,7 +97,7 @@ class LocalRun:
         requests = []
         for one in conversations:
             with suppress(DataError):
-                requests.append(self._request("", _Open(one), 0))
+                requests.append(self._request("", one, []))
         if not requests:
             return
         longest = max(requests, key=lambda request: len(request.prompt))
@@ -106,44 +111,42 @@ class LocalRun:
         """Every turn of every conversation; replies are fed back into later turns."""
         batch = self._settings.batch
         for start in range(0, len(conversations), batch):
-            wave = [_Open(one) for one in conversations[start : start + batch]]
+            wave: Wave = [(one, []) for one in conversations[start : start + batch]]
             turn = 0
             while wave:
                 yield from self._turn(wave, turn)
                 turn += 1
-                wave = [one for one in wave if turn == len(one.replies) < one.turns]
+                wave = [one for one in wave if turn == len(one[1]) < len(one[0].turns)]
 
-    def _turn(self, wave: Sequence["_Open"], turn: int) -> Iterator[Response | Failure]:
+    def _turn(self, wave: Wave, turn: int) -> Iterator[Response | Failure]:
         requests: dict[str, EngineRequest] = {}
-        asked: dict[str, _Open] = {}
-        for index, one in enumerate(wave):
+        asked: Wave = []
+        for one, replies in wave:
+            name = str(len(asked))
             try:
-                requests[str(index)] = self._request(str(index), one, turn)
-                asked[str(index)] = one
+                requests[name] = self._request(name, one, replies)
+                asked.append((one, replies))
             except DataError as error:
-                yield Failure(one.conversation.dataset, one.conversation.row, turn, str(error))
+                yield Failure(one.dataset, one.row, turn, str(error))
         if not requests:
             return
-        told_all, made_all = self._both_ways(list(requests.values()))
-        for name, one in asked.items():
-            told, made = told_all[name], made_all[name]
-            tokens = list(made.answer.tokens)
-            text = self._tokenizer.backend.decode(tokens, skip_special_tokens=True)
-            one.replies.append(text)
+        plain, speculative = self._both_ways(list(requests.values()))
+        for name, (one, replies) in zip(requests, asked, strict=True):
+            (told, cost), (made, drafted) = plain[name], speculative[name]
+            text = self._tokenizer.backend.decode(list(made.tokens), skip_special_tokens=True)
+            replies.append(text)
             yield Response(
-                one.conversation.dataset,
-                one.conversation.row,
-                one.conversation.digest,
+                one.dataset,
+                one.row,
+                one.digest,
                 turn,
                 text,
-                made.decoded(),
-                told.decoded().without_rounds(),
-                same=made.same_as(told),
+                drafted,
+                cost.without_rounds(),
+                same=made.tokens == told.tokens and made.finish is told.finish,
             )
 
-    def _both_ways(
-        self, requests: Sequence[EngineRequest]
-    ) -> tuple[dict[str, "_Made"], dict[str, "_Made"]]:
+    def _both_ways(self, requests: Sequence[EngineRequest]) -> tuple[Answers, Answers]:
         """Plain answers and speculative ones; which way goes first alternates."""
         ways = (self._plain, self._speculative)
         order = ways[:: -1 if self._turns % 2 else 1]
@@ -151,8 +154,8 @@ class LocalRun:
         made = {way: way.run(requests) for way in order}
         return made[self._plain], made[self._speculative]
 
-    def _request(self, name: str, one: "_Open", turn: int) -> EngineRequest:
-        messages, asked = one.conversation.messages(one.replies), self._settings
+    def _request(self, name: str, one: Conversation, replies: list[str]) -> EngineRequest:
+        messages, asked = one.messages(replies), self._settings
         try:
             prompt = self._tokenizer.encode_chat(messages, self._template)
         except TemplateError as error:
@@ -161,7 +164,7 @@ class LocalRun:
             raise DataError(
                 f"the prompt has {len(prompt)} tokens, the target's context {self._room}"
             )
-        seed = _seed(asked.seed, one, turn)
+        seed = _seed(asked.seed, one, len(replies))
         sampling = SamplingParams(asked.temperature, asked.top_p, asked.top_k, seed=seed)
         return EngineRequest(name, prompt, asked.max_new, sampling, self._stop_tokens)
 
@@ -175,15 +178,6 @@ class LocalRun:
         )
 
 
-class _Open:
-    """A conversation on its way; owner of the replies so far."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        self.conversation = conversation
-        self.turns = len(conversation.turns)
-        self.replies: list[str] = []
-
-
 class _Way:
     """One way to decode: a runner, which keeps its caches and graphs from run to run."""
 
@@ -191,42 +185,28 @@ class _Way:
         self._runner, self._config = runner, config
         self.cold_rounds = 0
 
-    def run(self, requests: Sequence[EngineRequest]) -> dict[str, "_Made"]:
-        """All requests together; answers by request id."""
+    def run(self, requests: Sequence[EngineRequest]) -> Answers:
+        """All requests together."""
         driver = Driver(self._runner, self._config, keep_steps=True)
         started = time.time()
         for request in requests:
             driver.add(request)
         run = driver.finish()
         self.cold_rounds += sum(step.cold for step in run.steps)
-        return {key: _Made(answer, started) for key, answer in run.answers.items()}
+        return {key: (answer, _decoded(answer, started)) for key, answer in run.answers.items()}
 
     def close(self) -> None:
         self._runner.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """One request's answer. ``started`` is a Unix time."""
-
-    answer: Answer
-    started: float
-
-    def decoded(self) -> Decoded:
-        usage = self.answer.usage
-        ended = self.started + usage.time_to_first_token + usage.decode_time
-        span = (self.started, ended)
-        return Decoded.of_rounds(
-            usage.completion_tokens, span, usage.decode_time, self.answer.rounds
-        )
-
-    def same_as(self, other: "_Made") -> bool:
-        """Whether both have the same tokens, and ended for the same reason."""
-        mine, theirs = self.answer, other.answer
-        return mine.tokens == theirs.tokens and mine.finish is theirs.finish
+def _decoded(answer: Answer, started: float) -> Decoded:
+    usage = answer.usage
+    ended = started + usage.time_to_first_token + usage.decode_time
+    span = (started, ended)
+    return Decoded.of_rounds(usage.completion_tokens, span, usage.decode_time, answer.rounds)
 
 
-def _seed(seed: int, one: _Open, turn: int) -> int:
+def _seed(seed: int, one: Conversation, turn: int) -> int:
     """Its own for every turn, the same in every evaluation with ``seed``."""
-    key = f"{seed}/{one.conversation.dataset}/{one.conversation.row}/{turn}"
+    key = f"{seed}/{one.dataset}/{one.row}/{turn}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")

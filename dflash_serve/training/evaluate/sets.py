@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download
 
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.hub import first_line, reach_hub
-from dflash_serve.training.data.rows import FileSource, Source, open_source
+from dflash_serve.training.data.rows import Source, file_source, open_source
 from dflash_serve.training.evaluate.prompts import Conversation
 
 Row = Mapping[str, Any]
@@ -159,7 +159,7 @@ def from_directory(directory: Path, name: str) -> list[Conversation]:
             f"{' or '.join(wanted.files)} in {name}/ and {folder}/"
         )
     where = ", ".join(str(path) for path in paths)
-    return _conversations(name, FileSource(where, tuple(paths)))
+    return _conversations(name, file_source(where, paths))
 
 
 def from_hub(name: str) -> list[Conversation]:
@@ -171,7 +171,7 @@ def from_hub(name: str) -> list[Conversation]:
     wanted = DATASETS[name]
     try:
         if name == "livecodebench":  # its repository has a script, which is never run
-            source: Source = FileSource(wanted.hub, _livecodebench_files(wanted.hub))
+            source = file_source(wanted.hub, _livecodebench_files(wanted.hub))
         else:
             source = open_source(wanted.hub, wanted.split, wanted.config)
     except (DataError, OSError) as error:
