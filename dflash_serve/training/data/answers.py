@@ -81,11 +81,7 @@ def read_set(path: Path) -> AnswerSet:
 
 
 def stream_answers(path: Path) -> Iterator[Answer]:
-    """Sequences as they stand in a file, one row at a time.
-
-    Raises:
-        DataError: naming the line that is no answer.
-    """
+    """Sequences as they stand in a file, one row at a time."""
     for number, value in read_rows(path):
         if not _is_origin(value):
             yield from parse_row(path, number, value)

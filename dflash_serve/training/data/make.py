@@ -29,11 +29,7 @@ from dflash_serve.training.data.tokenizer import read_tokenizer, template_argume
 
 
 def make_answers(settings: DataSettings, console: Console) -> None:
-    """Answer the rows that the file does not hold yet, then say what became of every row.
-
-    Raises:
-        DataError: nothing is usable, the file has another origin, or with ``strict`` any bad row.
-    """
+    """Answer the rows that the file does not hold yet, then say what became of every row."""
     directory = target_directory(settings.target)
     source = open_source(settings.prompts, settings.split, settings.config_name)
     rules, faults = _rules(settings, directory), Faults()

@@ -184,11 +184,7 @@ def new_drafter(config: dict[str, Any], target: TargetAdapter, seed: int) -> DFl
 
 
 def load_trainable(directory: Path, target: TargetAdapter) -> DFlashDrafter:
-    """A drafter from disk with float32 weights, to go on from.
-
-    Raises:
-        AdapterError: the checkpoint is damaged, does not fit ``target``, or cannot be trained.
-    """
+    """A drafter from disk with float32 weights, to go on from."""
     drafter = load_drafter(directory, target, expand=False)
     check_trainable(drafter, directory)
     drafter.model.set_dtype(mx.float32)

@@ -67,9 +67,6 @@ def full_config(raw: dict[str, Any], runtime_block_size: int | None = None) -> d
     ``raw`` may leave out what has a default and may use the older places of a key. Written on top:
     ``use_sliding_window``, without which transformers drops the window; ``is_causal``, whose
     default differs between readers; ``block_size`` in both of its places. Other keys are kept.
-
-    Raises:
-        AdapterError: ``raw`` lacks something without a default, or asks for what DFlash has not.
     """
     inner = {key: raw[key] for key in _NESTED if key in raw} | nested(raw)
     if runtime_block_size is not None:

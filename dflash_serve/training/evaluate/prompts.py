@@ -79,9 +79,6 @@ def read_prompt_file(path: Path) -> dict[str, list[Conversation]]:
     """The chats of `measure.prompts.read_chats`: a data set per kind.
 
     The last user message of each is the turn to be answered.
-
-    Raises:
-        DataError: naming the line that is no prompt.
     """
     sets: dict[str, list[Conversation]] = defaultdict(list)
     for chat in read_chats(path):

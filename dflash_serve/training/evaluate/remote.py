@@ -26,11 +26,7 @@ _WAVE = 8  # conversations per client that one server is asked before the other
 
 
 class RemoteRun:
-    """A server that answers an evaluation's questions, and a plain one if there is one.
-
-    Raises:
-        DataError: a server cannot be asked.
-    """
+    """A server that answers an evaluation's questions, and a plain one if there is one."""
 
     block: int | None = None
     exact = False  # a server's arithmetic is its own: differences are reported, no more

@@ -37,12 +37,7 @@ _MAX_LENGTH = 4096
 
 
 def adapt_drafter(settings: AdaptSettings, console: Console) -> int:
-    """Fine-tune, judge on held-out conversations, and write what is better; the exit code.
-
-    Raises:
-        DataError, AdapterError: something given cannot be used, or is too little to decide by.
-        Diverged: the loss is not finite or has exploded.
-    """
+    """Fine-tune, judge on held-out conversations, and write what is better; the exit code."""
     old = resolve(settings.drafter)
     directory = target_directory(settings.target)
     _check_drafters(settings.out, old)
@@ -80,11 +75,7 @@ def _check_drafters(out: Path, old: Path) -> None:
 
 
 def _splits(settings: AdaptSettings, directory: Path, console: Console) -> list[Split]:
-    """The recorded answers and, if given, the replay's; says the numbers.
-
-    Raises:
-        DataError: they cannot be used, or are too few.
-    """
+    """The recorded answers and, if given, the replay's; says the numbers."""
     target, marker = fingerprint(directory), answer_marker(directory)
     records = read_records(settings.records, target, _MAX_LENGTH)
     for reason, count in records.left_out.items():

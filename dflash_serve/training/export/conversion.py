@@ -39,11 +39,7 @@ class Converted:
 
 
 def convert_drafter(settings: ConvertSettings) -> Converted:
-    """Read, rename, complete, check against the target, and write.
-
-    Raises:
-        AdapterError: something is missing, unknown, damaged, or made for another target.
-    """
+    """Read, rename, complete, check against the target, and write."""
     path = Path(settings.source).expanduser()
     source = path if path.is_file() else resolve(settings.source)
     raw = _config(settings.config, source)

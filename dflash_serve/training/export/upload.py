@@ -38,11 +38,7 @@ def check_repo(name: str, *, public: bool) -> None:
 
 
 def upload(folder: Path, files: Sequence[str], name: str, *, public: bool) -> str:
-    """Create the repository if it is not there and commit ``files`` of ``folder``; its address.
-
-    Raises:
-        AdapterError: the hub refuses or cannot be reached; the folder is as it was.
-    """
+    """Create the repository if it is not there and commit ``files`` of ``folder``; its address."""
     api = HfApi()
     added = [CommitOperationAdd(file, str(folder / file)) for file in files]
     with _refusals(f"{folder} is written, but cannot be uploaded to {name}"):

@@ -131,11 +131,7 @@ class FeatureStore:
         self._kept: dict[int, Row] = {}
 
     def batch(self, indices: Sequence[int], length: int) -> Features:
-        """Features [S, length, ...] of the named examples.
-
-        Raises:
-            DataError: an activation is too large for float16, or the disk is full.
-        """
+        """Features [S, length, ...] of the named examples."""
         found = {index: self._find(index) for index in indices}
         missing = [index for index, row in found.items() if row is None]
         fresh = dict(zip(missing, self._compute(missing, length), strict=True)) if missing else {}

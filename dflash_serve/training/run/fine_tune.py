@@ -36,11 +36,7 @@ def fine_tune(
     options: TrainOptions,
     console: Console,
 ) -> Tuned:
-    """Train ``drafter`` in place; returns the weights that were best on ``choosing`` at any time.
-
-    Raises:
-        Diverged: the loss is not finite or has exploded.
-    """
+    """Train ``drafter`` in place; the weights that were best on ``choosing`` at any time."""
     layers, examples = drafter.target_layer_ids, [answer.example() for answer in train]
     features = FeatureStore(target, layers, examples, _FEATURE_BYTES)
     trainer = Trainer(drafter, examples, features, options)

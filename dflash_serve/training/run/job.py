@@ -133,11 +133,7 @@ def open_features(
     examples: Sequence[Example],
     processes: Processes,
 ) -> FeatureStore:
-    """The features of ``examples`` of the target in ``directory``, where the settings keep them.
-
-    Raises:
-        DataError: the folder for them holds features of something else, or is in use.
-    """
+    """The features of ``examples`` of the target in ``directory``, where the settings keep them."""
     files, most = None, int(settings.feature_gb * 1e9)
     final, dtype = settings.soft_label > 0, settings.feature_dtype
     if settings.features == "disk":

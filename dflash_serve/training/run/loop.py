@@ -108,11 +108,7 @@ class Run:
     _started: float = 0.0
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
-        """Go on from a checkpoint, which only the first process needs to have.
-
-        Raises:
-            CheckpointError: it is of another drafter.
-        """
+        """Go on from a checkpoint, which only the first process needs to have."""
         facts = checkpoint.facts if checkpoint else {}
         facts = self.trainer.processes.told({name: facts.get(name) for name in _KEPT})
         self.position = Position(**facts["position"])
@@ -121,12 +117,7 @@ class Run:
         self.trainer.restore(arrays, self.position.step)
 
     def go(self) -> Outcome:
-        """Train to the horizon, or until told to stop.
-
-        Raises:
-            Diverged: the loss is not finite or has exploded; names the last checkpoint.
-            CheckpointError: the disk refuses.
-        """
+        """Train to the horizon, or until told to stop."""
         self._started = time.monotonic() - self.position.seconds
         if self.position.step == 0:
             self._save()

@@ -48,12 +48,7 @@ class Watching:
 
 
 def train(settings: RunSettings, watching: Watching, processes: Processes | None = None) -> Outcome:
-    """Train, measure now and then, and keep the best drafter, the last one, and checkpoints.
-
-    Raises:
-        DataError, CheckpointError, AdapterError: a file that cannot be used or written.
-        Diverged: the loss is not finite or has exploded.
-    """
+    """Train, measure now and then, and keep the best drafter, the last one, and checkpoints."""
     processes, console = processes or Processes(), watching.console
     store = CheckpointStore(settings.out / "checkpoints", settings.keep)
     _check_out(settings, store)

@@ -34,13 +34,9 @@ _FACTORS = (1.0, 0.1)
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """One run. ``anchors`` blocks per sequence and step; lengths are padded to ``bucket``.
+    """One run; what the options of a command mean is said by `RunSettings`.
 
-    ``batch`` counts the sequences of a step over all processes; each process computes its share in
-    ``accumulate`` parts. ``gamma`` None follows the block. ``muon`` orthogonalises the updates of
-    matrices and leaves only vectors to AdamW: more progress per step, at rates near 0.01; AdamW
-    alone is the published recipe. ``patience`` measurements without a better one end the run.
-    ``group_rows`` block rows are computed together: memory grows with them, not with ``anchors``.
+    ``gamma`` None follows the block. Lengths are padded to ``bucket``.
     """
 
     horizon: Horizon
@@ -151,11 +147,7 @@ class Trainer:
         return dict(tree_flatten(self._step.masters))
 
     def restore(self, arrays: dict[str, mx.array] | None, step: int) -> None:
-        """Go on behind ``step`` steps. Only the first process needs ``arrays``.
-
-        Raises:
-            CheckpointError: the arrays are of another drafter or optimiser.
-        """
+        """Go on behind ``step`` steps. Only the first process needs ``arrays``."""
         own = self.state()
         if arrays is not None:
             _check_alike(own, arrays)

@@ -14,10 +14,9 @@ class Objective:
     """The training objective.
 
     loss_type: slot weights that decay by gamma ("dflash"), or D-PACE's (arXiv 2605.18810), which
-    follow from how likely the block's labels are: the whole weight or one of its two parts.
-    d_pace: D-PACE's alpha. soft_label: share of KL(target || drafter) that takes the place of
-    cross-entropy, 0 to 1. selector_alpha: weight of a DFlash 2 selector's own cross-entropy over
-    its candidates.
+    follow from how likely the block's labels are; d_pace is its alpha. soft_label: share of
+    KL(target || drafter) that takes the place of cross-entropy. selector_alpha: weight of a
+    DFlash 2 selector's own cross-entropy over its candidates.
     """
 
     soft_label: float = 0.0
