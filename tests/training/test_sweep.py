@@ -5,6 +5,7 @@ import pytest
 from typer.testing import Result
 
 from dflash_serve.measure.errors import DataError
+from dflash_serve.training.run.report import read_log
 from dflash_serve.training.run.table import Prune, read_table
 from tests.training.command import call
 from tests.training.runs import World
@@ -44,6 +45,12 @@ def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> N
     assert [row["state"] for row in found.values()] == ["finished", "pruned", "failed"]
     assert list(found) == ["good", "bad", "broken"]
     assert found["bad"]["steps"] < 18
+    best = [row for row in read_log(out / "good" / "log.jsonl") if row.get("best") is True][-1]
+    for kind, measured in (("best", best), ("reported", best["reported"])):
+        assert found["good"][kind] == measured["tokens_per_round"]
+        assert found["good"][f"{kind}_pooled"] == measured["tokens_per_round_pooled"]
+    assert found["good"]["reported_interval"] == best["reported"]["tokens_per_round_interval"]
+    assert "ranked by best: mean over the responses" in " ".join(result.output.split())
     assert (out / "sweep.png").exists()
     assert (out / "good" / "model.safetensors").exists()
     assert "tokens per round, the best first" in result.output

@@ -20,7 +20,10 @@ class SweepSettings(Settings):
 
 @command(SweepSettings)
 def sweep(settings: SweepSettings) -> int:
-    """Try a table of settings, one run after another, and rank them by tokens per round."""
+    """Try a table of settings, one run after another, and rank them by tokens per round.
+
+    The mean over responses ranks, on the held-out answers that choose each run's drafter.
+    """
     from dflash_serve.training.run.sweep import run_table
 
     return run_table(settings.file, settings.out)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.measure.errors import DataError
+from dflash_serve.measure.intervals import LEVEL
 from dflash_serve.measure.plots import save_figure
 from dflash_serve.training.data.origin import describe_changes
 from dflash_serve.training.run.distributed import Processes
@@ -131,13 +132,17 @@ def _result(name: str, state: str, settings: RunSettings, message: str) -> Resul
     best: dict[str, Any] = max(
         measured.values(), key=lambda row: row["tokens_per_round"], default={}
     )
+    reported = best.get("reported", {})
     steps = [row for row in rows if "loss" in row]
     return Result(
         name=name,
         state=state,
         settings=settings.model_dump(mode="json"),
         best=best.get("tokens_per_round", 0.0),
-        reported=best.get("reported", {}).get("tokens_per_round", 0.0),
+        best_pooled=best.get("tokens_per_round_pooled"),
+        reported=reported.get("tokens_per_round", 0.0),
+        reported_pooled=reported.get("tokens_per_round_pooled"),
+        reported_interval=reported.get("tokens_per_round_interval"),
         best_step=best.get("step", 0),
         steps=steps[-1]["step"] + 1 if steps else 0,
         seconds=steps[-1]["seconds"] if steps else 0.0,
@@ -167,11 +172,26 @@ def _report(out: Path, results: Sequence[Result]) -> None:
     save_figure(figure, out / "sweep.png")
 
 
+def _figures(result: Result) -> list[str]:
+    pooled = [
+        "-" if value is None else f"{value:.3f}"
+        for value in (result.best_pooled, result.reported_pooled)
+    ]
+    interval = str(result.reported_interval or "-")
+    return [f"{result.best:.3f}", pooled[0], f"{result.reported:.3f}", interval, pooled[1]]
+
+
 def _show(console: Console, results: Sequence[Result], entries: Sequence[Entry]) -> None:
     own = {entry.name: entry.own for entry in entries}
     columns = list(dict.fromkeys(name for entry in entries for name in entry.own))
-    table = rich_table.Table(title="tokens per round, the best first")
-    found = ("best", "reported", "at step", "steps", "minutes", "state")
+    table = rich_table.Table(
+        title="tokens per round, the best first",
+        caption="ranked by best: mean over the responses that choose each run's drafter; reported: "
+        "the same drafter on others, which nothing was chosen by; pooled: all tokens / all rounds",
+        caption_justify="left",
+    )
+    figures = ("best", "pooled", "reported", f"{LEVEL:.0%}", "pooled")
+    found = (*figures, "at step", "steps", "minutes", "state")
     for heading in ("rank", "run", *columns, *found):
         table.add_column(heading)
     for rank, result in enumerate(ranked(results), start=1):
@@ -179,8 +199,7 @@ def _show(console: Console, results: Sequence[Result], entries: Sequence[Entry])
             str(rank),
             result.name,
             *(str(own[result.name].get(name, "")) for name in columns),
-            f"{result.best:.3f}",
-            f"{result.reported:.3f}",
+            *_figures(result),
             str(result.best_step),
             str(result.steps),
             f"{result.seconds / 60:.1f}",

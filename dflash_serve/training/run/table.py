@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dflash_serve.measure.errors import DataError
+from dflash_serve.measure.intervals import Interval
 from dflash_serve.training.settings import Settings
 
 Values = dict[str, Any]
@@ -54,7 +55,9 @@ class Table:
 class Result(BaseModel):
     """How one run ended: ``state`` is finished, pruned or failed; ``course`` its measurements.
 
-    Runs are ranked by ``best``; ``reported`` is the same drafter's value on other answers.
+    Runs are ranked by ``best``, the mean of tokens per round over the responses that choose a run's
+    drafter; ``reported`` is the same drafter's mean over others. ``pooled``: all tokens over all
+    rounds; None, as the interval, where there is no such figure.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,7 +66,10 @@ class Result(BaseModel):
     state: str
     settings: Values
     best: float = 0.0
+    best_pooled: float | None = None
     reported: float = 0.0
+    reported_pooled: float | None = None
+    reported_interval: Interval | None = None
     best_step: int = 0
     steps: int = 0
     seconds: float = 0.0
