@@ -31,6 +31,17 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_authority() -> Iterator[None]:
+    """Every HTTP client loads the authorities that it trusts: 30 ms for the usual ones, in vain.
+
+    No test speaks TLS.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(Path(__file__).parent / "data" / "authority.pem"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def quick_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("compiler")
     write_compiler(folder)
