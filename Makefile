@@ -14,8 +14,11 @@ NEWEST := $(FRAMEWORKS) $(addprefix tests/clients/,test_openai.py test_openai_do
 serve: .venv/serve  ## Serve the embedded demo pair on 127.0.0.1:8000
 	$(BIN)/dflash-serve $(ARGS)
 
+# Processes that tests start read what the first one has compiled of the package. Files go out in
+# their order: by the number of tests the longest would come last.
 test: .venv/dev  ## Run every test that this machine can run
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-clients: .venv/serve .clients/ready  ## The clients that people use, each against a real server
 	.clients/venv/bin/python -m pytest -c tests/clients/pytest.ini tests/clients --ignore=$(FRAMEWORKS) $(ARGS)
