@@ -4,7 +4,7 @@ A chat sends its history with every turn, so its later prompts hold its earlier 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dflash_serve.measure.errors import DataError
 from dflash_serve.text.errors import TemplateError
 from dflash_serve.training.data.answers import Answer
+from dflash_serve.training.data.example import Example
 from dflash_serve.training.data.tokenizer import read_tokenizer
 
 MIN_HELD, MIN_CHOOSING = 20, 10
@@ -31,9 +32,35 @@ class Subset:
     answers: list[Answer]
     names: list[bytes]
 
+    @staticmethod
+    def of(answers: Sequence[Answer], marker: Sequence[int]) -> "Subset":
+        """``marker`` is what `answer_marker` finds for the target that answered."""
+        return Subset(list(answers), conversation_names(answers, marker))
+
     @property
     def conversations(self) -> int:
         return len(set(self.names))
+
+    @property
+    def shares(self) -> dict[bytes, float]:
+        """The conversations by a hash of their names, 0 to 1: shuffled alike wherever they are."""
+        hashes = {name: hashlib.sha256(name).digest() for name in self.names}
+        order = sorted(hashes, key=lambda name: hashes[name])
+        return {name: int.from_bytes(hashes[name][:8]) / 2**64 for name in order}
+
+    def divided(self, chosen: Iterable[bytes]) -> "tuple[Subset, Subset]":
+        """The answers of the ``chosen`` conversations, and the others."""
+        found, inside = (Subset([], []), Subset([], [])), set(chosen)
+        for answer, name in zip(self.answers, self.names, strict=True):
+            part = found[name not in inside]
+            part.answers.append(answer)
+            part.names.append(name)
+        return found
+
+    def turns(self) -> "list[tuple[Example, bytes]]":
+        """One example per answer, and the name of its conversation."""
+        pairs = zip(self.answers, self.names, strict=True)
+        return [(turn, name) for answer, name in pairs for turn in answer.turns()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +112,13 @@ class Split:
 
 
 def split(kind: str, answers: Sequence[Answer], marker: Sequence[int]) -> Split:
-    """By a hash of each conversation's name: chats stay whole, and where they are as more come.
-
-    ``marker`` is what `answer_marker` finds for the target that answered.
-    """
-    parts = [Subset([], []) for _ in range(3)]
-    for answer, name in zip(answers, conversation_names(answers, marker), strict=True):
-        share = int.from_bytes(hashlib.sha256(name).digest()[:8]) / 2**64
-        part = parts[2 if share < _HELD else 1 if share < _HELD + _CHOOSING else 0]
-        part.answers.append(answer)
-        part.names.append(name)
-    return Split(kind, *parts)
+    """By a hash of each conversation's name: chats stay whole, and where they are as more come."""
+    whole = Subset.of(answers, marker)
+    shares = whole.shares
+    held, rest = whole.divided([name for name in shares if shares[name] < _HELD])
+    limit = _HELD + _CHOOSING
+    choosing, train = rest.divided([name for name in shares if shares[name] < limit])
+    return Split(kind, train, choosing, held)
 
 
 def mixed(splits: Sequence[Split], share: float, seed: int) -> list[Answer]:
@@ -135,9 +158,6 @@ def answer_marker(target: Path) -> tuple[int, ...]:
 
     Only those that stay when the chat goes on: an empty thinking block, say, may not. () without a
     tokenizer or a chat template.
-
-    Raises:
-        DataError: the tokenizer cannot be read.
     """
     if not (target / "tokenizer_config.json").exists():
         return ()

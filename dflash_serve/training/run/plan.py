@@ -20,7 +20,7 @@ from dflash_serve.compose.directories import target_directory
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.tables import facts
 from dflash_serve.training.data.answers import read_answers
-from dflash_serve.training.data.split import answer_marker, conversation_names
+from dflash_serve.training.data.split import Subset, answer_marker
 from dflash_serve.training.drafter.initialise import drafter_config
 from dflash_serve.training.run.budget import Answers, Budget, budget_of
 from dflash_serve.training.run.job import drafter_shape
@@ -148,9 +148,8 @@ def forecast(settings: PlanSettings) -> Forecast:
 def _answers_of(settings: PlanSettings, path: Path, directory: Path, context: int) -> Answers:
     """What a run uses of a file."""
     found = usable_answers(settings, path, read_answers(path), context, lambda _: None)
-    names = conversation_names(found, answer_marker(directory))
-    named = list(zip(found, names, strict=True))
-    held = [] if settings.heldout else hold_back(path, named)[1]
+    whole = Subset.of(found, answer_marker(directory))
+    held = [] if settings.heldout else hold_back(path, whole)[0].answers
     lengths = [len(answer.tokens) for answer in found]
     told = sum(answer.loss_tokens for answer in found)
     return Answers(len(found), sum(lengths), told, max(lengths), len(held))

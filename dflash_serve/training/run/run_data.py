@@ -3,7 +3,6 @@
 No conversation is in two of them, unless the user's own files say so, which is told.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.answers import Answer, AnswerSet, read_set, usable
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.data.origin import check_origins, describe_parts
-from dflash_serve.training.data.split import answer_marker, conversation_names
+from dflash_serve.training.data.split import Subset, answer_marker
 from dflash_serve.training.run.settings import RunSettings
 
 _HELD_SHARE, _MOST_HELD = 0.1, 128
@@ -23,8 +22,6 @@ _FEW = 32
 """Held-out conversations below which it is said that figures on them are rough."""
 
 Say = Callable[[str], None]
-Named = tuple[Answer, bytes]
-"""An answer and the name of its conversation."""
 Turn = tuple[Example, bytes]
 """One answer of a chat, and the name of its conversation."""
 
@@ -46,11 +43,7 @@ class RunData:
 
 
 def read_data(settings: RunSettings, directory: Path, target: TargetAdapter, say: Say) -> RunData:
-    """The answers of --data and --heldout, parted; what is left out or doubtful is said.
-
-    Raises:
-        DataError: a file cannot be used, or there are too few conversations to hold some back.
-    """
+    """The answers of --data and --heldout, parted; what is left out or doubtful is said."""
     paths = [path for path in (settings.data, settings.heldout) if path is not None]
     sets = {path: read_set(path) for path in paths}
     own = fingerprint(directory)
@@ -61,14 +54,14 @@ def read_data(settings: RunSettings, directory: Path, target: TargetAdapter, say
         path: _named(settings, path, found, target, marker, say) for path, found in sets.items()
     }
     if settings.heldout is None:
-        train, held = hold_back(settings.data, named[settings.data])
+        held, train = hold_back(settings.data, named[settings.data])
     else:
         train, held = named[settings.data], named[settings.heldout]
         _tell_overlap(settings.data, train, held, say)
     choosing, reporting = _halves(settings.heldout or settings.data, held, say)
     told = {path: describe_parts(found.parts, own) for path, found in sets.items()}
     return RunData(
-        [answer.example() for answer, _ in train],
+        [answer.example() for answer in train.answers],
         [turn for turn, _ in choosing],
         [turn for turn, _ in reporting],
         [name for _, name in reporting],
@@ -85,7 +78,7 @@ def _named(
     target: TargetAdapter,
     marker: Sequence[int],
     say: Say,
-) -> list[Named]:
+) -> Subset:
     """The usable answers of one file."""
     kept = usable_answers(settings, path, found.answers, target.max_context, say)
     for answer in kept:
@@ -95,7 +88,7 @@ def _named(
                     f"{path}, row {answer.row}: token {token}, but the target's vocabulary is "
                     f"{target.vocab_size}"
                 )
-    return list(zip(kept, conversation_names(kept, marker), strict=True))
+    return Subset.of(kept, marker)
 
 
 def usable_answers(
@@ -130,35 +123,22 @@ def held_back(source: object, conversations: int) -> int:
     return max(2, min(_MOST_HELD, round(_HELD_SHARE * conversations)))
 
 
-def hold_back(path: Path, answers: list[Named]) -> tuple[list[Named], list[Named]]:
-    """What is trained on, and `held_back` conversations, chosen by a hash."""
-    names = _in_order(answers)
-    held = set(names[: held_back(path, len(names))])
-    return (
-        [one for one in answers if one[1] not in held],
-        [one for one in answers if one[1] in held],
-    )
+def hold_back(path: Path, answers: Subset) -> tuple[Subset, Subset]:
+    """`held_back` conversations, chosen by a hash, and what is trained on."""
+    count = held_back(path, answers.conversations)
+    return answers.divided(list(answers.shares)[:count])
 
 
-def _halves(path: Path, held: list[Named], say: Say) -> tuple[list[Turn], list[Turn]]:
+def _halves(path: Path, held: Subset, say: Say) -> tuple[list[Turn], list[Turn]]:
     """The held-out answers to choose by, and those to report on."""
-    names = _in_order(held)
+    names = list(held.shares)
     if len(names) < 2:
         raise DataError(
             f"{path} holds answers of {len(names)} conversation: 2 are needed, one to choose the "
             "best drafter by and one to report its worth on"
         )
     half = len(names) // 2
-    chosen = set(names[:half])
-    choosing, reporting = (
-        [
-            (turn, name)
-            for answer, name in held
-            if (name in chosen) is first
-            for turn in answer.turns()
-        ]
-        for first in (True, False)
-    )
+    choosing, reporting = (part.turns() for part in held.divided(names[:half]))
     say(
         f"the best drafter is chosen by {len(choosing)} answers of {half} conversations and "
         f"reported on {len(reporting)} of {len(names) - half} others"
@@ -171,16 +151,10 @@ def _halves(path: Path, held: list[Named], say: Say) -> tuple[list[Turn], list[T
     return choosing, reporting
 
 
-def _tell_overlap(path: Path, train: list[Named], held: list[Named], say: Say) -> None:
-    known = {name for _, name in train}
-    both = {name for _, name in held} & known
+def _tell_overlap(path: Path, train: Subset, held: Subset, say: Say) -> None:
+    both = set(held.names) & set(train.names)
     if both:
         say(
-            f"[yellow]note:[/] {len(both)} of {len(_in_order(held))} held-out conversations are "
+            f"[yellow]note:[/] {len(both)} of {held.conversations} held-out conversations are "
             f"also in {path}: on those the drafter is measured on what it has learnt"
         )
-
-
-def _in_order(answers: list[Named]) -> list[bytes]:
-    """The conversations, shuffled alike wherever they are met."""
-    return sorted({name for _, name in answers}, key=lambda name: hashlib.sha256(name).digest())
