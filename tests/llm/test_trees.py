@@ -16,7 +16,9 @@ PROMPTS = (
 def texts(llm: LLM) -> tuple[list[str], int]:
     """Greedy and sampled answers, and the rounds that they took."""
     answers = [
-        llm.chat([{"role": "user", "content": prompt}], temperature=temperature, seed=3)
+        llm.chat(
+            [{"role": "user", "content": prompt}], temperature=temperature, seed=3, max_tokens=64
+        )
         for temperature in (0, 0.9)
         for prompt in PROMPTS
     ]

@@ -1,6 +1,7 @@
 """Grammars of requests: bounded in time, off the event loop, honest about what they cannot do."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -54,10 +55,15 @@ def test_what_takes_too_long_is_refused_and_the_rest_told_to_wait(facts: tuple[A
         busy = next(error for error in errors if error.status == 503)
         assert busy.headers["Retry-After"]
         compiler.go.set()
-        grammar = await grammars.compile(lambda: from_regex("b+"), "regex")
-        assert "b+" in grammar.source
+        assert "b+" in (await another(grammars)).source
 
-    asyncio.run(main())
+    async def another(grammars: Grammars) -> Grammar:
+        """Once the others are done, and when this machine takes no 0.05 seconds for it."""
+        while True:
+            with contextlib.suppress(ApiError):
+                return await grammars.compile(lambda: from_regex("b+"), "regex")
+
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_the_event_loop_goes_on_meanwhile(facts: tuple[Any, ...]) -> None:
