@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
-START_TIMEOUT = 120.0
+START_TIMEOUT = 240.0
 MODEL = "tiny"
 
 
@@ -56,14 +57,19 @@ class ServerProcess:
     def exit_code(self, timeout: float = START_TIMEOUT) -> int:
         return self.process.wait(timeout)
 
+    def port(self) -> int | None:
+        """Where the process listens, if it does."""
+        listening = psutil.Process(self.process.pid).net_connections("tcp4")
+        return next((one.laddr.port for one in listening if one.status == "LISTEN"), None)
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(30)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(30)
+                self.process.wait(60)
 
     def _address(self) -> str | None:
         found = re.search(r"on (http://\S+)/v1$", self.log, re.MULTILINE)
@@ -119,6 +125,11 @@ def body(text: str = "hello", **fields: Any) -> dict[str, Any]:
     return asked | fields
 
 
+def slow(**fields: Any) -> dict[str, Any]:
+    """A streamed request that many rounds are needed for: its drafts are wrong."""
+    return body(stream=True, max_tokens=480, temperature=1.5, seed=1) | fields
+
+
 def ask(url: str, **fields: Any) -> str:
     """The text of one whole answer."""
     answer = httpx.post(f"{url}/v1/chat/completions", json=body(**fields), timeout=60)
@@ -127,6 +138,6 @@ def ask(url: str, **fields: Any) -> str:
 
 
 def all_slots_free(url: str) -> bool:
-    health = httpx.get(f"{url}/health", timeout=10).json()
+    health = httpx.get(f"{url}/health", timeout=60).json()
     idle = health["running"] == health["waiting"] == 0
     return bool(idle and health["free_slots"] == health["slots"])

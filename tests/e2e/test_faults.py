@@ -45,12 +45,12 @@ def test_a_failed_step_is_answered_and_the_third_ends_the_process(server: Server
     assert ask(url) == before
     *_, last = stream(url, BROKEN)
     assert last["error"]["message"] == MESSAGE
-    assert httpx.get(f"{url}/health", timeout=10).status_code == 200
+    assert httpx.get(f"{url}/health", timeout=60).status_code == 200
     assert ask(url) == before
     assert server.process.poll() is None
     *_, last = stream(url, BROKEN)
     assert "error" in last
-    assert server.exit_code(30) == 3
+    assert server.exit_code() == 3
     assert server.log.splitlines()[-1] == "dflash-serve: error: 3 steps failed within 60 seconds"
     assert server.log.count("Traceback") == 3
     with pytest.raises(httpx.ConnectError):
@@ -64,14 +64,14 @@ def test_memory_that_runs_out_twice_ends_the_process_and_all_are_told(
     url = server.ready()
     assert fail(url, NO_MEMORY).status_code == 500
     assert fail(url, NO_MEMORY).status_code == 500
-    wait(lambda: not served(url), 30)
-    assert server.exit_code(30) == 3
+    wait(lambda: not served(url), 60)
+    assert server.exit_code() == 3
     assert "out of memory for the second time" in server.log.splitlines()[-1]
 
 
 def served(url: str) -> bool:
     try:
-        answer = httpx.post(f"{url}/v1/chat/completions", json=body(), timeout=30)
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body(), timeout=60)
     except httpx.TransportError:
         return False
     assert answer.status_code in (200, 500, 503)

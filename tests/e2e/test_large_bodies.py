@@ -21,7 +21,7 @@ def test_a_stop_while_a_body_is_handled_leaves_nothing_behind(
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(60) == 0
     sending.join(60)
-    assert psutil.wait_procs(workers, timeout=20)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
 def _send_large(url: str) -> None:

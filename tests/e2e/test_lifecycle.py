@@ -24,14 +24,10 @@ from tests.e2e.server import (
     ask,
     body,
     run_each,
+    slow,
     wait,
 )
 from tests.tiny import write_drafter
-
-DRAINS: list[tuple[signal.Signals, str, int, str]] = [
-    (signal.SIGINT, "120", 60, "length"),
-    (signal.SIGTERM, "0", 480, "error"),
-]
 
 
 def events(answer: httpx.Response) -> Iterator[str]:
@@ -40,56 +36,41 @@ def events(answer: httpx.Response) -> Iterator[str]:
             yield line.removeprefix("data: ")
 
 
-@pytest.mark.parametrize(("number", "grace", "tokens", "ending"), DRAINS)
-def test_a_signal_drains(
-    endless_pair: PairPaths,
-    start: Start,
-    number: signal.Signals,
-    grace: str,
-    tokens: int,
-    ending: str,
-) -> None:
-    """A running stream finishes, or is told that it will not; nobody new is served; exit 0."""
-    server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", grace)
+def test_a_signal_ends_streams_without_a_drain(endless_pair: PairPaths, start: Start) -> None:
+    """A running stream is told that it will not be finished; exit code 0."""
+    server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "0")
     url = server.ready()
-    asked = body(stream=True, max_tokens=tokens)
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=asked, timeout=120) as answer:
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=slow(), timeout=120) as answer:
         stream = events(answer)
         seen = [next(stream), next(stream)]
-        server.process.send_signal(number)
+        server.process.send_signal(signal.SIGTERM)
         seen += stream
     assert seen.pop() == "[DONE]"
-    last = json.loads(seen[-1])
-    if ending == "error":
-        assert last["error"]["code"] == "engine_unavailable"
-    else:
-        assert last["choices"][0]["finish_reason"] == ending
+    assert json.loads(seen[-1])["error"]["code"] == "engine_unavailable"
     assert server.exit_code() == 0, server.log
     assert "Traceback" not in server.log
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
 
 
-def endless(**fields: Any) -> dict[str, Any]:
-    """A request that many rounds are needed for: its drafts are wrong."""
-    return body(stream=True, max_tokens=480, n=8, temperature=1.5, seed=1) | fields
-
-
 def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Start) -> None:
-    """New connections are taken and told, until the last stream has ended."""
+    """New connections are taken and told, until the last stream has ended. Then the exit, with 0.
+
+    By the signal of Ctrl-C; the other one drains in the tests below.
+    """
     server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "120")
     url = server.ready()
     chat = f"{url}/v1/chat/completions"
-    with httpx.stream("POST", chat, json=endless(), timeout=120) as answer:
+    with httpx.stream("POST", chat, json=slow(n=4), timeout=120) as answer:
         stream = events(answer)
         next(stream)
-        server.process.send_signal(signal.SIGTERM)
-        wait(lambda: httpx.get(f"{url}/health", timeout=10).status_code == 503, 60)
-        assert httpx.get(f"{url}/health", timeout=10).json()["status"] == "draining"
-        assert httpx.head(f"{url}/health", timeout=10).status_code == 503
+        server.process.send_signal(signal.SIGINT)
+        wait(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 503, 60)
+        assert httpx.get(f"{url}/health", timeout=60).json()["status"] == "draining"
+        assert httpx.head(f"{url}/health", timeout=60).status_code == 503
         for refused in (
-            httpx.post(chat, json=body(), timeout=10),
-            httpx.get(f"{url}/v1/models", timeout=10),
+            httpx.post(chat, json=body(), timeout=60),
+            httpx.get(f"{url}/v1/models", timeout=60),
         ):
             assert refused.status_code == 503
             assert refused.json()["error"]["code"] == "engine_unavailable"
@@ -97,7 +78,7 @@ def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Star
         *_, last, end = stream
     assert end == "[DONE]"
     assert json.loads(last)["choices"][0]["finish_reason"] == "length"
-    assert server.exit_code(30) == 0, server.log
+    assert server.exit_code() == 0, server.log
     assert "Traceback" not in server.log
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
@@ -107,7 +88,7 @@ def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Star
 def deaf_clients(url: str, count: int) -> Iterator[None]:
     """Clients that ask for long streams and read nothing beyond the first bytes."""
     host = httpx.URL(url)
-    content = json.dumps(endless(max_tokens=240, logprobs=True, top_logprobs=20)).encode()
+    content = json.dumps(slow(n=8, max_tokens=240, logprobs=True, top_logprobs=20)).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -129,7 +110,7 @@ def test_clients_that_do_not_read_hold_up_no_exit(endless_pair: PairPaths, start
     with deaf_clients(url, 1):
         wait(lambda: all_slots_free(url), 60)  # nothing is left to do but to send
         server.process.send_signal(signal.SIGTERM)
-        assert server.exit_code(30) == 0, server.log
+        assert server.exit_code() == 0, server.log
     assert "Traceback" not in server.log
     assert "ERROR" not in server.log
 
@@ -144,7 +125,7 @@ def test_a_second_signal_ends_the_process(
         server.process.send_signal(signal.SIGTERM)
         wait(lambda: not _is_well(url), 60)
         server.process.send_signal(number)
-        assert server.exit_code(30) == 128 + number, server.log
+        assert server.exit_code() == 128 + number, server.log
     assert "Traceback" not in server.log
 
 
@@ -161,7 +142,7 @@ def test_a_killed_client_frees_its_slot(url: str) -> None:
         assert client.stdout is not None
         assert client.stdout.readline()
         client.kill()
-    wait(lambda: all_slots_free(url), 30)
+    wait(lambda: all_slots_free(url), 60)
     assert ask(url)
 
 
@@ -239,13 +220,11 @@ def loading(pair: PairPaths, start: Start, tmp_path: Path) -> tuple[ServerProces
     target = _copied(pair.target, tmp_path / "target", lambda directory: None)
     index = target / "model.safetensors.index.json"
     os.mkfifo(index)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = start(*PairPaths(target, pair.drafter).options(), "--port", str(port))
+    server = start(*PairPaths(target, pair.drafter).options(), "--port", "0")
     _feed(index)
-    url = f"http://127.0.0.1:{port}"
-    wait(lambda: _answers(url) or server.process.poll() is not None, 60)
+    wait(server.port, 120)
+    url = f"http://127.0.0.1:{server.port()}"
+    wait(lambda: _answers(url), 60)
     return server, url, index
 
 
@@ -260,10 +239,10 @@ def test_health_answers_503_while_the_weights_load_and_an_idle_server_leaves_at_
 ) -> None:
     """A connection that a client keeps open and silent is no reason to stay."""
     server, url, index = loading
-    health = httpx.get(f"{url}/health", timeout=10)
+    health = httpx.get(f"{url}/health", timeout=60)
     assert health.status_code == 503
     assert health.json()["status"] == "loading"
-    refused = httpx.post(f"{url}/v1/chat/completions", json=body(), timeout=10)
+    refused = httpx.post(f"{url}/v1/chat/completions", json=body(), timeout=60)
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "engine_unavailable"
     _feed(index)
@@ -271,27 +250,27 @@ def test_health_answers_503_while_the_weights_load_and_an_idle_server_leaves_at_
     with httpx.Client(base_url=url) as client:
         assert client.get("/health").status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        assert server.exit_code(30) == 0, server.log
+        assert server.exit_code() == 0, server.log
 
 
 def test_a_signal_ends_a_server_that_still_loads(loading: tuple[ServerProcess, str, Path]) -> None:
     server, _, _ = loading
     server.process.send_signal(signal.SIGTERM)
-    assert server.exit_code(8) == 0, server.log
+    assert server.exit_code() == 0, server.log
     assert "Traceback" not in server.log
 
 
 def _is_well(url: str) -> bool:
     """Whether requests are taken; a server that stops says no, and later does not answer."""
     try:
-        return httpx.get(f"{url}/health", timeout=10).status_code == 200
+        return httpx.get(f"{url}/health", timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 
 
 def _answers(url: str) -> bool:
     try:
-        httpx.get(f"{url}/health", timeout=10)
+        httpx.get(f"{url}/health", timeout=60)
     except httpx.ConnectError:
         return False
     return True

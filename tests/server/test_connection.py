@@ -20,8 +20,8 @@ from dflash_serve.server.pace import Pace
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.fakes import FakeEngine, Script, blocks, eventually, make_app, saying, serving
 
-HASTY = ConnectionLimits(head_seconds=0.2, send_seconds=0.2, pace=Pace(grace=0.1, rate=10**6))
-"""A body of a megabyte may take 1.1 seconds."""
+HASTY = ConnectionLimits(head_seconds=0.4, send_seconds=0.2, pace=Pace(grace=0.1, rate=10**6))
+"""A body of which 65,536 bytes are here may take 1.2 seconds, one of them the server's own."""
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -110,11 +110,11 @@ def test_a_refused_body_is_not_awaited_for_ever(patient_wire: socket.socket) -> 
 
 
 def late(seconds: float) -> ASGIApp:
-    """An app that reads the body and answers ``seconds`` later with the path."""
+    """An app that reads the body and answers with the path, at "/" ``seconds`` later."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await Request(scope, receive).body()
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds if scope["path"] == "/" else 0)
         await PlainTextResponse(scope["path"])(scope, receive, send)
 
     return app
@@ -135,11 +135,10 @@ def test_requests_sent_ahead_may_wait_for_their_turn() -> None:
     body = b"x" * 1_000_000
     ahead = b"POST /2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + body
     with serving(late(1.3), HASTY) as url, connect(url) as wire:
-        wire.sendall(GET)
-        wire.sendall(ahead)
+        wire.sendall(GET + ahead)
         seen = until(wire, b"/2")
-        wire.sendall(GET)  # the connection goes on
-        until(wire, b"\r\n\r\n/")
+        wire.sendall(GET.replace(b"GET /", b"GET /3"))  # the connection goes on
+        until(wire, b"\r\n\r\n/3")
     assert seen.count(b"HTTP/1.1 200 ") == 2
 
 
