@@ -1,8 +1,5 @@
 import errno
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,6 +7,7 @@ import numpy as np
 import pytest
 
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from tests.training.disk import no_file_above
 
 
 def checkpoint(step: int, size: int = 4) -> Checkpoint:
@@ -54,17 +52,6 @@ def test_what_a_killed_run_left_half_written_does_not_count(tmp_path: Path) -> N
     assert read.step == 3
     store.save(checkpoint(5))
     assert not half.exists()
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """The system refuses to let files grow, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_refuses_leaves_the_previous_one_whole(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from dflash_serve.adapters.loading import load_drafter, load_target
 from dflash_serve.compose.options import OptionsError
 from dflash_serve.training.commands.options import guarded
 from dflash_serve.training.data.answers import read_answers
-from tests.tiny import DRAFTER, write_drafter
+from tests.tiny import DRAFTER, write_drafter, write_target
 from tests.training.chat_target import write_chat_target
-from tests.training.command import refused, shown
+from tests.training.command import call, refused, shown
+from tests.training.disk import no_file_above
 
 
 @pytest.fixture
@@ -96,3 +97,32 @@ def test_a_wrong_environment_is_a_mistake_too(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == (
         "dflash-train: error: DFLASH_KERNELS='fast' is none of auto, plain\n"
     )
+
+
+def test_a_full_disk_is_one_line(target_dir: Path, prompts: Path, tmp_path: Path) -> None:
+    """As the system says it, with the file; nothing half-written stays."""
+    out, answers = tmp_path / "out", tmp_path / "answers.jsonl"
+    drafter, other = write_drafter(tmp_path / "drafter"), write_target(tmp_path / "other")
+    data = ("data", "--target", target_dir, "--prompts", prompts, "--max-new", 4, "--out")
+    shown(*data, answers)
+    held = answers.with_name("answers.jsonl.summary.json").read_bytes()
+    run = (
+        "run", "--target", target_dir, "--data", answers, "--heldout", answers,
+        "--layers", 1, "--block-size", 4, "--target-layers", "0,1,2", "--batch", 2, "--steps", 1,
+    )  # fmt: skip
+    for words, file in (
+        ((*data, tmp_path / "new.jsonl"), "new.jsonl"),
+        ((*data, answers), "answers.jsonl.summary.json"),
+        ((*run, "--out", out), "out/checkpoints"),
+        (("convert", drafter, "--target", other, "--out", tmp_path / "c"), "c"),
+        (("export", drafter, "--out", tmp_path / "e"), "e"),
+    ):
+        with no_file_above(100):
+            done = call(*words)
+        assert done.exit_code == 2
+        assert "\n" not in done.stderr.strip()
+        assert str(tmp_path / file) in done.stderr
+        assert "written" in done.stderr or "cannot write" in done.stderr
+    assert answers.with_name("answers.jsonl.summary.json").read_bytes() == held
+    left = [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    assert left == []

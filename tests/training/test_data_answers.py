@@ -1,6 +1,5 @@
 """Answer files: what is read back, what is refused, and what a full disk leaves."""
 
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.answers import Answer, AnswerFile, read_answers, usable
 from tests.training.chat_target import write_rows
+from tests.training.disk import no_file_above
 
 ORIGIN = {"target": "t"}
 ANSWER = Answer(0, "k", np.array([1, 2, 3], np.int32), ((1, 3),))
@@ -51,13 +51,10 @@ def test_a_full_disk_is_told_with_the_file_and_keeps_what_is_there(tmp_path: Pat
     file = AnswerFile(path, ORIGIN)
     file.append([ANSWER])
     whole = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
-    try:
-        with pytest.raises(DataError, match=r"answers\.jsonl cannot be written, rows so far"):
-            file.append([Answer(1, "k", ANSWER.tokens, ANSWER.spans)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = r"answers\.jsonl cannot be written: .*; rows so far are safe"
+    with no_file_above(len(whole) + 10), pytest.raises(DataError, match=told):
+        file.append([Answer(1, "k", ANSWER.tokens, ANSWER.spans)])
+    assert path.read_bytes() == whole
     again = AnswerFile(path, ORIGIN)
     again.close()
     assert again.done == {0}

@@ -17,6 +17,7 @@ from dflash_serve.training.evaluate.settings import EvaluateSettings
 from tests.e2e.copying import BLOCK, write_copying_drafter, write_repeating_target
 from tests.fakes import save_tokenizer
 from tests.training.command import call
+from tests.training.disk import no_file_above
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,25 @@ def test_an_evaluation_goes_on_where_it_stopped_but_not_with_other_settings(
     if exact_path():
         assert done.exit_code == 1
         assert "1 of 6 responses differ from plain decoding" in done.output
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_whole(
+    pair: tuple[Path, Path], prompts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    common = ("--prompts", prompts, "--samples", 1, "--out", out)
+    with no_file_above(100):
+        refused = run(pair, *common)
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+    assert f"{out / 'responses.jsonl'} cannot be written: File too large" in refused.output
+    assert (out / "responses.jsonl").read_bytes() == b""
+    assert run(pair, *common).exit_code == 0
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    with no_file_above(1000):
+        refused = run(pair, *common)
+    assert refused.exit_code == 2
+    assert f"{out / 'results.json'} cannot be written: File too large" in refused.output
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
 
 
 def load(pair: tuple[Path, Path], batch: int = 1, **changes: Any) -> LocalRun:

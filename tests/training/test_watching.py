@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from dflash_serve.atomic_files import WriteError
 from dflash_serve.training.run.curves import draw
 from dflash_serve.training.run.interrupt import Interrupt
 from dflash_serve.training.run.loop import MeasureReport
@@ -20,12 +21,24 @@ from dflash_serve.training.run.report import RunLog, read_log
 from dflash_serve.training.run.trainer import StepReport
 from dflash_serve.training.run.view import LiveView, PlainView, bars
 from dflash_serve.training.run.wandb_log import open_wandb
+from tests.training.disk import no_file_above
 
 
 def step(number: int, seconds: float = 0.0) -> StepReport:
     return StepReport(
         number, number / 100, seconds, 2.5, 1e-3, (1.0, 0.5, 0.0), 2.25, 0.75, 64, 10**9
     )
+
+
+def test_a_log_on_a_full_disk_names_the_file_and_holds_whole_lines(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.on_step(step(0))
+    whole = (tmp_path / "log.jsonl").read_bytes()
+    with no_file_above(len(whole) + 10):
+        with pytest.raises(WriteError, match=r"log\.jsonl cannot be written: File too large"):
+            log.on_step(step(1))
+        log.close()  # draws nothing, and says no more
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [whole]
 
 
 def test_bars_are_as_high_as_the_accuracy() -> None:

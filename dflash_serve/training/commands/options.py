@@ -59,13 +59,14 @@ def guarded(job: Callable[[], int | None]) -> int | None:
     Any other exception passes with its traceback.
     """
     from dflash_serve.adapters.base import AdapterError
+    from dflash_serve.atomic_files import WriteError
     from dflash_serve.compose.options import OptionsError
     from dflash_serve.measure.errors import DataError
     from dflash_serve.training.run.guard import Diverged
 
     try:
         code = job()
-    except (AdapterError, DataError, Diverged, OptionsError, ValidationError) as error:
+    except (AdapterError, DataError, Diverged, OptionsError, ValidationError, WriteError) as error:
         text = fault(error) if isinstance(error, ValidationError) else str(error)
         typer.echo(f"dflash-train: error: {' '.join(text.split())}", err=True)
         raise typer.Exit(2) from error

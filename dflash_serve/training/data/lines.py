@@ -6,11 +6,11 @@ Knows no tokens and no responses.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dflash_serve.atomic_files import WriteError, append_text
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.prompts import json_lines
 from dflash_serve.training.data.origin import describe_changes
@@ -59,14 +59,9 @@ class LinesFile:
     def write(self, value: Mapping[str, Any]) -> None:
         """Append a line: it is there whole or not at all."""
         try:
-            self._file.write(_dumped(value))
-            self._file.flush()
-        except OSError as error:
-            with suppress(OSError):  # it would write the rest again, and hide this error
-                self._file.close()
-            raise DataError(f"{self._path} cannot be written, rows so far are safe: {error}") from (
-                error
-            )
+            append_text(self._file, _dumped(value))
+        except WriteError as error:
+            raise DataError(f"{error}; rows so far are safe") from error
 
     def close(self) -> None:
         self._file.close()

@@ -122,11 +122,7 @@ class FeatureFiles:
         return Row(places["taps"].read(), final.read() if final else None)
 
     def put(self, index: int, row: Row) -> None:
-        """Take a row if there is room; it is on disk when its shard is full, or on `close`.
-
-        Raises:
-            DataError: the disk is full; rows written before stay.
-        """
+        """Take a row if there is room; it is on disk when its shard is full, or on `close`."""
         bytes_ = row.nbytes + 2 * _TENSOR_OVERHEAD
         if self._used + self._pending_bytes + bytes_ + _HEADER > self._max_bytes:
             return
@@ -157,7 +153,7 @@ class FeatureFiles:
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut may leave the name without the bytes
         except OSError as error:
-            raise DataError(f"{path} cannot be written: {error}") from error
+            raise DataError(str(error)) from error
         self._pending.clear()
         self._pending_bytes = 0
         self._add_shard(path)

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dflash_serve.atomic_files import WriteError, append_text
+from dflash_serve.measure.prompts import json_lines
 from dflash_serve.training.run.curves import draw
 from dflash_serve.training.run.loop import Listener, MeasureReport
 from dflash_serve.training.run.trainer import StepReport
@@ -20,12 +22,18 @@ class RunLog(Listener):
 
     Owner of its file. ``resumed_at`` is the step that a resumed run begins with, None for a new
     run, which replaces an old log.
+
+    Raises:
+        WriteError: the disk refuses.
     """
 
     def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._path, self._plot = directory / "log.jsonl", directory / "plot.png"
-        self._file = self._path.open("w" if resumed_at is None else "a", encoding="utf-8")
+        try:
+            self._file = self._path.open("w" if resumed_at is None else "a", encoding="utf-8")
+        except OSError as error:
+            raise WriteError(self._path, error) from error
         if resumed_at is not None:
             # A killed run may have left half a line, which this ends.
             self._file.write("\n" if _torn(self._path) else "")
@@ -55,9 +63,12 @@ class RunLog(Listener):
             self._draw()
 
     def note(self, value: dict[str, Any]) -> None:
-        """Append anything else."""
-        self._file.write(json.dumps(value) + "\n")
-        self._file.flush()
+        """Append anything else.
+
+        Raises:
+            WriteError: the disk refuses.
+        """
+        append_text(self._file, json.dumps(value) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -72,15 +83,8 @@ class RunLog(Listener):
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a log, oldest first; a line that a kill has cut short is passed over."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            yield row
+    if path.exists():
+        yield from (raw.value for raw in json_lines(path) if raw.fault is None)
 
 
 def _torn(path: Path) -> bool:
