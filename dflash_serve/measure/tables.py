@@ -5,9 +5,15 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    caption: str | None = None,
+) -> Table:
     """The first column left, the rest right; floats as `cell` shows them."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for index, column in enumerate(columns):
         made.add_column(column, justify="right" if index else "left", no_wrap=not index)
     for row in rows:

@@ -20,6 +20,7 @@ from dflash_serve.measure.intervals import (
     mean_interval,
     ratio_interval,
 )
+from dflash_serve.measure.tables import table
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.data.split import Subset
 from dflash_serve.training.features.store import FeatureStore
@@ -64,12 +65,8 @@ class HeldOut:
 
     def __init__(self, kind: str, part: Subset, target: TargetAdapter) -> None:
         self.kind, self._target = kind, target
-        turns = [
-            (turn, name)
-            for answer, name in zip(part.answers, part.names, strict=True)
-            for turn in answer.turns()
-            if turn.loss_mask.sum() > 1  # the first token comes of the prompt: no round
-        ]
+        # the first token comes of the prompt: without another there is no round
+        turns = [one for one in part.turns() if one[0].loss_mask.sum() > 1]
         self._examples: list[Example] = [turn for turn, _ in turns]
         self._names = [name for _, name in turns]
         self._features: dict[tuple[int, ...], FeatureStore] = {}
@@ -151,11 +148,6 @@ def objections(held: Sequence[HeldOut], tolerance: float) -> list[str]:
 def table_of(held: Sequence[HeldOut]) -> Table:
     """Both figures of every drafter, and what the new one changes."""
     counts = ", ".join(f"{one.conversations} {one.kind}" for one in held)
-    table = Table(title=f"held-out conversations: {counts}")
-    change = f"new over it ({LEVEL:.0%})"
-    for name in ("answers", "drafter", "tokens per round", "pooled", change):
-        table.add_column(name, justify="left" if name in ("answers", "drafter") else "right")
-    for one in held:
-        for row in one.rows():
-            table.add_row(*row)
-    return table
+    columns = ("answers", "drafter", "tokens per round", "pooled", f"new over it ({LEVEL:.0%})")
+    rows = [row for one in held for row in one.rows()]
+    return table(f"held-out conversations: {counts}", columns, rows)

@@ -1,28 +1,39 @@
 """An evaluation's figures as tables and as a plot. Knows nothing of how they were measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from dflash_serve.measure.figures import Speed
 from dflash_serve.measure.intervals import LEVEL
+from dflash_serve.measure.tables import table
 from dflash_serve.training.evaluate.figures import Figures
 
 TOTAL = "total"
+Columns = dict[str, Callable[[Figures], object]]
+"""By name, what each shows of a data set's figures."""
 
-_DRAFTING = (
-    "responses",
-    "tokens/round",
-    f"{LEVEL:.0%}",
-    "pooled",
-    "published",
-    "above 3",
-    "above 5",
-    "acc/generated",
-    "acc/proposed",
-)
-_SPEED = ("tokens/s", "end to end", "decode", "plain ms", "spec. ms", "differing")
+_DRAFTING: Columns = {
+    "responses": lambda one: one.responses,
+    "tokens/round": lambda one: one.drafting.tokens_per_round,
+    f"{LEVEL:.0%}": lambda one: one.drafting.tokens_per_round_interval,
+    "pooled": lambda one: one.drafting.tokens_per_round_pooled,
+    "published": lambda one: one.drafting.published,
+    "above 3": lambda one: one.drafting.share_above_3,
+    "above 5": lambda one: one.drafting.share_above_5,
+    "acc/generated": lambda one: one.drafting.accepted_per_generated,
+    "acc/proposed": lambda one: one.drafting.accepted_per_proposed,
+}
+_SPEED: Columns = {
+    "tokens/s": lambda one: one.speculative.tokens_per_second,
+    "end to end": lambda one: one.speedup_end_to_end,
+    "decode": lambda one: one.speedup_decode,
+    "plain ms": lambda one: _milliseconds(one.plain),
+    "spec. ms": lambda one: _milliseconds(one.speculative),
+    "differing": lambda one: f"{one.differing} of {one.compared}" if one.compared else None,
+}
 
 
 def drafting_table(sets: Mapping[str, Figures], total: Figures) -> Table:
@@ -32,8 +43,7 @@ def drafting_table(sets: Mapping[str, Figures], total: Figures) -> Table:
         "(bootstrap over conversations); pooled: all tokens / all rounds; published: z-lab's tau "
         "for the same target; above: share of responses"
     )
-    rows = {name: _drafting_cells(one) for name, one in {**sets, TOTAL: total}.items()}
-    return _table("drafting", caption, _DRAFTING, rows)
+    return _table("drafting", caption, _DRAFTING, {**sets, TOTAL: total})
 
 
 def speed_table(sets: Mapping[str, Figures], total: Figures) -> Table:
@@ -42,21 +52,19 @@ def speed_table(sets: Mapping[str, Figures], total: Figures) -> Table:
         "end to end: ratio of tokens per wall second, prompts included; ms: per token after the "
         "first; decode: their ratio; differing: from plain decoding's text"
     )
-    rows = {name: _speed_cells(one) for name, one in {**sets, TOTAL: total}.items()}
-    return _table("speedup over plain decoding", caption, _SPEED, rows)
+    return _table("speedup over plain decoding", caption, _SPEED, {**sets, TOTAL: total})
 
 
 def slot_table(total: Figures) -> Table | None:
     """Acceptance by slot over all responses; None where it is unknown."""
-    if not total.drafting.slots:
+    slots = total.drafting.slots
+    if not slots:
         return None
-    made = Table(title="acceptance by slot", title_justify="left")
-    made.add_column("slot", justify="left")
-    for one in total.drafting.slots:
-        made.add_column(str(one.slot), justify="right")
-    made.add_row("of all rounds", *(_number(one.share) for one in total.drafting.slots))
-    made.add_row("given those before", *(_number(one.conditional) for one in total.drafting.slots))
-    return made
+    rows = (
+        ("of all rounds", *(one.share for one in slots)),
+        ("given those before", *(one.conditional for one in slots)),
+    )
+    return table("acceptance by slot", ("slot", *(str(one.slot) for one in slots)), rows)
 
 
 def plot(sets: Mapping[str, Figures], total: Figures) -> Figure:
@@ -89,46 +97,11 @@ def plot(sets: Mapping[str, Figures], total: Figures) -> Figure:
     return figure
 
 
-def _table(
-    title: str, caption: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]
-) -> Table:
-    made = Table(
-        title=title, title_justify="left", caption=caption, caption_justify="left", padding=(0, 1)
-    )
-    made.add_column("data set", no_wrap=True)
-    for column in columns:
-        made.add_column(column, justify="right", no_wrap=True)
-    for name, cells in rows.items():
-        if name == TOTAL:
-            made.add_section()
-        made.add_row(name, *cells)
+def _table(title: str, caption: str, columns: Columns, shown: Mapping[str, Figures]) -> Table:
+    rows = ([name, *(show(one) for show in columns.values())] for name, one in shown.items())
+    made = table(title, ("data set", *columns), rows, caption=caption)
+    made.rows[-2].end_section = True
     return made
-
-
-def _drafting_cells(one: Figures) -> list[str]:
-    drafting = one.drafting
-    return [
-        str(one.responses),
-        _number(drafting.tokens_per_round),
-        str(drafting.tokens_per_round_interval or "-"),
-        _number(drafting.tokens_per_round_pooled),
-        _number(drafting.published),
-        _number(drafting.share_above_3),
-        _number(drafting.share_above_5),
-        _number(drafting.accepted_per_generated),
-        _number(drafting.accepted_per_proposed),
-    ]
-
-
-def _speed_cells(one: Figures) -> list[str]:
-    return [
-        _number(one.speculative.tokens_per_second, 1),
-        _number(one.speedup_end_to_end),
-        _number(one.speedup_decode),
-        _milliseconds(one.plain.time_per_output_token if one.plain else None),
-        _milliseconds(one.speculative.time_per_output_token),
-        f"{one.differing} of {one.compared}" if one.compared else "-",
-    ]
 
 
 def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> None:
@@ -178,9 +151,6 @@ def _unknown(axes: Axes) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:.2f}"
+def _milliseconds(speed: Speed | None) -> float | None:
+    seconds = speed.time_per_output_token if speed else None
+    return None if seconds is None else 1000 * seconds

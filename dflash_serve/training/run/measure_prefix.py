@@ -15,6 +15,7 @@ from rich.table import Table
 
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.kernels.block_attention import KeysValues
+from dflash_serve.measure.tables import table
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.loop import Measurement
@@ -90,15 +91,13 @@ class PrefixMeasure:
 
 def prefix_table(detail: dict[str, Any]) -> Table:
     """Accuracy by visible slots (rows) and slot (columns), for a terminal."""
-    table = Table(title="accuracy by visible slots and slot")
-    for heading in ("visible", *map(str, detail["visible"]), "tokens per round"):
-        table.add_column(heading, justify="right")
-    for visible, row, expected in zip(
-        detail["visible"], detail["accuracy"], detail["tokens_per_round"], strict=True
-    ):
-        shares = ["" if share is None else f"{share:.2f}" for share in row]
-        table.add_row(str(visible), *shares, f"{expected:.2f}")
-    return table
+    columns = ("visible", *map(str, detail["visible"]), "tokens per round")
+    lines = zip(detail["visible"], detail["accuracy"], detail["tokens_per_round"], strict=True)
+    rows = [
+        (visible, *("" if share is None else share for share in shares), expected)
+        for visible, shares, expected in lines
+    ]
+    return table("accuracy by visible slots and slot", columns, rows)
 
 
 def measure_prefixes(

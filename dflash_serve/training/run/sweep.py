@@ -7,10 +7,10 @@ from typing import Any
 import mlx.core as mx
 from matplotlib.figure import Figure
 from pydantic import ValidationError
-from rich import table as rich_table
 from rich.console import Console
 
 from dflash_serve.atomic_files import replace_json
+from dflash_serve.measure import tables
 from dflash_serve.measure.errors import DataError
 from dflash_serve.measure.intervals import LEVEL
 from dflash_serve.measure.plots import save_figure
@@ -172,37 +172,34 @@ def _report(out: Path, results: Sequence[Result]) -> None:
     save_figure(figure, out / "sweep.png")
 
 
-def _figures(result: Result) -> list[str]:
-    pooled = [
-        "-" if value is None else f"{value:.3f}"
-        for value in (result.best_pooled, result.reported_pooled)
-    ]
-    interval = str(result.reported_interval or "-")
-    return [f"{result.best:.3f}", pooled[0], f"{result.reported:.3f}", interval, pooled[1]]
+def _figures(result: Result) -> list[object]:
+    means = (result.best, result.best_pooled, result.reported, result.reported_pooled)
+    best, pooled, reported, its_pooled = (
+        None if value is None else f"{value:.3f}" for value in means
+    )
+    return [best, pooled, reported, result.reported_interval, its_pooled]
 
 
 def _show(console: Console, results: Sequence[Result], entries: Sequence[Entry]) -> None:
     own = {entry.name: entry.own for entry in entries}
     columns = list(dict.fromkeys(name for entry in entries for name in entry.own))
-    table = rich_table.Table(
-        title="tokens per round, the best first",
-        caption="ranked by best: mean over the responses that choose each run's drafter; reported: "
-        "the same drafter on others, which nothing was chosen by; pooled: all tokens / all rounds",
-        caption_justify="left",
-    )
     figures = ("best", "pooled", "reported", f"{LEVEL:.0%}", "pooled")
-    found = (*figures, "at step", "steps", "minutes", "state")
-    for heading in ("rank", "run", *columns, *found):
-        table.add_column(heading)
-    for rank, result in enumerate(ranked(results), start=1):
-        table.add_row(
-            str(rank),
+    headings = ("rank", "run", *columns, *figures, "at step", "steps", "minutes", "state")
+    rows = [
+        (
+            rank,
             result.name,
             *(str(own[result.name].get(name, "")) for name in columns),
             *_figures(result),
-            str(result.best_step),
-            str(result.steps),
+            result.best_step,
+            result.steps,
             f"{result.seconds / 60:.1f}",
             result.state,
         )
-    console.print(table)
+        for rank, result in enumerate(ranked(results), start=1)
+    ]
+    caption = (
+        "ranked by best: mean over the responses that choose each run's drafter; reported: the "
+        "same drafter on others, which nothing was chosen by; pooled: all tokens / all rounds"
+    )
+    console.print(tables.table("tokens per round, the best first", headings, rows, caption=caption))
