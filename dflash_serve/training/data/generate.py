@@ -6,7 +6,7 @@ Runs on the calling thread, without queues or asyncio. Knows no text.
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
 from dflash_serve.engine.config import EngineConfig
@@ -15,23 +15,10 @@ from dflash_serve.engine.types import EngineRequest, SamplingParams
 from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.measure.driver import Answer as Generated
 from dflash_serve.measure.driver import Driver
-from dflash_serve.training.data.dialogue import Dialogue
+from dflash_serve.training.data.dialogue import Dialogue, Rules
+from dflash_serve.training.data.settings import DataSettings
 
 _PREFILL = 4096  # prompt tokens at a time: nobody waits for a single answer here
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateSettings:
-    """``max_new`` bounds one answer, ``max_length`` prompt and answer together.
-
-    ``sampling.seed`` is mixed with row and turn, so that no answer depends on its neighbours.
-    """
-
-    stop_tokens: frozenset[int]
-    max_new: int
-    max_length: int
-    batch: int
-    sampling: SamplingParams = field(default_factory=SamplingParams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +33,8 @@ def generate(
     target: TargetAdapter,
     drafter: DraftAdapter | None,
     dialogues: Iterable[Dialogue],
-    settings: GenerateSettings,
+    rules: Rules,
+    settings: DataSettings,
 ) -> Iterator[Answered]:
     """Chats as they are done, in no order. With a drafter the same answers come sooner.
 
@@ -55,21 +43,21 @@ def generate(
     block = drafter.block_size if drafter else 1
     config = EngineConfig(
         max_batch=settings.batch,
-        max_context=min(settings.max_length, target.max_context),
+        max_context=min(rules.max_length, target.max_context),
         prefill_chunk=_PREFILL,
         block_size=block,
         adaptive=True,
     )
     with closing(DeviceRunner(target, drafter, block)) as runner:
         costs = measured_costs(runner, config, runner.bytes_for)
-        yield from _Answering(Driver(runner, config, costs=costs), settings).run(dialogues)
+        yield from _Answering(Driver(runner, config, costs=costs), rules, settings).run(dialogues)
 
 
 class _Answering:
     """Owns the open chats, by the id of the request that each of them waits for."""
 
-    def __init__(self, driver: Driver, settings: GenerateSettings) -> None:
-        self._driver, self._settings = driver, settings
+    def __init__(self, driver: Driver, rules: Rules, settings: DataSettings) -> None:
+        self._driver, self._stop_tokens, self._settings = driver, rules.stop_tokens, settings
         self._open: dict[str, Answered] = {}
 
     def run(self, dialogues: Iterable[Dialogue]) -> Iterator[Answered]:
@@ -93,16 +81,18 @@ class _Answering:
                 yield chat
 
     def _ask(self, chat: Answered) -> bool:
-        """Queue the chat's next prompt, if there is one."""
+        """Queue the chat's next prompt, if there is one.
+
+        Its seed is mixed with row and turn, so that no answer depends on its neighbours.
+        """
         prompt = chat.dialogue.next_prompt()
         if prompt is None:
             return False
-        settings, key = self._settings, f"{chat.dialogue.row}.{len(chat.generated)}"
-        sampling = replace(settings.sampling, seed=_mixed_seed(settings.sampling.seed, key))
+        asked, key = self._settings, f"{chat.dialogue.row}.{len(chat.generated)}"
+        seed = _mixed_seed(asked.seed, key)
+        sampling = SamplingParams(asked.temperature, asked.top_p, asked.top_k, seed=seed)
         self._open[key] = chat
-        self._driver.add(
-            EngineRequest(key, prompt, settings.max_new, sampling, settings.stop_tokens)
-        )
+        self._driver.add(EngineRequest(key, prompt, asked.max_new, sampling, self._stop_tokens))
         return True
 
     def _take(self, key: str) -> Answered | None:

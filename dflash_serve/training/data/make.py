@@ -14,13 +14,12 @@ from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.cards import stop_tokens
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.compose.loading import load_pair
-from dflash_serve.engine.types import SamplingParams
 from dflash_serve.measure.errors import DataError, RowError
 from dflash_serve.measure.progress import progress_bar
 from dflash_serve.text.tokenizer import ChatTokenizer
 from dflash_serve.training.data.answers import AnswerFile, stream_answers
 from dflash_serve.training.data.dialogue import Dialogue, Rules
-from dflash_serve.training.data.generate import Answered, GenerateSettings, generate
+from dflash_serve.training.data.generate import Answered, generate
 from dflash_serve.training.data.origin import tokenizer_fingerprint, vocabulary_fingerprint
 from dflash_serve.training.data.rows import Source, open_source
 from dflash_serve.training.data.settings import DataSettings
@@ -69,10 +68,7 @@ def _finished(
     if rules.keep:
         return (Answered(dialogue) for dialogue in todo)
     drafter = resolve(settings.drafter) if settings.drafter else None
-    how = GenerateSettings(
-        rules.stop_tokens, settings.max_new, rules.max_length, settings.batch, _sampling(settings)
-    )
-    return generate(*load_pair(directory, drafter), todo, how)
+    return generate(*load_pair(directory, drafter), todo, rules, settings)
 
 
 def _fill(
@@ -141,10 +137,6 @@ def _template_kwargs(settings: DataSettings, tokenizer: ChatTokenizer) -> dict[s
             + ", ".join(f"{name} to {kwargs[name]!r}" for name in sorted(twice))
         )
     return told | kwargs
-
-
-def _sampling(settings: DataSettings) -> SamplingParams:
-    return SamplingParams(settings.temperature, settings.top_p, settings.top_k, seed=settings.seed)
 
 
 def _origin(
