@@ -420,6 +420,17 @@ def test_every_part_runs_once_for_callers_at_once_and_inside_a_part(library: Bla
     assert counts == [20 * 5 * 3] * 4
 
 
+def test_every_part_runs_once_whether_workers_are_awake_or_asleep(library: Blas) -> None:
+    library.set_threads(3)
+    counts = [0] * 6
+    part = callback(lambda index: counts.__setitem__(index, counts[index] + 1))
+    for job in range(60):
+        library.library.dflash_pool_run(len(counts), part, None)
+        threading.Event().wait((job % 4) * 1e-4)  # workers stay awake for less than most of these
+    library.set_threads(1)
+    assert counts == [60] * len(counts)
+
+
 def test_products_of_callers_at_once_are_those_of_one(library: Blas) -> None:
     library.set_threads(3)
     a, b = normal(1, 130, 300), normal(2, 400, 300)

@@ -124,7 +124,7 @@ class RunSettings(Settings):
     selector_alpha: float = Field(1.0, ge=0, description="dflash2: weight of the selector's loss.")
     compute_dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the step.")
     group_rows: int = Field(
-        256, ge=1, description="Block rows computed together; more take more memory."
+        512, ge=1, description="Block rows computed together; more take more memory."
     )
     features: Literal["memory", "disk", "online"] = Field(
         "memory", description="Where the target's features are kept; online: computed in each step."

@@ -27,7 +27,7 @@ from dflash_serve.training.step.objective import Objective
 
 Tree = dict[str, Any]
 
-GROUP_ROWS = 256
+GROUP_ROWS = 512
 GROUP_BYTES = 384 << 20
 """Block rows that go through the network and back together, and what their attention scores of
 one layer and their logits may take in float32. At least one block of every sequence: memory grows
@@ -102,8 +102,12 @@ class TrainStep:
         found: Any = None
         for blocks in self._groups(batch):
             added = self._through_group(self.masters, context, blocks, batch.final)
-            found = added if found is None else tree_map(mx.add, found, added)
-            mx.eval(found)  # the group's activations are gone before the next one's come
+            if found is None:
+                found = added
+            else:
+                mx.eval(found)  # the last group's activations are gone before these come
+                found = tree_map(mx.add, found, added)
+            mx.async_eval(found)  # the next group's graph is made meanwhile
         sums, gradients, to_context = found
         rest = self._through_context(self.masters, batch.taps, mixed, to_context)
         return sums, tree_map(mx.add, gradients, rest)
