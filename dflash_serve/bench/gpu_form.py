@@ -7,6 +7,7 @@ node, as its GPU back end would run it, and so do weights and caches, which need
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -52,6 +53,12 @@ class StandIns:
         blank = [mx.broadcast_to(mx.array(0, dtype=dtype), shape) for shape, dtype in outputs]
         return list(mx.depends(blank, [number, *inputs]))
 
+    def like(self, stand_in: StandIn, x: mx.array, *others: Any, **options: Any) -> mx.array:
+        """An array like ``x`` that depends on it and on all other arrays that are given."""
+        given = (x, *others, *options.values())
+        inputs = [one for one in given if isinstance(one, mx.array)]
+        return self.node(stand_in, [(x.shape, x.dtype)], inputs)[0]
+
 
 @contextmanager
 def gpu_form(stand_ins: StandIns) -> Iterator[None]:
@@ -67,8 +74,8 @@ def gpu_form(stand_ins: StandIns) -> Iterator[None]:
             (mx, "default_device", lambda: mx.Device(mx.gpu)),
             (mx.metal, "is_available", lambda: True),
             (mx, "dequantize", _dequantize(stand_ins)),
-            (mx, "contiguous", _contiguous(stand_ins)),
-            (mx.fast, "rms_norm", _like_first(stand_ins, "RMSNorm")),
+            (mx, "contiguous", partial(stand_ins.like, StandIn("Contiguous"))),
+            (mx.fast, "rms_norm", partial(stand_ins.like, StandIn("RMSNorm"))),
             (mx.fast, "rope", _rope(stand_ins)),
             (mx.fast, "scaled_dot_product_attention", _attention(stand_ins)),
             (mx.fast, "metal_kernel", _metal_kernel(stand_ins)),
@@ -79,19 +86,10 @@ def gpu_form(stand_ins: StandIns) -> Iterator[None]:
         yield
 
 
-def _like_first(stand_ins: StandIns, kind: str) -> Callable[..., mx.array]:
-    def call(x: mx.array, weight: mx.array | None, *_: Any, **__: Any) -> mx.array:
-        inputs = [x] if weight is None else [x, weight]
-        return stand_ins.node(StandIn(kind), [(x.shape, x.dtype)], inputs)[0]
-
-    return call
-
-
 def _rope(stand_ins: StandIns) -> Callable[..., mx.array]:
-    def rope(x: mx.array, dims: int, *, offset: Any, freqs: Any = None, **_: Any) -> mx.array:
-        inputs = [array for array in (x, offset, freqs) if isinstance(array, mx.array)]
+    def rope(x: mx.array, dims: int, **options: Any) -> mx.array:
         label = "" if dims == x.shape[-1] else "part"
-        return stand_ins.node(StandIn("RoPE", label), [(x.shape, x.dtype)], inputs)[0]
+        return stand_ins.like(StandIn("RoPE", label), x, **options)
 
     return rope
 
@@ -103,10 +101,7 @@ def _attention(stand_ins: StandIns) -> Callable[..., mx.array]:
         dims = _SHORT_DIMS if q.shape[2] <= _SHORT else _LONG_DIMS
         if q.shape[-1] not in dims or v.shape[-1] != q.shape[-1]:
             return operations(q, k, v, **options)
-        more = [options.get(name) for name in ("mask", "sinks")]
-        inputs = [q, k, v, *(array for array in more if isinstance(array, mx.array))]
-        stand_in = StandIn("ScaledDotProductAttention")
-        return stand_ins.node(stand_in, [(q.shape, q.dtype)], inputs)[0]
+        return stand_ins.like(StandIn("ScaledDotProductAttention"), q, k, v, **options)
 
     return attention
 
@@ -121,13 +116,6 @@ def _dequantize(stand_ins: StandIns) -> Callable[..., mx.array]:
         return stand_ins.node(StandIn("Dequantize"), [output], inputs)[0]
 
     return dequantize
-
-
-def _contiguous(stand_ins: StandIns) -> Callable[..., mx.array]:
-    def contiguous(x: mx.array, *_: Any, **__: Any) -> mx.array:
-        return stand_ins.node(StandIn("Contiguous"), [(x.shape, x.dtype)], [x])[0]
-
-    return contiguous
 
 
 def _metal_kernel(stand_ins: StandIns) -> Callable[..., Any]:

@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
+import numpy as np
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.graph_fusion import ELEMENTWISE, FUSED
 from dflash_serve.bench.graph_layout import (
-    Ints,
     distinct,
     is_dense,
     is_row_major,
+    laid,
     reshaped,
-    row_major,
-    view_strides,
+    views,
 )
 from dflash_serve.bench.graph_walk import Graph, Node, Tensor
 
@@ -80,15 +80,15 @@ def costs(graph: Graph, vocab: int) -> list[Cost]:
 
 
 class _Costs:
-    """Walks a graph once. Owner of every array's strides and role."""
+    """Walks a graph once. Owner of every array's layout and role."""
 
     def __init__(self, graph: Graph, vocab: int) -> None:
         self._graph = graph
         self._vocab = vocab
-        self._strides: dict[str, Ints] = {}
+        self._arrays: dict[str, np.ndarray] = {}
         self._roles = dict(graph.leaves)
         self._uses = Counter(tensor.name for node in graph.nodes for tensor in node.inputs)
-        self._rules: dict[str, Callable[[Node, Cost], Ints | None]] = {
+        self._rules: dict[str, Callable[[Node, Cost], np.ndarray | None]] = {
             FUSED: self._elementwise,
             **dict.fromkeys(ELEMENTWISE, self._elementwise),
             **dict.fromkeys(_PLAIN, self._plain),
@@ -115,21 +115,22 @@ class _Costs:
         return [cost for cost in found if cost is not None and cost.launches]
 
     def _cost(self, node: Node) -> Cost | None:
-        if (strides := view_strides(node, self._of)) is not None:
-            for out, own in zip(node.outputs, strides, strict=True):
-                self._strides[out.name] = own
+        if (made := views(node, self._of)) is not None:
+            for out, own in zip(node.outputs, made, strict=True):
+                self._arrays[out.name] = own
                 self._roles[out.name] = self._role(node.inputs[0])
             return None
         if node.kind not in self._rules:
             raise BenchError(f"the cost of MLX's operation {node.kind} on a GPU is not known here")
         cost = Cost(node)
-        strides_out = self._rules[node.kind](node, cost)
-        if strides_out is not None:
-            self._strides[node.outputs[0].name] = strides_out
+        array = self._rules[node.kind](node, cost)
+        if array is not None:
+            self._arrays[node.outputs[0].name] = array
         return cost
 
-    def _of(self, tensor: Tensor) -> Ints:
-        return self._strides.get(tensor.name, row_major(tensor.shape))
+    def _of(self, tensor: Tensor) -> np.ndarray:
+        known = self._arrays.get(tensor.name)
+        return laid(tensor.shape) if known is None else known
 
     def _role(self, tensor: Tensor) -> str:
         if tensor.name in self._roles:
@@ -140,8 +141,7 @@ class _Costs:
 
     def _read(self, cost: Cost, *tensors: Tensor) -> None:
         for tensor in tensors:
-            here = distinct(tensor.shape, self._of(tensor)) * int(tensor.dtype.size)
-            cost.reads[self._role(tensor)] += here
+            cost.reads[self._role(tensor)] += distinct(self._of(tensor)) * int(tensor.dtype.size)
 
     def _write(self, cost: Cost, *tensors: Tensor) -> None:
         for tensor in tensors:
@@ -159,10 +159,10 @@ class _Costs:
         self._read(cost, *node.inputs)
         self._write(cost, *node.outputs)
 
-    def _elementwise(self, node: Node, cost: Cost) -> Ints | None:
+    def _elementwise(self, node: Node, cost: Cost) -> np.ndarray | None:
         self._plain(node, cost)
         large = [one for one in node.inputs if one.size > 1]
-        if len(large) == 1 and is_dense(large[0].shape, self._of(large[0])):
+        if len(large) == 1 and is_dense(self._of(large[0])):
             return self._of(large[0]) if large[0].shape == node.outputs[0].shape else None
         return None
 
@@ -183,21 +183,21 @@ class _Costs:
         self._read(cost, *indices)
         self._write(cost, *node.outputs)
 
-    def _reshape(self, node: Node, cost: Cost) -> Ints | None:
+    def _reshape(self, node: Node, cost: Cost) -> np.ndarray | None:
         """A copy where the new shape is no view."""
         (before,), (after,) = node.inputs, node.outputs
-        strides = reshaped(before.shape, self._of(before), after.shape)
-        if after.size == 0 or strides is not None:
+        array = reshaped(self._of(before), after.shape)
+        if after.size == 0 or array is not None:
             cost.launches = 0
             self._roles[after.name] = self._role(before)
-            return strides
+            return array
         self._plain(node, cost)
         cost.copies = 1
         return None
 
     def _contiguous(self, node: Node, cost: Cost) -> None:
         before = node.inputs[0]
-        if is_row_major(before.shape, self._of(before)):
+        if is_row_major(self._of(before)):
             cost.launches = 0
             self._roles[node.outputs[0].name] = self._role(before)
         else:
@@ -215,15 +215,15 @@ class _Costs:
         self._write(cost, node.inputs[0])
         cost.launches = 2
 
-    def _scatter(self, node: Node, cost: Cost) -> Ints:
+    def _scatter(self, node: Node, cost: Cost) -> np.ndarray:
         return self._updated(node, cost, node.inputs[-1] if node.kind == "Scatter" else None)
 
-    def _slice_update(self, node: Node, cost: Cost) -> Ints:
+    def _slice_update(self, node: Node, cost: Cost) -> np.ndarray:
         """A start on the device takes a kernel that computes the place."""
         cost.launches = 1 if node.kind == "SliceUpdate" else 2
         return self._updated(node, cost, node.inputs[1])
 
-    def _updated(self, node: Node, cost: Cost, update: Tensor | None) -> Ints:
+    def _updated(self, node: Node, cost: Cost, update: Tensor | None) -> np.ndarray:
         """Writes the update alone, where nothing else holds the array that it goes into."""
         old, *new = node.inputs
         update = update or node.inputs[2]
@@ -240,7 +240,7 @@ class _Costs:
 
     def _matmul(self, node: Node, cost: Cost) -> None:
         for one in node.inputs[:2]:
-            if one.size > 1 and 1 not in self._of(one)[-2:]:
+            if one.size > 1 and 1 not in self._of(one).strides[-2:]:
                 self._copied(cost, one)
         self._plain(node, cost)
         cost.flops = 2 * node.outputs[0].size * node.inputs[0].shape[-1]
@@ -248,7 +248,7 @@ class _Costs:
     def _quantised(self, node: Node, cost: Cost) -> None:
         """Few output columns are added up in parts of K, by a second kernel."""
         x, out = node.inputs[0], node.outputs[0]
-        if not is_row_major(x.shape, self._of(x)):
+        if not is_row_major(self._of(x)):
             self._copied(cost, x)
         self._plain(node, cost)
         inner, columns = x.shape[-1], out.shape[-1]
@@ -261,19 +261,20 @@ class _Costs:
             cost.reads[ACTIVATIONS] += parts * out.nbytes
             cost.writes[ACTIVATIONS] += parts * out.nbytes
 
-    def _norm(self, node: Node, cost: Cost) -> Ints | None:
-        x, strides = node.inputs[0], self._of(node.inputs[0])
+    def _norm(self, node: Node, cost: Cost) -> np.ndarray | None:
+        x, array = node.inputs[0], self._of(node.inputs[0])
+        strides = array.strides
         in_rows = len(strides) < 2 or x.shape[-2] == 1 or strides[-2] in (0, x.shape[-1])
-        ordered = is_dense(x.shape, strides) and strides[-1] == 1 and in_rows
+        ordered = is_dense(array) and strides[-1] == 1 and in_rows
         if not ordered:
             self._copied(cost, x)
         self._plain(node, cost)
-        return strides if ordered else None
+        return array if ordered else None
 
     def _rope(self, node: Node, cost: Cost) -> None:
         """Heads and tokens may have changed places; other orders and parts of heads are copied."""
-        x, strides = node.inputs[0], self._of(node.inputs[0])
-        in_order = is_row_major(x.shape, strides)
+        x, array = node.inputs[0], self._of(node.inputs[0])
+        strides, in_order = array.strides, is_row_major(array)
         if len(x.shape) == 4 and not in_order:
             rows, heads, width, dim = x.shape
             swapped = strides[1] == dim and strides[2] == heads * dim
@@ -284,17 +285,17 @@ class _Costs:
             self._copied(cost, x)
         self._plain(node, cost)
 
-    def _attention(self, node: Node, cost: Cost) -> Ints | None:
+    def _attention(self, node: Node, cost: Cost) -> np.ndarray | None:
         queries, keys = node.inputs[:2]
         rows, heads, width, dim = queries.shape
         for one in node.inputs:
-            if one.shape and self._of(one)[-1] != 1 and one.shape[-1] > 1:
+            if one.shape and self._of(one).strides[-1] != 1 and one.shape[-1] > 1:
                 self._copied(cost, one)
         self._plain(node, cost)
         length = keys.shape[2]
         cost.flops = 4 * rows * heads * width * length * dim
         if width > _SHORT_QUERIES:
-            return (width * heads * dim, dim, heads * dim, 1)
+            return laid((rows, width, heads, dim)).transpose(0, 2, 1, 3)
         if length >= _LONG_KEYS and keys.shape[1] < heads:
             cost.launches += 1
         return None

@@ -1,16 +1,12 @@
 """The cost of single operations on a GPU, and machines' expected times, by hand."""
 
 import mlx.core as mx
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.gpu_form import StandIns, gpu_form
 from dflash_serve.bench.graph_cost import Cost, Totals, costs, total
 from dflash_serve.bench.graph_fusion import fused
-from dflash_serve.bench.graph_layout import is_row_major, reshaped, row_major
 from dflash_serve.bench.graph_walk import Node, Tensor, walk
 from dflash_serve.bench.roofline import Part, expected
 
@@ -106,25 +102,6 @@ def test_attention_of_one_row_leaves_columns_before_heads(world: World) -> None:
 def test_an_unknown_operation_is_refused(world: World) -> None:
     with pytest.raises(BenchError, match="FFT"):
         world.cost(mx.fft.fft(world.leaf(8).astype(mx.float32)))
-
-
-@given(st.data())
-def test_strides_of_a_reshape_are_those_of_numpy(data: st.DataObject) -> None:
-    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    order = data.draw(st.permutations(range(len(shape))))
-    array = np.zeros([shape[axis] for axis in np.argsort(order)], np.int8).transpose(order)
-    size, new = array.size, []
-    while size > 1:
-        new.append(data.draw(st.sampled_from([n for n in range(2, size + 1) if size % n == 0])))
-        size //= new[-1]
-    new += data.draw(st.lists(st.just(1), max_size=2)) or [1]
-    made = array.reshape(new)
-    strides = reshaped(array.shape, array.strides, tuple(new))
-    assert (strides is not None) == np.shares_memory(array, made)
-    if strides is not None:
-        pairs = zip(new, strides, made.strides, strict=True)
-        assert all(size == 1 or own == theirs for size, own, theirs in pairs)
-    assert is_row_major(array.shape, row_major(array.shape))
 
 
 def test_a_kernel_takes_what_bounds_it_and_its_start() -> None:
