@@ -2,20 +2,55 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from dflash_serve.adapters.base import DraftAdapter, FillingDrafter
 from dflash_serve.bench import figures
 from dflash_serve.bench.pair import Pair
-from dflash_serve.bench.textsink import TextSink
 from dflash_serve.bench.turns import in_turns
 from dflash_serve.bench.work import Work
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.cost_table import CostPoint
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.engine.types import EngineRequest
+from dflash_serve.engine.types import EngineRequest, TokenChunk
 from dflash_serve.engine.warm_up import measured_costs
 from dflash_serve.measure.driver import Answer, Run, run_all
+from dflash_serve.text.stream import Detokenizer
+from dflash_serve.text.token_text import TokenText
+
+
+class TextSink:
+    """Detokenises every chunk of a measured step, as a server does.
+
+    Owner of one `Detokenizer` per live request.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokens = TokenText(tokenizer)
+        self._streams: dict[str, Detokenizer] = {}
+
+    @classmethod
+    def load(cls, directory: Path | None) -> "TextSink | None":
+        """Over the directory's tokenizer.json; None where there is none."""
+        path = directory / "tokenizer.json" if directory else None
+        return cls(_tokenizer(path)) if path and path.exists() else None
+
+    def __call__(self, chunks: Sequence[TokenChunk]) -> None:
+        for chunk in chunks:
+            stream = self._streams.setdefault(chunk.request_id, Detokenizer(self._tokens))
+            for token in chunk.tokens:
+                stream.push(token)
+            if chunk.finish is not None:
+                stream.flush()
+                del self._streams[chunk.request_id]
+
+
+@cache
+def _tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(path))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dflash_serve.bench.options import CachesOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
-from dflash_serve.bench.report import canvas, table_of
+from dflash_serve.bench.report import bars, picture, table_of
 from dflash_serve.bench.schedules import ALLOWED, BESIDE, SLACK, load_world, run_schedules
 from dflash_serve.bench.turns import timed
 from dflash_serve.engine.plan import DecodeRow, StepPlan
@@ -136,9 +136,6 @@ def _missed(ragged: Sequence[dict[str, Any]], leave: Sequence[dict[str, Any]]) -
             yield f"a leave allocates {moved} bytes; a row has {one['row_bytes']}"
 
 
-_COUNTS = ("target", "schedules", "steps", "requests", "aborts", "swaps")
-
-
 def tables(result: Result) -> list[Table]:
     found, options = result.measured, result.settings
     short = options["rows"] - 1
@@ -147,35 +144,18 @@ def tables(result: Result) -> list[Table]:
         table_of(
             f"Rounds: {parts}",
             found["ragged"],
-            (
-                ("block", "block"),
-                *((f"{name}, ms", f"round_ms.{name}") for name in ("long", "short", "all")),
-                ("ratio", "ratio"),
-            ),
+            "block round_ms.long round_ms.short round_ms.all ratio",
         ),
         table_of(
             f"A leave: {options['rows']} rows of {options['leave']} tokens, bytes allocated",
             found["leave"],
-            (
-                ("block", "block"),
-                ("round, ms", "round_ms"),
-                ("one less", "without_ms"),
-                ("and leave", "with_ms"),
-                ("cost", "of_a_round"),
-                ("bytes", "bytes.without"),
-                ("with it", "bytes.with"),
-                ("a row's", "row_bytes"),
-            ),
+            "block round_ms without_ms with_ms of_a_round bytes.without bytes.with row_bytes",
         ),
         table_of(
             "Bytes of caches in random schedules",
             found["schedules"],
-            (
-                *((name, name) for name in _COUNTS),
-                ("of needs", "worst_ratio_beyond_slack"),
-                ("of limit", "worst_of_limit"),
-                ("wrong", "wrong"),
-            ),
+            "target schedules steps requests aborts swaps worst_ratio_beyond_slack worst_of_limit "
+            "wrong",
         ),
     ]
 
@@ -183,14 +163,14 @@ def tables(result: Result) -> list[Table]:
 def plot(result: Result) -> Figure:
     """Every figure against what is allowed, as shares of it."""
     found = result.measured
-    bars = {f"ragged rows, block {one['block']}": one["ratio"] / RAGGED for one in found["ragged"]}
-    for one in found["leave"]:
-        bars[f"leave, block {one['block']}"] = one["of_a_round"] / LEAVE
-    for one in found["schedules"]:
-        bars[f"bytes of needs, {one['target']}"] = one["worst_ratio_beyond_slack"] / ALLOWED
-        bars[f"bytes of limit, {one['target']}"] = one["worst_of_limit"]
-    figure, axes = canvas(8, 4)
-    axes.barh(list(bars), list(bars.values()))
-    axes.axvline(1.0, color="grey", linestyle="--", linewidth=1)
-    axes.set(title="Rows that own their caches", xlabel="share of what is allowed")
-    return figure
+    shares = [
+        *((f"ragged rows, block {one['block']}", one["ratio"] / RAGGED) for one in found["ragged"]),
+        *((f"leave, block {one['block']}", one["of_a_round"] / LEAVE) for one in found["leave"]),
+        *(
+            (f"bytes of needs, {one['target']}", one["worst_ratio_beyond_slack"] / ALLOWED)
+            for one in found["schedules"]
+        ),
+        *((f"of limit, {one['target']}", one["worst_of_limit"]) for one in found["schedules"]),
+    ]
+    entries = [{"name": name, "share": share} for name, share in shares]
+    return picture(bars("share of what is allowed", entries, "name", "share", limit=1.0), width=8)

@@ -42,14 +42,11 @@ class RoundCosts:
     round: float
 
     def as_dict(self) -> dict[str, float]:
+        shape = {name: getattr(self, name) for name in ("rows", "block", "length")}
+        times = ("plain", "verify", "draft", "round")
         return {
-            "rows": self.rows,
-            "block": self.block,
-            "length": self.length,
-            "plain_ms": 1e3 * self.plain,
-            "verify_ms": 1e3 * self.verify,
-            "draft_ms": 1e3 * self.draft,
-            "round_ms": 1e3 * self.round,
+            **shape,
+            **{f"{name}_ms": 1e3 * getattr(self, name) for name in times},
             "break_even_tokens_per_round": (self.draft + self.verify) / self.plain,
         }
 

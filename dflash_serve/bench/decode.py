@@ -19,18 +19,19 @@ from dflash_serve.bench.baseline import BaselineRun, run_mlx_lm
 from dflash_serve.bench.components import measure_costs
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions
-from dflash_serve.bench.pair import Pair, load_pair, second_of
-from dflash_serve.bench.report import percent, table, table_of, times
-from dflash_serve.bench.work import Work, make_work
+from dflash_serve.bench.pair import Pair, drafting_pair, second_of
+from dflash_serve.bench.report import Columns, lines, percent, picture, table_of, times
+from dflash_serve.bench.work import Work, make_work, simulated_work
 from dflash_serve.measure.driver import Answer, Run
 from dflash_serve.measure.figures import (
-    Speed,
     middle,
     ratio,
     speedup_decode,
     speedup_end_to_end,
 )
 from dflash_serve.measure.results import Result
+
+_SHARES = ("accepted_per_proposed", "accepted_per_generated", "share_above_3", "share_above_5")
 
 
 @dataclass(slots=True)
@@ -47,29 +48,32 @@ class Baseline:
 
 def run(options: DecodeOptions) -> Result:
     """Load, warm up, measure all batches, compare tokens."""
-    pair = load_pair(options.pair)
-    if pair.drafter is None:
-        raise BenchError("there is no drafter to measure; give --drafter or --random-target")
+    pair = drafting_pair(options.pair)
+    assert pair.drafter is not None
     blocks = options.blocks or (pair.drafter.runtime_block_size,)
-    work = make_work(options, pair)
+    work = (
+        simulated_work(options, pair)
+        if options.simulated
+        else make_work(options, pair, options.temperature)
+    )
     bench = _Bench(options, pair, work, blocks)
     batches = [bench.measure(batch) for batch in options.batches]
     # mlx-lm in another dtype may well choose other tokens: reported, but no failure of ours
     entries = [entry for batch in batches for entry in batch["arms"] if entry["block"]]
     different = sum(entry["different_answers"] for entry in entries)
-    exact = exact_path()
-    failures = [f"{different} answers differ from plain decoding"] if exact and different else []
     measured = {
         "pair": pair.describe(),
         "simulation": work.simulation,
         "requests": len(work.requests),
         "prompt_tokens": sum(len(request.prompt) for request in work.requests),
-        "exact_path": exact,
+        "exact_path": exact_path(),
         "different_answers": different,
         "batches": batches,
     }
     name = "decode-simulated" if options.simulated else "decode"
-    return Result(name, options.recorded() | {"blocks": blocks}, measured, tuple(failures))
+    return Result(
+        name, options.recorded() | {"blocks": blocks}, measured, figures.unequal(different)
+    )
 
 
 class _Bench:
@@ -134,25 +138,23 @@ class _Bench:
     def _baseline_entry(self, baseline: Baseline, plain: Arm) -> dict[str, Any]:
         wanted = [self._reference[request.id] for request in self._work.requests]
         last = baseline.runs[-1].answers
-        speeds = [run.speed for run in baseline.runs]
         return {
             "name": baseline.name,
             "block": 0,
             "kinds_of_round": [0],
             "different_answers": sum(a != b for a, b in zip(last, wanted, strict=True)),
-            **_speeds(speeds, [run.speed for run in plain.runs]),
+            **_speeds(baseline.runs, plain.runs),
         }
 
     def _entry(self, arm: Arm, plain: Arm, batch: int) -> dict[str, Any]:
         block = arm.config.block_size
-        speeds = [run.speed for run in arm.runs]
         drafting = figures.acceptance(arm.answers, block) if block > 1 else {}
         return {
             "name": arm.name,
             "block": block,
             "kinds_of_round": list(arm.config.tree_nodes),
             "different_answers": arm.different(self._reference),
-            **_speeds(speeds, [run.speed for run in plain.runs]),
+            **_speeds(arm.runs, plain.runs),
             "steps_tokens_per_second": middle(arm.step_rates),
             "outside_mlx_fraction": _outside(arm.runs, batch),
             "kinds": self._kinds(arm, plain),
@@ -188,38 +190,25 @@ class _Bench:
         }
 
 
-def _speeds(runs: Sequence[Speed], plain: Sequence[Speed]) -> dict[str, Any]:
+def _speeds(runs: Sequence[Run | BaselineRun], plain: Sequence[Run]) -> dict[str, Any]:
     """Both speedups, as ratios of medians over repeats, and what each repeat gave."""
-    rates, plain_rates = _rates(runs), _rates(plain)
-    times, plain_times = _times(runs), _times(plain)
+    pairs = [(one.speed, other.speed) for one, other in zip(runs, plain, strict=True)]
+    rates, plain_rates = ([one[at].tokens_per_second or 0.0 for one in pairs] for at in (0, 1))
+    times, plain_times = ([one[at].time_per_output_token or 0.0 for one in pairs] for at in (0, 1))
     return {
         "speedup_end_to_end": ratio(middle(rates), middle(plain_rates)),
         "speedup_decode": ratio(middle(plain_times), middle(times)),
         "end_to_end": {
             "tokens_per_second": middle(rates),
             "repeats": rates,
-            "speedup_per_repeat": _each(speedup_end_to_end, runs, plain),
+            "speedup_per_repeat": [speedup_end_to_end(*pair) for pair in pairs],
         },
         "decode": {
             "time_per_output_token": middle(times),
             "repeats": times,
-            "speedup_per_repeat": _each(speedup_decode, runs, plain),
+            "speedup_per_repeat": [speedup_decode(*pair) for pair in pairs],
         },
     }
-
-
-def _rates(runs: Sequence[Speed]) -> list[float]:
-    return [run.tokens_per_second or 0.0 for run in runs]
-
-
-def _times(runs: Sequence[Speed]) -> list[float]:
-    return [run.time_per_output_token or 0.0 for run in runs]
-
-
-def _each(
-    speedup: Callable[[Speed, Speed], float | None], runs: Sequence[Speed], plain: Sequence[Speed]
-) -> list[float | None]:
-    return [speedup(one, other) for one, other in zip(runs, plain, strict=True)]
 
 
 def _by_kind(runs: Sequence[Run], kinds: Mapping[str, str]) -> dict[str, list[Answer]]:
@@ -237,121 +226,79 @@ def _outside(runs: Sequence[Run], rows: int) -> float | None:
 def tables(result: Result) -> list[Table]:
     """Speeds, acceptance, kinds and step costs."""
     batches = result.measured["batches"]
-    made = [_speed_table(batches), _acceptance(batches)]
-    made += [_kinds(batch) for batch in batches[:1]]
-    made.append(_costs(batches))
-    return made
-
-
-def plot(result: Result) -> Figure:
-    """Speedup over plain by batch size, and the histogram of committed tokens per round."""
-    batches = result.measured["batches"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    speed, rounds = figure.subplots(1, 2)
-    for name in [arm["name"] for arm in batches[0]["arms"] if arm["block"]]:
-        arms = [_arm(batch, name) for batch in batches]
-        x = [batch["batch"] for batch in batches]
-        speed.plot(x, [arm["speedup_end_to_end"] for arm in arms], "o-", label=name)
-    speed.set(title="speedup, prompts included", xlabel="batch size", ylim=(0, None))
-    speed.legend()
-    for arm in batches[0]["arms"]:
-        if arm["block"] > 1:
-            counts = arm["histogram"]
-            share = [count / max(1, sum(counts)) for count in counts]
-            rounds.plot(range(len(share)), share, "o-", label=arm["name"])
-    rounds.set(title="rounds by committed tokens", xlabel="tokens", ylabel="share")
-    rounds.legend()
-    return figure
-
-
-def _arm(batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(arm for arm in batch["arms"] if arm["name"] == name)
-    return found
-
-
-def _speed_table(batches: list[dict[str, Any]]) -> Table:
-    return table_of(
-        "Speed",
-        _named(batches, lambda arm: True),
-        (
-            ("", "row"),
-            ("tok/s, prompts included", "end_to_end.tokens_per_second"),
-            ("speedup", times("speedup_end_to_end")),
-            ("repeats", lambda arm: _span(arm["end_to_end"]["speedup_per_repeat"])),
-            ("decode ms/token", lambda arm: 1e3 * arm["decode"]["time_per_output_token"]),
-            ("speedup", times("speedup_decode")),
-            ("repeats", lambda arm: _span(arm["decode"]["speedup_per_repeat"])),
-            ("outside MLX", percent("outside_mlx_fraction")),
-            ("different", "different_answers"),
-        ),
-    )
-
-
-def _acceptance(batches: list[dict[str, Any]]) -> Table:
-    return table_of(
-        "Acceptance",
-        _named(batches, lambda arm: arm["block"] > 1),
-        (
-            ("", "row"),
-            ("tokens/round", "tokens_per_round"),
-            ("pooled", "tokens_per_round_pooled"),
-            ("accepted/proposed", percent("accepted_per_proposed")),
-            ("accepted/generated", percent("accepted_per_generated")),
-            ("above 3", percent("share_above_3")),
-            ("above 5", percent("share_above_5")),
-            ("rounds", "rounds"),
-        ),
-    )
-
-
-def _named(
-    batches: list[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool]
-) -> list[dict[str, Any]]:
-    """The arms that are wanted, called by their batch size too."""
+    arms = _arms(batches)
+    drafting = [arm for arm in arms if arm["block"] > 1]
     return [
-        arm | {"row": f"batch {batch['batch']}, {arm['name']}"}
-        for batch in batches
-        for arm in batch["arms"]
-        if wanted(arm)
+        table_of("Speed", arms, _SPEED),
+        table_of("Acceptance", drafting, _ACCEPTANCE),
+        _kinds(batches[0]),
+        table_of("Step costs", (one for batch in batches for one in batch["step_costs"]), _COSTS),
     ]
 
 
+_SPEED: Columns = (
+    "batch",
+    "name",
+    ("tok/s, prompts included", "end_to_end.tokens_per_second"),
+    ("speedup", times("speedup_end_to_end")),
+    ("repeats", lambda arm: _span(arm["end_to_end"]["speedup_per_repeat"])),
+    ("decode ms/token", lambda arm: 1e3 * arm["decode"]["time_per_output_token"]),
+    ("speedup", times("speedup_decode")),
+    ("repeats", lambda arm: _span(arm["decode"]["speedup_per_repeat"])),
+    ("outside MLX", percent("outside_mlx_fraction")),
+    ("different", "different_answers"),
+)
+_ACCEPTANCE: Columns = (
+    "batch",
+    "name",
+    ("tokens/round", "tokens_per_round"),
+    ("pooled", "tokens_per_round_pooled"),
+    *((name.replace("_", " "), percent(name)) for name in _SHARES),
+    "rounds",
+)
+_COSTS: Columns = (
+    *("rows", "block", "length", "plain_ms", "verify_ms", "draft_ms", "round_ms"),
+    ("break-even", "break_even_tokens_per_round"),
+    ("bound", times("speedup_bound")),
+    ("achieved", percent("achieved_of_bound")),
+)
+
+
 def _kinds(batch: Mapping[str, Any]) -> Table:
-    arms = [arm for arm in batch["arms"] if arm["block"] > 1 and arm["kinds_of_round"] == [0]]
-    rows = []
-    for kind in arms[0]["kinds"]:
-        cells: list[object] = [kind]
-        for arm in arms:
-            found = arm["kinds"][kind]
-            cells += [found["tokens_per_round"], found["tokens_per_round_pooled"]]
-            cells.append(times("speedup_decode")(found))
-        rows.append(cells)
-    columns = ["kind"]
-    for arm in arms:
-        columns += [f"{arm['name']}: tokens/round", "pooled", "decode speedup"]
-    return table(f"By kind, batch {batch['batch']}", columns, rows)
-
-
-def _costs(batches: list[dict[str, Any]]) -> Table:
-    return table_of(
-        "Step costs",
-        (costs for batch in batches for costs in batch["step_costs"]),
-        (
-            (
-                "rows x block at length",
-                lambda one: f"{one['rows']} x {one['block']} at {one['length']}",
-            ),
-            ("plain ms", "plain_ms"),
-            ("verify ms", "verify_ms"),
-            ("draft ms", "draft_ms"),
-            ("round ms", "round_ms"),
-            ("break-even", "break_even_tokens_per_round"),
-            ("bound", times("speedup_bound")),
-            ("achieved", percent("achieved_of_bound")),
-        ),
+    """Of chains, a row for each kind and arm."""
+    kinds = [
+        found | {"kind": kind, "name": arm["name"]}
+        for arm in batch["arms"]
+        if arm["block"] > 1 and arm["kinds_of_round"] == [0]
+        for kind, found in arm["kinds"].items()
+    ]
+    columns: Columns = (
+        *("kind", "name", "tokens_per_round", "tokens_per_round_pooled"),
+        ("decode speedup", times("speedup_decode")),
     )
+    return table_of(f"By kind, batch {batch['batch']}", kinds, columns)
 
 
 def _span(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{min(known):.2f}-{max(known):.2f}" if known else "-"
+
+
+def plot(result: Result) -> Figure:
+    """Speedup over plain by batch size, and the histogram of committed tokens per round."""
+    batches = result.measured["batches"]
+    drafting = [arm for arm in batches[0]["arms"] if arm["block"] > 1]
+    shares = [
+        {"arm": arm["name"], "tokens": tokens, "share": count / max(1, arm["rounds"])}
+        for arm in drafting
+        for tokens, count in enumerate(arm["histogram"])
+    ]
+    own = [arm for arm in _arms(batches) if arm["block"]]
+    return picture(
+        lines("speedup, prompts included", own, "batch", "speedup_end_to_end", "name"),
+        lines("share of rounds by committed tokens", shares, "tokens", "share", "arm"),
+    )
+
+
+def _arms(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [arm | {"batch": batch["batch"]} for batch in batches for arm in batch["arms"]]

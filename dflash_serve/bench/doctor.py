@@ -87,24 +87,17 @@ def _show_machine(found: Mapping[str, Any]) -> None:
 
 
 def _show_pair(pair: Mapping[str, Any]) -> None:
-    from dflash_serve.bench.report import show, table  # noqa: PLC0415
+    from dflash_serve.bench.report import show, table, table_of  # noqa: PLC0415
 
     rows = [(name.replace("_", " "), value) for name, value in pair.items() if _plain(value)]
     tables = [table(f"Pair {pair['name']}: fits", ("", ""), rows, text=True)]
     if "round_costs" in pair:
-        columns = list(pair["round_costs"][0])
-        costs = [[cost[column] for column in columns] for cost in pair["round_costs"]]
-        tables.append(table("Round costs", [name.replace("_", " ") for name in columns], costs))
-        points = [list(point.values()) for point in pair["cost_table"]]
-        tables.append(table("Cost table of the block policy", ("rows", "width", "ms"), points))
-        check = pair["divergence"]
-        tables.append(
-            table(
-                "Divergence from plain decoding",
-                [name.replace("_", " ") for name in check],
-                [list(check.values())],
-            )
-        )
+        for title, entries in (
+            ("Round costs", pair["round_costs"]),
+            ("Cost table of the block policy", pair["cost_table"]),
+            ("Divergence from plain decoding", [pair["divergence"]]),
+        ):
+            tables.append(table_of(title, entries, list(entries[0])))
     show(*tables)
 
 

@@ -7,18 +7,19 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from dflash_serve.adapters.exactness import exact_path
-from dflash_serve.bench.errors import BenchError
+from dflash_serve.bench.figures import unequal
 from dflash_serve.bench.options import ExactOptions
-from dflash_serve.bench.pair import Pair, load_pair, second_of
-from dflash_serve.bench.report import Source, canvas, table_of
+from dflash_serve.bench.pair import Pair, drafting_pair, second_of
+from dflash_serve.bench.report import bars, picture, table_of
 from dflash_serve.bench.simulated import EchoDrafter
-from dflash_serve.bench.work import decode_plainly, make_prompts
+from dflash_serve.bench.work import decode_plainly, longest_of, make_prompts
 from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
@@ -40,13 +41,11 @@ def run(options: ExactOptions) -> Result:
 
     A random pair's drafter is right so seldom that it is made an `EchoDrafter`.
     """
-    pair = load_pair(options.pair)
-    if pair.drafter is None:
-        raise BenchError("there is no drafter to compare; give --drafter or --random-target")
+    pair = drafting_pair(options.pair)
+    assert pair.drafter is not None
     drafter = EchoDrafter(pair.drafter) if options.random_target else pair.drafter
     prompts = make_prompts(options, pair, options.prompts)
     requests = _requests(options, prompts)
-    longest = max(len(request.prompt) for request in requests) + options.max_tokens
     reference = decode_plainly(pair.target, requests)
     combinations = []
     for block in options.block_sizes:
@@ -56,7 +55,7 @@ def run(options: ExactOptions) -> Result:
             for batch in options.batches:
                 config = EngineConfig(
                     max_batch=batch,
-                    max_context=longest,
+                    max_context=longest_of(requests),
                     block_size=block,
                     tree_nodes=(options.tree,),
                 )
@@ -70,9 +69,7 @@ def _requests(options: ExactOptions, prompts: Sequence[Prompt]) -> list[EngineRe
         sampling = SamplingParams()
         if number % 2:
             kind = _SAMPLINGS[number // 2 % len(_SAMPLINGS)]
-            sampling = SamplingParams(
-                kind.temperature, kind.top_p, kind.top_k, kind.min_p, options.seed + number
-            )
+            sampling = replace(kind, seed=options.seed + number)
         made.append(
             EngineRequest(
                 str(number), prompt.tokens, options.max_tokens, sampling, prompt.stop_tokens
@@ -160,56 +157,37 @@ def _result(
     options: ExactOptions, pair: Pair, combinations: list[dict[str, Any]], reference: Run
 ) -> Result:
     wrong = sum(entry["wrong"] for entry in combinations)
-    exact = exact_path()
-    failures = [f"{wrong} answers differ from plain decoding or leak a slot"]
     settings = options.recorded() | {
         "samplings": len(_SAMPLINGS),
         "drafts": "echo" if options.random_target else "drafter",
     }
     measured = {
         "pair": pair.describe(),
-        "exact_path": exact,
+        "exact_path": exact_path(),
         "compared": sum(entry["requests"] for entry in combinations),
         "wrong": wrong,
         "reference_tokens": reference.generated,
         "combinations": combinations,
     }
-    return Result("exact", settings, measured, tuple(failures) if exact and wrong else ())
+    failures = unequal(wrong, "answers differ from plain decoding or leak a slot")
+    return Result("exact", settings, measured, failures)
 
 
-_COLUMNS = (
-    "equal",
-    "different",
-    "cancelled_prefix",
-    "cancelled_different",
-    "late_joins",
-    "leaked_rows",
-    "rounds",
-    "accepted_drafts",
-    "seconds",
-)
+_OUTCOMES = ("equal", "cancelled_prefix", "different", "cancelled_different")
 
 
 def tables(result: Result) -> list[Table]:
     measured = result.measured
     title = f"{measured['compared']} requests against plain decoding, {measured['wrong']} wrong"
-    columns: list[tuple[str, Source]] = [
-        ("", lambda entry: f"batch {entry['batch']}, block {entry['block']}"),
-        *((name.replace("_", " "), name) for name in _COLUMNS),
-    ]
-    return [table_of(title, measured["combinations"], columns)]
+    rest = ("late_joins", "leaked_rows", "rounds", "accepted_drafts", "seconds")
+    return [table_of(title, measured["combinations"], ("batch", "block", *_OUTCOMES, *rest))]
 
 
 def plot(result: Result) -> Figure:
     """Outcomes by combination."""
-    figure, axes = canvas(8, 4)
     entries = result.measured["combinations"]
-    names = [f"{entry['batch']} x {entry['block']}" for entry in entries]
-    bottom = [0] * len(entries)
-    for column in ("equal", "cancelled_prefix", "different", "cancelled_different"):
-        counts = [entry[column] for entry in entries]
-        axes.bar(names, counts, bottom=bottom, label=column.replace("_", " "))
-        bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
-    axes.set(title="answers by batch x block", ylabel="requests")
-    axes.legend(loc="lower right")
-    return figure
+
+    def name(entry: dict[str, Any]) -> str:
+        return f"{entry['batch']} x {entry['block']}"
+
+    return picture(bars("answers by batch x block", entries, name, _OUTCOMES, stacked=True))

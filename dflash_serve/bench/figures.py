@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dflash_serve.adapters.exactness import exact_path
 from dflash_serve.measure.driver import Answer, Run
 from dflash_serve.measure.figures import Acceptance, histogram, ratio, time_per_output_token
 
@@ -50,6 +51,11 @@ def by_kind(answers: Mapping[str, Answer], kinds: Mapping[str, str]) -> dict[str
 def differing(answers: Mapping[str, Answer], reference: Mapping[str, Sequence[int]]) -> list[str]:
     """Ids of requests whose tokens are not the reference's."""
     return [key for key, answer in answers.items() if tuple(answer.tokens) != reference[key]]
+
+
+def unequal(different: int, what: str = "answers differ from plain decoding") -> tuple[str, ...]:
+    """Why a command fails that found so many answers: only where tokens must be equal."""
+    return (f"{different} {what}",) if different and exact_path() else ()
 
 
 def tokens_of(run: Run) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ never evaluated. Writes no file.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from dflash_serve.bench.graph_rounds import (
 )
 from dflash_serve.bench.graph_walk import Graph, walk
 from dflash_serve.bench.options import GraphOptions
-from dflash_serve.bench.report import table, table_of
+from dflash_serve.bench.report import Columns, Panel, bars, picture, table, table_of
 from dflash_serve.bench.roofline import COMPUTE, LAUNCHES, PARTS, expected
 from dflash_serve.bench.shape_configs import SHAPES, Shape
 from dflash_serve.bench.simulated import expected_tokens, solve_probability
@@ -63,8 +63,7 @@ def run(options: GraphOptions) -> Result:
         BenchError: the shape or its tau is not known, or an operation of its graph.
     """
     if options.shape not in SHAPES:
-        known = ", ".join(SHAPES)
-        raise BenchError(f"--shape {options.shape} is none of: {known}")
+        raise BenchError(f"--shape {options.shape} is none of: {', '.join(SHAPES)}")
     for name, bits in (("--bits", options.target_bits), ("--drafter-bits", options.drafter_bits)):
         if bits not in _BITS:
             raise BenchError(f"{name} is {bits}, but must be one of {', '.join(map(str, _BITS))}")
@@ -239,92 +238,75 @@ _MOST_KERNELS = 16
 def tables(result: Result) -> list[Table]:
     rounds: list[dict[str, Any]] = result.measured["rounds"]
     title = f"A round of {result.settings['shape']} on a GPU, by its graph (no GPU was used)"
+    gigabytes: Columns = [
+        *("rows", "name"),
+        ("all", lambda row: row["bytes"] / 1e9),
+        *((role, _gigabytes(role)) for role in _ROLES),
+    ]
+    columns: Columns = [
+        *("rows", "name", "launches", "launches_unfused", "launches_settle", "copies"),
+        ("GFLOP", lambda row: row["flops"] / 1e9),
+        *("syncs", "host_seconds.built", "host_seconds.traced"),
+    ]
     return [
-        table_of(
-            title,
-            rounds,
-            (
-                ("rows, block", _name),
-                ("kernels", "launches"),
-                ("not fused", lambda row: row["launches_unfused"] + row["launches_settle"]),
-                ("of them copies", "copies"),
-                ("GFLOP", lambda row: row["flops"] / 1e9),
-                ("host syncs", "syncs"),
-                ("host ms", lambda row: row["host_seconds"]["built"] * 1e3),
-                ("traced", lambda row: row["host_seconds"]["traced"] * 1e3),
-            ),
-        ),
-        table("GB read and written", ("rows, block", "all", *_ROLES), map(_bytes, rounds)),
+        table_of(title, rounds, columns),
+        table_of("GB read and written", rounds, gigabytes),
         _kernel_table([row for row in rounds if not row["sampled"]]),
-        _machine_table(result),
+        _machine_table(result.measured["machines"]),
     ]
 
 
-def _bytes(row: dict[str, Any]) -> tuple[object, ...]:
-    roles = (row["read"].get(role, 0) + row["written"].get(role, 0) for role in _ROLES)
-    return _name(row), row["bytes"] / 1e9, *(one / 1e9 for one in roles)
+def _gigabytes(role: str) -> Callable[[Any], float]:
+    return lambda row: (row["read"].get(role, 0) + row["written"].get(role, 0)) / 1e9
 
 
 def _kernel_table(rounds: list[dict[str, Any]]) -> Table:
     """Launches by kind of kernel, a column for each round."""
-    counts = {
-        _name(row): {one["kind"]: one["launches"] for one in row["kernels"]} for row in rounds
-    }
-    kinds = sorted(
-        {kind for row in counts.values() for kind in row},
-        key=lambda kind: -max(row.get(kind, 0) for row in counts.values()),
-    )
-    rows = [(kind, *(row.get(kind, 0) for row in counts.values())) for kind in kinds]
-    return table("Launches by kind", ("kernel", *counts), rows[:_MOST_KERNELS])
+    kinds: dict[str, dict[str, int]] = {}
+    for row in rounds:
+        for one in row["kernels"]:
+            kinds.setdefault(one["kind"], {})[f"{row['rows']}, {row['name']}"] = one["launches"]
+    most = sorted(kinds.items(), key=lambda item: -max(item[1].values()))[:_MOST_KERNELS]
+    names = [f"{row['rows']}, {row['name']}" for row in rounds]
+    rows = [(kind, *(counts.get(name, 0) for name in names)) for kind, counts in most]
+    return table("Launches by kind", ("kernel", *names), rows)
 
 
-def _machine_table(result: Result) -> Table:
+def _machine_table(found: list[dict[str, Any]]) -> Table:
     """Plain decoding, and what each block makes of it."""
-    found: list[dict[str, Any]] = result.measured["machines"]
-    blocks = list(dict.fromkeys(row["block"] for row in found))
-    by_machine: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    machines: dict[str, dict[str, object]] = {}
     for row in found:
-        by_machine.setdefault((row["part"], row["rows"]), []).append(row)
-    rows = [
-        (
-            f"{part}, {count}",
-            same[0]["plain_ms"],
-            same[0]["plain_bound"],
-            *(f"{row['speedup']:.2f} {row['round_bound']}" for row in same),
-        )
-        for (part, count), same in by_machine.items()
-    ]
-    taus = {row["block"]: row["tau"] for row in found}
-    columns = [f"block {block}, tau {taus[block]:.2g}" for block in blocks]
+        name = f"{row['part']}, {row['rows']}"
+        plain = {"plain ms": row["plain_ms"], "bound by": row["plain_bound"]}
+        cells = machines.setdefault(name, {"machine, rows": name, **plain})
+        faster = f"{row['speedup']:.2f} {row['round_bound']}"
+        cells[f"block {row['block']}, tau {row['tau']:.2g}"] = faster
     title = "Expected times faster than plain decoding by kernels alone, and what takes the most"
-    return table(title, ("machine, rows", "plain ms", "bound by", *columns), rows)
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['rows']}, {row['name']}"
+    columns = list(next(iter(machines.values()), {}))
+    return table(title, columns, (list(cells.values()) for cells in machines.values()))
 
 
 def plot(result: Result) -> Figure:
     """What takes a round's time on some machines, plain decoding beside the widest block."""
     found: list[dict[str, Any]] = result.measured["machines"]
     widest = max((row["block"] for row in found), default=0)
-    counts = list(dict.fromkeys(row["rows"] for row in found))
-    figure = Figure(figsize=(6 * max(1, len(counts)), 5), layout="constrained")
-    for axes, count in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts, strict=True):
-        bars = {
-            f"{row['part']}, {name}: {row[f'{key}_ms']:.3g} ms": row[f"{key}_shares"]
+
+    def field(rows: int) -> Panel:
+        own = [
+            {
+                "name": f"{row['part']}, {name}: {row[f'{key}_ms']:.3g} ms",
+                "ms": row[f"{key}_ms"],
+                "seconds": row[f"{key}_shares"],
+            }
             for row in found
-            if row["rows"] == count and row["block"] == widest and row["part"] in _PLOTTED
+            if row["rows"] == rows and row["block"] == widest and row["part"] in _PLOTTED
             for name, key in (("plain", "plain"), (f"block {widest}", "round"))
-        }
-        start = [0.0] * len(bars)
-        for name in (*_ROLES, COMPUTE, LAUNCHES):
-            share = [shares.get(name, 0.0) / sum(shares.values()) for shares in bars.values()]
-            axes.barh(list(bars), share, left=start, label=name)
-            start = [before + own for before, own in zip(start, share, strict=True)]
-        axes.set(title=f"rows: {count}, shares of a round's expected time", xlim=(0, 1))
-        axes.invert_yaxis()
-    if counts:
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
-    return figure
+        ]
+        shares = [(name, _share(name)) for name in (*_ROLES, COMPUTE, LAUNCHES)]
+        return bars(f"rows: {rows}, shares of a round", own, "name", shares, stacked=True)
+
+    return picture(*map(field, dict.fromkeys(row["rows"] for row in found)), height=5)
+
+
+def _share(name: str) -> Callable[[Any], float]:
+    return lambda one: 1e3 * float(one["seconds"].get(name, 0.0)) / float(one["ms"])

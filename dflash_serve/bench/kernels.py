@@ -7,7 +7,6 @@ own, in turn, as MLX binds its matmul when it is imported. Writes no file.
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -20,8 +19,9 @@ from rich.table import Table
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.kernel_forms import run_forms
 from dflash_serve.bench.options import KernelsOptions
-from dflash_serve.bench.report import canvas, table_of
+from dflash_serve.bench.report import lines, picture, table_of
 from dflash_serve.bench.spawn import run_job
+from dflash_serve.bench.turns import Timing, for_seconds
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.measure.results import Result, blas
 
@@ -49,14 +49,6 @@ SHAPES = (
     *(Shape("attention scores", m, 512, 64) for m in (1, 8, 16)),
     *(Shape("attention values", m, 64, 512, weight=False) for m in (1, 8, 16)),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds of one call: on the clock, and of processor time, which neighbours disturb less."""
-
-    wall: float
-    cpu: float
 
 
 def run(options: KernelsOptions, shapes: Sequence[Shape] = SHAPES, vocab: int = 151_936) -> Result:
@@ -92,18 +84,15 @@ def _run_matmul(repeats: int, shapes: Sequence[Shape]) -> dict[str, Any]:
 
 def _row(shape: Shape, ours: list[Timing], stock: list[Timing]) -> dict[str, Any]:
     mine, theirs = _milliseconds(ours), _milliseconds(stock)
+    mflop = 2e-6 * shape.m * shape.n * shape.k
     return {
         **asdict(shape),
         "ours": mine,
         "stock": theirs,
         "speedup": {name: round(theirs[name] / mine[name], 2) for name in mine},
-        "ours_gflops": round(_gflop(shape) / mine["cpu_min"] * 1e3, 1),
-        "stock_gflops": round(_gflop(shape) / theirs["cpu_min"] * 1e3, 1),
+        "ours_gflops": round(mflop / mine["cpu_min"], 1),
+        "stock_gflops": round(mflop / theirs["cpu_min"], 1),
     }
-
-
-def _gflop(shape: Shape) -> float:
-    return 2e-9 * shape.m * shape.n * shape.k
 
 
 def _milliseconds(timings: list[Timing]) -> dict[str, float]:
@@ -118,13 +107,13 @@ def _in_process(
     command = [sys.executable, "-P", "-m", __name__]
     job = {"repeats": repeats, "shapes": [asdict(shape) for shape in shapes]}
     part = run_job("the matmul benchmark", command, job, os.environ | {"DFLASH_CPU_BLAS": switch})
-    return part["blas"], [[Timing(**one) for one in cell] for cell in part["timings"]]
+    return part["blas"], [[Timing(*one) for one in cell] for cell in part["timings"]]
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:
     with mx.stream(mx.cpu):
         cells = [_time(Shape(**shape), job["repeats"]) for shape in job["shapes"]]
-    return {"blas": blas(), "timings": [[asdict(one) for one in cell] for cell in cells]}
+    return {"blas": blas(), "timings": cells}
 
 
 def _time(shape: Shape, repeats: int) -> list[Timing]:
@@ -132,63 +121,32 @@ def _time(shape: Shape, repeats: int) -> list[Timing]:
     mx.random.seed(0)
     x = mx.random.normal((shape.m, shape.k))
     other = mx.random.normal((shape.n, shape.k) if shape.weight else (shape.k, shape.n))
-    mx.eval(x, other, x @ (other.T if shape.weight else other))
-    timings: list[Timing] = []
-    deadline = time.perf_counter() + _CELL_SECONDS
-    while len(timings) < repeats and (len(timings) < 3 or time.perf_counter() < deadline):
-        wall, cpu = time.perf_counter(), time.process_time()
+
+    def multiply() -> None:
         mx.eval(x @ (other.T if shape.weight else other))
-        timings.append(Timing(time.perf_counter() - wall, time.process_time() - cpu))
-    return timings
+
+    multiply()
+    return for_seconds(multiply, _CELL_SECONDS, least=3, most=repeats)
 
 
 def tables(result: Result) -> list[Table]:
     found = result.measured
-    matmul = table_of(
-        "CPU matmul through MLX",
-        found["matmul"],
-        (
-            ("m x n x k", lambda row: f"{row['name']} {row['m']} x {row['n']} x {row['k']}"),
-            ("ours ms", "ours.median"),
-            ("min", "ours.min"),
-            ("stock ms", "stock.median"),
-            ("min", "stock.min"),
-            ("stock / ours", lambda row: f"{row['speedup']['median']:.1f}x"),
-            ("ours GFLOP/s", "ours_gflops"),
-            ("stock GFLOP/s", "stock_gflops"),
-        ),
-    )
-    forms = table_of(
-        "Kernels and their plain forms",
-        found["forms"],
-        (
-            ("kernel", "kernel"),
-            ("shape", "shape"),
-            ("form", "form"),
-            ("ms", "ms"),
-            ("min", "min_ms"),
-            ("times faster", lambda row: f"{row['speedup']}x"),
-        ),
-    )
+    columns = "name m n k ours.median ours.min stock.median stock.min speedup.median ours_gflops "
+    matmul = table_of("CPU matmul through MLX, ms", found["matmul"], columns + "stock_gflops")
+    columns = "kernel shape form ms min_ms speedup"
+    forms = table_of("Kernels and their plain forms", found["forms"], columns)
     return [matmul, forms] if found["matmul"] else [forms]
 
 
 def plot(result: Result) -> Figure:
     """GFLOP/s by rows, one line per shape and library."""
-    figure, axes = canvas(8, 4.5)
-    rows = result.measured["matmul"]
-    for number, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
-        same = [row for row in rows if row["name"] == name]
-        x = [row["m"] for row in same]
-        color = f"C{number}"
-        axes.plot(x, [row["ours_gflops"] for row in same], "o-", color=color, label=name)
-        axes.plot(x, [row["stock_gflops"] for row in same], "x--", color=color)
-    axes.set(title="float32 matmul: ours (o), the wheel's (x)", xlabel="rows", ylabel="GFLOP/s")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    if rows:
-        axes.legend()
-    return figure
+    cells = [
+        {"rows": row["m"], "by": f"{row['name']}, {library}", "gflops": row[f"{library}_gflops"]}
+        for row in result.measured["matmul"]
+        for library in LIBRARIES
+    ]
+    title = "float32 matmul, GFLOP/s"
+    return picture(lines(title, cells, "rows", "gflops", "by", style="powers"), width=8)
 
 
 if __name__ == "__main__":

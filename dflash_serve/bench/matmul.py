@@ -18,7 +18,8 @@ from rich.table import Table
 
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import MatmulOptions
-from dflash_serve.bench.report import table_of
+from dflash_serve.bench.report import Panel, lines, picture, table_of
+from dflash_serve.bench.turns import for_seconds
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.measure.results import Result
 
@@ -111,12 +112,12 @@ def _row(
         set_openblas_threads(threads)
         counts.append({"threads": threads, **_compare(pair, product, options.turns, threads)})
     _check(product, pair)
-    best = {cell["threads"]: cell for cell in counts}
+    one = next((cell for cell in counts if cell["threads"] == 1), None)
     gain = {
-        f"{name}_{threads}_to_1": round(cell[name]["best"] / best[1][name]["best"], 2)
-        for threads, cell in best.items()
+        f"{name}_{cell['threads']}_to_1": round(cell[name]["best"] / one[name]["best"], 2)
+        for cell in counts
         for name in ("ours", "openblas")
-        if threads > 1 and 1 in best
+        if one is not None and cell is not one
     }
     return {**asdict(product), "counts": counts, **gain}
 
@@ -144,34 +145,24 @@ def _pair(product: Product, library: ctypes.CDLL) -> _Pair:
 
 
 def _compare(pair: _Pair, product: Product, turns: int, threads: int) -> dict[str, Any]:
+    """GFLOP/s of the fastest call and of the median one, and ours over theirs."""
     seconds: dict[str, list[float]] = {"ours": [], "openblas": []}
     for _ in range(turns):
         seconds["ours"] += _turn(pair.ours)
         seconds["openblas"] += _turn(pair.openblas)
         if threads > 1:
             time.sleep(_REST_SECONDS)
-    speeds = {name: _speeds(times, product.gflop) for name, times in seconds.items()}
-    ratios = {key: round(speeds["ours"][key] / speeds["openblas"][key], 3) for key in _KEYS}
+    speeds = {
+        name: {"best": product.gflop / min(times), "median": product.gflop / median(times)}
+        for name, times in seconds.items()
+    }
+    ratios = {key: round(own / speeds["openblas"][key], 3) for key, own in speeds["ours"].items()}
     return {**speeds, "ratio": ratios}
-
-
-_KEYS = ("best", "median")
-
-
-def _speeds(times: Sequence[float], gflop: float) -> dict[str, float]:
-    """GFLOP/s of the fastest call and of the median one."""
-    return {"best": gflop / min(times), "median": gflop / median(times)}
 
 
 def _turn(call: Callable[[], object]) -> list[float]:
     call()
-    times: list[float] = []
-    deadline = time.perf_counter() + _TURN_SECONDS
-    while not times or time.perf_counter() < deadline:
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return times
+    return [one.wall for one in for_seconds(call, _TURN_SECONDS)]
 
 
 def _check(product: Product, pair: _Pair) -> None:
@@ -182,44 +173,31 @@ def _check(product: Product, pair: _Pair) -> None:
 
 
 def tables(result: Result) -> list[Table]:
-    cells = [
-        cell
-        | {
-            "product": f"{row['form']} {row['m']} x {row['n']} x {row['k']}",
-            "to_1": row.get(f"ours_{cell['threads']}_to_1"),
-        }
+    columns = "form m n k threads ours.best ours.median openblas.best openblas.median ratio.best "
+    title = "float32 matmul: this package's and OpenBLAS's, GFLOP/s"
+    return [table_of(title, _cells(result), columns + "ratio.median to_1_thread")]
+
+
+def _cells(result: Result) -> list[dict[str, Any]]:
+    """One for each product and number of threads."""
+    return [
+        row | cell | {"to_1_thread": row.get(f"ours_{cell['threads']}_to_1")}
         for row in result.measured["products"]
         for cell in row["counts"]
     ]
-    columns = (
-        ("form m x n x k", "product"),
-        ("threads", "threads"),
-        ("ours GFLOP/s", "ours.best"),
-        ("median", "ours.median"),
-        ("OpenBLAS", "openblas.best"),
-        ("median", "openblas.median"),
-        ("ratio", "ratio.best"),
-        ("of medians", "ratio.median"),
-        ("to one thread", "to_1"),
-    )
-    return [table_of("float32 matmul: this package's and OpenBLAS's", cells, columns)]
 
 
 def plot(result: Result) -> Figure:
     """Ours over OpenBLAS by rows, one line per matrix, one field per number of threads."""
-    rows = result.measured["products"]
-    counts = [cell["threads"] for cell in rows[0]["counts"]]
-    figure = Figure(figsize=(5.5 * len(counts), 4.5), layout="constrained")
-    fields = figure.subplots(1, len(counts), squeeze=False)[0]
-    for index, (axes, threads) in enumerate(zip(fields, counts, strict=True)):
-        matrices = dict.fromkeys((row["form"], row["n"], row["k"]) for row in rows)
-        for form, n, k in matrices:
-            same = [row for row in rows if (row["form"], row["n"], row["k"]) == (form, n, k)]
-            ratios = [row["counts"][index]["ratio"]["best"] for row in same]
-            axes.plot([row["m"] for row in same], ratios, "o-", label=f"{form} {n} x {k}")
-        axes.axhline(1.0, color="grey", linewidth=0.8)
-        axes.set(title=f"threads: {threads}", xlabel="rows", ylabel="speed / OpenBLAS's")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-    fields[0].legend(fontsize="small")
-    return figure
+    cells = _cells(result)
+
+    def field(threads: int) -> Panel:
+        own = [cell for cell in cells if cell["threads"] == threads]
+        title = f"speed / OpenBLAS's, threads: {threads}"
+        return lines(title, own, "m", "ratio.best", _matrix, limit=1.0, style="powers")
+
+    return picture(*map(field, dict.fromkeys(cell["threads"] for cell in cells)))
+
+
+def _matrix(cell: dict[str, Any]) -> str:
+    return f"{cell['form']} {cell['n']} x {cell['k']}"

@@ -77,7 +77,7 @@ class Measured(Options):
 
 
 class PairOptions(Options):
-    """A stored pair, the demo's, or one of random weights."""
+    """A stored pair, the demo's, or one of random weights, and what it is asked."""
 
     target: Target = None
     drafter: Drafter = "auto"
@@ -90,28 +90,36 @@ class PairOptions(Options):
         default=0, ge=0, description="Layers of a random drafter; 0 scales the published shape."
     )
 
+    prompt_file: PromptFile = None
+    prompts: int = Field(default=24, ge=1, description="Requests per run.")
+    prompt_length: int = Field(default=64, ge=2, description="Of random prompts.")
+    max_tokens: MaxTokens = 128
+    seed: Seed = 0
+
     @model_validator(mode="after")
     def _one_pair(self) -> "PairOptions":
         if self.random_target is not None and (self.target is not None or self.drafter != "auto"):
             raise ValueError("--random-target excludes --target and --drafter")
         return self
 
-    def choice(self, blocks: tuple[int, ...], seed: int) -> "PairChoice":
-        """The pair; a random drafter is trained for the longest of ``blocks``."""
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks that are asked for; none takes the drafter's own."""
+        return ()
+
+    @property
+    def pair(self) -> "PairChoice":
+        """The pair; a random drafter is trained for the longest of the blocks."""
         from dflash_serve.bench.pair import PairChoice  # noqa: PLC0415 - needs MLX
 
-        trained = max(blocks, default=16)
-        return PairChoice(
-            self.target, self.drafter, self.random_target, self.draft_layers, trained, seed
-        )
+        made = (self.target, self.drafter, self.random_target, self.draft_layers)
+        return PairChoice(*made, max(self.blocks, default=16), self.seed)
 
 
 class DecodeOptions(PairOptions, Measured):
     """Speculative against plain decoding in one process, in turns; checks that tokens are equal."""
 
-    prompt_file: PromptFile = None
     prompts: int = Field(default=0, ge=0, description="Requests per run; 0 picks.")
-    prompt_length: int = Field(default=64, ge=2, description="Of random prompts.")
     batches: Batches = (1, 3, 8)
     block_sizes: Annotated[tuple[int, ...], BeforeValidator(_or_none("auto", 2))] = Field(
         default=(),
@@ -124,10 +132,8 @@ class DecodeOptions(PairOptions, Measured):
         description="Trees of so many nodes beside chains, like 8,16; or off.",
     )
     second_drafter: SecondDrafter = "none"
-    max_tokens: MaxTokens = 128
     repeats: Repeats = 3
     temperature: float = Field(default=0.0, ge=0, description="Of all answers.")
-    seed: Seed = 0
     baselines: Annotated[
         tuple[Literal["as-installed", "float32", "float32-blas"], ...], Repeated()
     ] = Field(
@@ -166,18 +172,12 @@ class DecodeOptions(PairOptions, Measured):
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Those asked for; none takes the drafter's own."""
         return self.block_sizes or ((8,) if self.simulated else ())
-
-    @property
-    def pair(self) -> "PairChoice":
-        return self.choice(self.blocks, self.seed)
 
 
 class ExactOptions(PairOptions, Measured):
     """Compare tokens with plain decoding: greedy and sampled rows, late joins, cancels."""
 
-    prompt_file: PromptFile = None
     prompts: int = Field(default=200, ge=1, description="Requests per combination.")
     batches: Batches = (1, 3, 8)
     block_sizes: Annotated[tuple[int, ...], BeforeValidator(_numbers(2))] = Field(
@@ -190,11 +190,10 @@ class ExactOptions(PairOptions, Measured):
     )
     tree: int = Field(default=0, ge=0, le=64, description="Nodes of trees; 0: chains.")
     second_drafter: SecondDrafter = "none"
-    seed: Seed = 0
 
     @property
-    def pair(self) -> "PairChoice":
-        return self.choice(self.block_sizes, self.seed)
+    def blocks(self) -> tuple[int, ...]:
+        return self.block_sizes
 
 
 class ServeOptions(Measured):
@@ -371,19 +370,11 @@ class QuantisedOptions(Measured):
 class SweepOptions(PairOptions, Measured):
     """The engine's choice of blocks against every fixed one and plain, in turns; 1 if it loses."""
 
-    prompt_file: PromptFile = None
-    prompts: int = Field(default=24, ge=1, description="Requests per run.")
     batches: Batches = (1, 4, 8)
     sets: Annotated[tuple[Literal["easy", "mixed", "useless"], ...], BeforeValidator(_names)] = (
         Field(default=("easy", "mixed", "useless"), description="Of easy, mixed, useless.")
     )
-    max_tokens: MaxTokens = 128
     repeats: Repeats = 5
-    seed: Seed = 0
-
-    @property
-    def pair(self) -> "PairChoice":
-        return self.choice((), self.seed)
 
 
 class PolicyOptions(Measured):
@@ -406,16 +397,9 @@ class RecordOptions(PairOptions):
     path: Annotated[Path, Positional()] = Field(
         description="JSON file to write, for `policy --recording`."
     )
-    prompt_file: PromptFile = None
     prompts: int = Field(default=66, ge=1, description="Recorded, of all kinds.")
-    prompt_length: int = Field(default=64, ge=2, description="Of random prompts.")
     max_tokens: MaxTokens = 256
     rows: Rows = (1, 2, 4, 8, 16, 32)
-    seed: Seed = 0
-
-    @property
-    def pair(self) -> "PairChoice":
-        return self.choice((), self.seed)
 
 
 class TrainingMemoryOptions(Measured):

@@ -19,8 +19,8 @@ from dflash_serve.adapters.dflash_config import default_layer_ids, parse_dflash_
 from dflash_serve.adapters.loading import check_pair
 from dflash_serve.adapters.shard_header import read_header
 from dflash_serve.adapters.target_config import text_config
+from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.random_targets import find_random_target
-from dflash_serve.compose import directories
 from dflash_serve.compose.directories import DEMO_NAME, checkpoints
 from dflash_serve.compose.loading import load_pair as load_stored
 from dflash_serve.compose.options import EngineOptions
@@ -89,6 +89,18 @@ def load_pair(choice: PairChoice) -> Pair:
     return _stored_pair(choice) if choice.random_target is None else _random_pair(choice)
 
 
+def drafting_pair(choice: PairChoice) -> Pair:
+    """`load_pair` of a choice that has a drafter.
+
+    Raises:
+        BenchError: it has none.
+    """
+    pair = load_pair(choice)
+    if pair.drafter is None:
+        raise BenchError("there is no drafter to measure; give --drafter or --random-target")
+    return pair
+
+
 def second_of(choice: PairChoice, name: str, pair: Pair, block: int) -> FillingDrafter | None:
     """The second drafter of a name, as `EngineOptions` takes it, for a loaded pair.
 
@@ -97,13 +109,6 @@ def second_of(choice: PairChoice, name: str, pair: Pair, block: int) -> FillingD
     """
     options = EngineOptions(target=choice.target, second_drafter=name)
     return load_second(options, pair.target, block)
-
-
-def target_directory(target: str | None) -> Path:
-    """Where a target's files are; the demo's without a name."""
-    directory = directories.target_directory(target)
-    read_config(directory)
-    return directory
 
 
 def _stored_pair(choice: PairChoice) -> Pair:

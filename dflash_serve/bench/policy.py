@@ -3,7 +3,7 @@
 Replays acceptance traces on cost tables of several machines; no device is used, and no clock.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ from dflash_serve.bench.policy_machines import Machine, machines
 from dflash_serve.bench.policy_record import RECORDINGS, read_recording
 from dflash_serve.bench.policy_replay import Noise, Replay, replay
 from dflash_serve.bench.policy_traces import BLOCKS, Workload, generated
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import Columns, Panel, lines, picture, table_of
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 
@@ -103,47 +103,28 @@ def _failures(cases: Sequence[dict[str, Any]]) -> Iterator[str]:
 def tables(result: Result) -> list[Table]:
     """All cases, then the worst and the median."""
     measured = result.measured
-    columns = ("", "plain tok/s", "best fixed", "of plain", "auto of best", "of plain", "widths")
-    rows = [_row(case) for case in measured["cases"]]
-    rows += [
-        (name, None, None, None, measured[name]["of_best"], measured[name]["of_plain"], None)
-        for name in ("worst", "median")
+    columns: Columns = [
+        *("machine", "rows", "workload", "plain", "best_block"),
+        ("best of plain", lambda case: max(case["plain"], *case["fixed"].values()) / case["plain"]),
+        *("of_best", "of_plain"),
+        ("widths", lambda case: " ".join(f"{w}:{s:.0%}" for w, s in case["widths"].items())),
     ]
-    return [table("The policy against fixed blocks, in hindsight", columns, rows)]
+    sums = [{"of all cases": name} | measured[name] for name in ("worst", "median")]
+    return [
+        table_of("The policy against fixed blocks, in hindsight", measured["cases"], columns),
+        table_of("All cases", sums, ("of all cases", "of_best", "of_plain")),
+    ]
 
 
 def plot(result: Result) -> Figure:
     """What the policy reaches of the best fixed choice, by machine, with one mark per case."""
-    cases = result.measured["cases"]
-    names = list(dict.fromkeys(case["machine"] for case in cases))
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    parts = figure.subplots(1, 2)
-    for axes, key, least, title in zip(
-        parts,
-        ("of_best", "of_plain"),
-        (result.settings["least_of_best"], result.settings["least_of_plain"]),
-        ("of the best fixed choice", "of plain decoding"),
-        strict=True,
-    ):
-        for at, name in enumerate(names):
-            values = [case[key] for case in cases if case["machine"] == name]
-            axes.plot([at] * len(values), values, "o", alpha=0.5)
-        axes.axhline(least, color="grey", linestyle="--")
-        axes.set(title=f"auto, {title}", xticks=range(len(names)))
-        axes.set_xticklabels(names, rotation=20, ha="right")
-    return figure
 
+    def field(title: str, key: str) -> Panel:
+        least = result.settings[f"least_{key}"]
+        cases = result.measured["cases"]
+        return lines(title, cases, "machine", key, "machine", style="points", limit=least)
 
-def _row(case: Mapping[str, Any]) -> tuple[object, ...]:
-    best = max(case["plain"], *case["fixed"].values())
-    name = f"{case['machine']}, {case['rows']} rows, {case['workload']}"
-    widths = " ".join(f"{width}:{share:.0%}" for width, share in case["widths"].items())
-    return (
-        name,
-        case["plain"],
-        case["best_block"],
-        f"{best / case['plain']:.2f}x",
-        f"{case['of_best']:.3f}",
-        f"{case['of_plain']:.3f}",
-        widths,
+    return picture(
+        field("auto, of the best fixed choice", "of_best"),
+        field("auto, of plain decoding", "of_plain"),
     )

@@ -20,9 +20,9 @@ from dflash_serve.bench.figures import both_rounds
 from dflash_serve.bench.options import ProcessingOptions
 from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import canvas, grouped_bars, table
+from dflash_serve.bench.report import Columns, bars, picture, table_of
 from dflash_serve.bench.turns import timed
-from dflash_serve.bench.workloads import encode, pick
+from dflash_serve.bench.workloads import HELD_OUT, encode, pick
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.grammar import Grammar, GrammarCompiler, from_json_schema
@@ -33,7 +33,6 @@ from dflash_serve.measure.driver import Run
 from dflash_serve.measure.figures import middle, ratio
 from dflash_serve.measure.prompts import read_chats
 from dflash_serve.measure.results import Result
-from dflash_serve.measure.shapes import Chat
 
 _BLOCK, _HISTORY, _BIASED, _TOP = 8, 256, 100, 20
 _STOPS = frozenset([0])
@@ -128,9 +127,8 @@ def _round_call(stack: ExitStack, pair: Pair, option: RowOption, rows: int) -> C
 
 def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, Any]:
     """The demo's JSON prompts with a schema against the same requests without."""
-    chats = [chat for chat in read_chats(DEMO / "heldout.jsonl") if chat.kind == "json"]
-    plain = _requests(pair, pick(chats, options.prompts, options.seed))
-    guided = [replace(request, grammar=_grammar(pair)) for request in plain]
+    plain = _requests(pair, options, options.prompts, "json")
+    guided = [replace(request, grammar=_grammar(pair, RECORD)) for request in plain]
     arms = [_arm(pair, rows, "plain", plain), _arm(pair, rows, "schema", guided)]
     measure(arms, options.repeats)
     rates = {arm.name: middle(arm.step_rates) for arm in arms}
@@ -145,16 +143,17 @@ def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, 
 
 def _neighbours(pair: Pair, options: ProcessingOptions) -> dict[str, Any]:
     """Seven rows beside one that has a schema, and beside the same one without."""
-    chats = read_chats(DEMO / "heldout.jsonl")
-    others = [chat for chat in chats if chat.kind in ("story", "code")]
-    seven = _requests(pair, pick(others, 7, options.seed))
-    one = _requests(pair, pick([chat for chat in chats if chat.kind == "json"], 1, options.seed))[0]
-    one = replace(one, id="one", stop_tokens=frozenset(), max_tokens=64)
-    seven = [replace(request, stop_tokens=frozenset(), max_tokens=64) for request in seven]
-    alone = replace(one, grammar=_grammar(pair, "endless"))
-    arms = [
-        _arm(pair, 8, name, [*seven, extra]) for name, extra in (("plain", one), ("schema", alone))
-    ]
+    *seven, one = (
+        replace(request, id=str(at), stop_tokens=frozenset(), max_tokens=64)
+        for at, request in enumerate(
+            [
+                *_requests(pair, options, 7, "story", "code"),
+                *_requests(pair, options, 1, "json"),
+            ]
+        )
+    )
+    guided = replace(one, grammar=_grammar(pair, {"type": "string", "minLength": 500}))
+    arms = [_arm(pair, 8, "plain", [*seven, one]), _arm(pair, 8, "schema", [*seven, guided])]
     measure(arms, options.repeats)
     seconds = {arm.name: [_round_seconds([run], 8) for run in arm.runs] for arm in arms}
     ratios = [s / p for s, p in zip(seconds["schema"], seconds["plain"], strict=True)]
@@ -186,17 +185,20 @@ def _arm(pair: Pair, rows: int, name: str, requests: Sequence[EngineRequest]) ->
     return Arm(name, runner, config, requests)
 
 
-def _requests(pair: Pair, chats: Sequence[Chat]) -> list[EngineRequest]:
+def _requests(
+    pair: Pair, options: ProcessingOptions, count: int, *kinds: str
+) -> list[EngineRequest]:
+    """Of the demo's held-out prompts of those kinds."""
     assert pair.directory is not None
-    prompts = encode(chats, pair.directory)
+    known = [chat for chat in read_chats(HELD_OUT) if chat.kind in kinds]
+    prompts = encode(pick(known, count, options.seed), pair.directory)
     return [
         EngineRequest(str(at), prompt.tokens, 128, stop_tokens=prompt.stop_tokens)
         for at, prompt in enumerate(prompts)
     ]
 
 
-def _grammar(pair: Pair, kind: str = "record") -> Grammar:
-    schema: Any = RECORD if kind == "record" else {"type": "string", "minLength": 500}
+def _grammar(pair: Pair, schema: Any) -> Grammar:
     return _compiler(pair.target.vocab_size).compile(from_json_schema(schema))
 
 
@@ -213,49 +215,40 @@ def _round_seconds(runs: Sequence[Run], least: int = 1) -> float:
 
 def tables(result: Result) -> list[Table]:
     found = result.measured
-    rounds = [(e["rows"], e["option"], e["round_ms"], e["ratio"]) for e in found["rounds"]]
-    structured = [
-        (
-            entry["rows"],
-            entry["tokens_per_second"]["plain"],
-            entry["tokens_per_second"]["schema"],
-            entry["ratio"],
-            *(_both(entry["rounds"][arm]) for arm in ("plain", "schema")),
-        )
+    arms = [
+        entry | {"arm": arm} | entry["rounds"][arm]
         for entry in found["structured"]
+        for arm in ("plain", "schema")
     ]
-    beside, mask = found["neighbours"], found["first_mask"]
-    others = [
-        ("round of 8 rows, one of them with a schema, ms", beside["round_ms"]["schema"]),
-        ("the same without, ms", beside["round_ms"]["plain"]),
-        ("ratio", beside["ratio"]),
-        ("schema of 100 fields to its first mask, ms", mask["median_ms"]),
-        ("worst, ms", mask["worst_ms"]),
-    ]
-    vocab = result.settings["vocab"]
+    rates: Columns = (
+        *("rows", "arm"),
+        ("tokens/s", lambda one: one["tokens_per_second"][one["arm"]]),
+        *("tokens_per_round", "tokens_per_round_pooled"),
+    )
     return [
-        table(f"Rounds, vocabulary {vocab}", ("rows", "option", "ms", "ratio"), rounds),
-        table(
-            "Demo pair, JSON prompts",
-            ("rows", "tokens/s", "with schema", "ratio", "tokens/round (pooled)", "with schema"),
-            structured,
+        table_of(
+            f"Rounds, vocabulary {result.settings['vocab']}",
+            found["rounds"],
+            "rows option round_ms ratio",
         ),
-        table("Neighbours and compilation", ("what", "value"), others),
+        table_of("Demo pair, JSON prompts", arms, rates),
+        table_of(
+            "A round of 8 rows, one of them with a schema",
+            [found["neighbours"]],
+            "round_ms.plain round_ms.schema ratio",
+        ),
+        table_of(
+            "A schema of 100 fields to its first mask", [found["first_mask"]], "median_ms worst_ms"
+        ),
     ]
 
 
 def plot(result: Result) -> Figure:
-    """Ratios of rounds with each option to rounds without."""
-    figure, axes = canvas(8, 4)
-    entries = result.measured["rounds"]
-    ratios: dict[str, list[float]] = {}
-    for entry in entries:
-        ratios.setdefault(f"{entry['rows']} rows", []).append(entry["ratio"])
-    grouped_bars(axes, list(dict.fromkeys(entry["option"] for entry in entries)), ratios, flat=True)
-    axes.axvline(1.1, color="grey", linestyle="--", linewidth=1)
-    axes.set(title="Cost of processing a round", xlabel="times a round without", xlim=(0, None))
-    return figure
-
-
-def _both(rounds: Mapping[str, float]) -> str:
-    return f"{rounds['tokens_per_round']:.2f} ({rounds['tokens_per_round_pooled']:.2f})"
+    """Ratios of rounds with each option to rounds without, a bar for each number of rows."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in result.measured["rounds"]:
+        option = found.setdefault(entry["option"], {"option": entry["option"]})
+        option[f"{entry['rows']} rows"] = entry["ratio"]
+    entries = list(found.values())
+    title = "a round, times one without"
+    return picture(bars(title, entries, "option", [*entries[0]][1:], limit=1.1), width=8)

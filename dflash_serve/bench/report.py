@@ -1,13 +1,13 @@
 """What a measurement leaves behind: a JSON file, a plot beside it and tables on the terminal."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +27,9 @@ RESULTS = Path("docs/results")
 
 Source = str | Callable[[Any], object]
 """A cell of a row: the keys to its value, with dots between them, or what makes it of the entry."""
+Column = str | tuple[str, Source]
+"""Its name and its cells; keys alone name themselves."""
+Columns = Sequence[Column]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,13 @@ def write(
     return path
 
 
+def table_of(title: str, entries: Iterable[Any], columns: str | Columns) -> Table:
+    """A row for each of ``entries``, which are JSON objects; columns by name, or a text of keys."""
+    named = _named(columns)
+    rows = ([_value(entry, source) for _, source in named] for entry in entries)
+    return table(title, [name for name, _ in named], rows)
+
+
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, text: bool = False
 ) -> Table:
@@ -80,13 +90,15 @@ def table(
     return made
 
 
-def table_of(title: str, entries: Iterable[Any], columns: Sequence[tuple[str, Source]]) -> Table:
-    """A row for each of ``entries``, which are JSON objects."""
-    rows = [[_value(entry, source) for _, source in columns] for entry in entries]
-    return table(title, [name for name, _ in columns], rows)
+def _named(columns: str | Columns) -> list[tuple[str, Source]]:
+    listed = columns.split() if isinstance(columns, str) else columns
+    return [
+        (one.replace("_", " ").replace(".", " "), one) if isinstance(one, str) else one
+        for one in listed
+    ]
 
 
-def _value(entry: Any, source: Source) -> object:
+def _value(entry: Any, source: Source) -> Any:
     return reduce(getitem, source.split("."), entry) if isinstance(source, str) else source(entry)
 
 
@@ -109,24 +121,93 @@ def cell(value: object) -> str:
     return str(value)
 
 
-def canvas(width: float, height: float) -> "tuple[Figure, Axes]":
-    """A picture of so many inches, and its one field."""
+Panel = Callable[["Axes"], None]
+"""Draws one field of a picture."""
+
+
+def picture(*panels: Panel, width: float = 6.0, height: float = 4.0) -> "Figure":
+    """Fields side by side, each of so many inches."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - dflash-doctor draws nothing
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    figure = Figure(figsize=(width * max(1, len(panels)), height), layout="constrained")
+    if panels:
+        for axes, panel in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            panel(axes)
+    return figure
 
 
-def grouped_bars(
-    axes: "Axes", names: Sequence[str], groups: Mapping[str, Sequence[float]], *, flat: bool = False
-) -> None:
-    """At every name a bar of each group, side by side."""
-    size = 0.8 / len(groups)
-    for at, (label, values) in enumerate(groups.items()):
-        places = [place + (at - (len(groups) - 1) / 2) * size for place in range(len(names))]
-        (axes.barh if flat else axes.bar)(places, values, size, label=label)
-    (axes.set_yticks if flat else axes.set_xticks)(range(len(names)), names)
-    axes.legend()
+def bars(
+    title: str,
+    entries: Sequence[Any],
+    name: Source,
+    values: str | Columns,
+    *,
+    stacked: bool = False,
+    limit: float | None = None,
+) -> Panel:
+    """For every entry a bar of each value, side by side or ``stacked``; a line at a ``limit``."""
+    groups = _named(values)
+    size = 0.8 if stacked else 0.8 / len(groups)
+
+    def draw(axes: "Axes") -> None:
+        left = [0.0] * len(entries)
+        for at, (label, source) in enumerate(groups):
+            shift = 0 if stacked else (at - (len(groups) - 1) / 2) * size
+            lengths = [_value(entry, source) for entry in entries]
+            places = [place + shift for place in range(len(entries))]
+            axes.barh(places, lengths, size, left, label=label)
+            if stacked:
+                left = [start + length for start, length in zip(left, lengths, strict=True)]
+        axes.set_yticks(range(len(entries)), [str(_value(entry, name)) for entry in entries])
+        axes.invert_yaxis()
+        if limit is not None:
+            axes.axvline(limit, color="grey", linestyle="--", linewidth=1)
+        axes.set_title(title)
+        if len(groups) > 1:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, fontsize="small")
+
+    return draw
+
+
+def lines(
+    title: str,
+    entries: Iterable[Any],
+    x: str,
+    y: Source,
+    by: Source,
+    *,
+    style: Literal["lines", "points", "powers"] = "lines",
+    limit: float | None = None,
+) -> Panel:
+    """Each entry's ``y`` over its ``x``, a line for all of the same ``by``; one at a ``limit``.
+
+    From zero on, or on scales of ``powers``.
+    """
+    series: dict[str, tuple[list[Any], list[float]]] = {}
+    for entry in entries:
+        places, values = series.setdefault(str(_value(entry, by)), ([], []))
+        places.append(_value(entry, x))
+        values.append(_value(entry, y))
+
+    def draw(axes: "Axes") -> None:
+        for label, (places, values) in series.items():
+            axes.plot(places, values, "o" if style == "points" else "o-", label=label)
+        if limit is not None:
+            axes.axhline(limit, color="grey", linestyle="--", linewidth=1)
+        if style == "powers":
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, None)
+        axes.set(title=title, xlabel=x.replace("_", " "))
+        if by == x:
+            axes.tick_params(axis="x", rotation=20)
+        elif len(series) > 1:
+            axes.legend(fontsize="small")
+
+    return draw
 
 
 def show(*tables: Table) -> None:

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from dflash_serve.bench.load import Endpoint, LoadRun, Sample, run_load
 from dflash_serve.bench.options import ServeOptions
-from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import table_of, times
+from dflash_serve.bench.report import Columns, lines, picture, table_of, times
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.bench.workloads import chats_of, pick
 from dflash_serve.measure.endpoint import first_model
@@ -43,14 +42,9 @@ def run(options: ServeOptions) -> Result:
 
 
 def _start(options: ServeOptions, stack: contextlib.ExitStack) -> list[Spawned]:
-    if not options.spawn:
-        return []
-    directory = target_directory(options.target)
+    pair = options.target, options.drafter
     return [
-        stack.enter_context(
-            spawned(kind, options.target, options.drafter, directory, options.server_options)
-        )
-        for kind in options.spawn
+        stack.enter_context(spawned(kind, *pair, options.server_options)) for kind in options.spawn
     ]
 
 
@@ -58,15 +52,11 @@ def _endpoints(options: ServeOptions, servers: Sequence[Spawned]) -> list[Endpoi
     if options.base_url:
         url = options.base_url.rstrip("/")
         key = options.api_key or os.environ.get("DFLASH_BENCH_API_KEY")
-        model = options.model or first_model(url, key)
-        return [Endpoint(url, url, model, key, options.meta_info)]
-    endpoints = []
-    for server in servers:
-        own = server.kind.startswith("dflash")
-        # mlx-lm's server lists the hub cache, and calls its command line's model so
-        model = first_model(server.base_url) if own else "default_model"
-        endpoints.append(Endpoint(server.kind, server.base_url, model, meta_info=own))
-    return endpoints
+        return [Endpoint(url, url, options.model or first_model(url, key), key, options.meta_info)]
+    return [
+        Endpoint(one.kind, one.base_url, one.model, meta_info=one.kind.startswith("dflash"))
+        for one in servers
+    ]
 
 
 Runs = dict[tuple[str, int], list[LoadRun]]
@@ -175,56 +165,37 @@ def _ratios(
 
 
 def tables(result: Result) -> list[Table]:
-    loads = table_of(
-        "Load",
-        result.measured["loads"],
-        (
-            ("", lambda load: f"{load['clients']} clients, {load['endpoint']}"),
-            ("tok/s, all", "total_tokens_per_second"),
-            ("tok/s, each", "request_tokens_per_second"),
-            *(
-                (f"{name} ms, p{percent}", _milliseconds(key, percent))
-                for name, key in (("first token", "time_to_first_token"), ("latency", "latency"))
-                for percent in (50, 90)
-            ),
-            ("tokens/round", "tokens_per_round"),
-            ("pooled", "tokens_per_round_pooled"),
-            ("requests", "requests"),
-            ("errors", "errors"),
+    times_of = (("first token", "time_to_first_token"), ("latency", "latency"))
+    columns: Columns = [
+        *("clients", "endpoint"),
+        ("tok/s, all", "total_tokens_per_second"),
+        ("tok/s, each", "request_tokens_per_second"),
+        *(
+            (f"{name} ms, p{percent}", _milliseconds(key, percent))
+            for name, key in times_of
+            for percent in (50, 90)
         ),
-    )
-    if not result.measured["ratios"]:
-        return [loads]
-    ratios = table_of(
-        "Total tokens per second",
-        result.measured["ratios"],
-        (
-            ("", lambda one: f"{one['clients']} clients: {one['of']} over {one['over']}"),
-            ("ratio", times("ratio")),
-            (
-                "repeats",
-                lambda one: " ".join(f"{value:.2f}" for value in one["per_repeat"] if value),
-            ),
-        ),
-    )
-    return [loads, ratios]
+        *("tokens_per_round", "tokens_per_round_pooled", "requests", "errors"),
+    ]
+    ratios: Columns = [
+        *("clients", "of", "over"),
+        ("ratio", times("ratio")),
+        ("repeats", lambda one: " ".join(f"{value:.2f}" for value in one["per_repeat"] if value)),
+    ]
+    made = [table_of("Load", result.measured["loads"], columns)]
+    if result.measured["ratios"]:
+        made.append(table_of("Total tokens per second", result.measured["ratios"], ratios))
+    return made
 
 
-def _milliseconds(key: str, percent: int) -> Callable[[Any], object]:
-    return lambda load: 1e3 * load[key][f"p{percent}"]
+def _milliseconds(key: str, percent: int) -> Callable[[Any], float]:
+    return lambda load: 1e3 * float(load[key][f"p{percent}"])
 
 
 def plot(result: Result) -> Figure:
     """Total tokens per second and time to first token by number of clients."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    rate, first = figure.subplots(1, 2)
-    for endpoint in result.measured["endpoints"]:
-        loads = [e for e in result.measured["loads"] if e["endpoint"] == endpoint["name"]]
-        x = [load["clients"] for load in loads]
-        rate.plot(x, [e["total_tokens_per_second"] for e in loads], "o-", label=endpoint["name"])
-        times = [1e3 * load["time_to_first_token"]["p50"] for load in loads]
-        first.plot(x, times, "o-", label=endpoint["name"])
-    rate.set(title="total tokens/s", xlabel="clients", ylim=(0, None))
-    first.set(title="time to first token, ms (median)", xlabel="clients", ylim=(0, None))
-    rate.legend()
-    return figure
+    loads, first = result.measured["loads"], _milliseconds("time_to_first_token", 50)
+    return picture(
+        lines("total tokens/s", loads, "clients", "total_tokens_per_second", "endpoint"),
+        lines("time to first token, ms (median)", loads, "clients", first, "endpoint"),
+    )

@@ -13,10 +13,8 @@ from rich.table import Table
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.load import Endpoint, run_load
 from dflash_serve.bench.options import StartOptions
-from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import canvas, table
+from dflash_serve.bench.report import Column, lines, picture, table_of
 from dflash_serve.bench.spawn import spawned
-from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
@@ -51,10 +49,9 @@ def _help() -> float:
 
 def _first_token(target: str | None, drafter: str) -> tuple[float, float]:
     """Seconds from the process's start to health, and from there to the first token."""
-    directory = target_directory(target)
-    with spawned("dflash", target, drafter, directory) as server:
+    with spawned("dflash", target, drafter) as server:
         asked = time.perf_counter()
-        endpoint = Endpoint("dflash", server.base_url, first_model(server.base_url))
+        endpoint = Endpoint("dflash", server.base_url, server.model)
         connected = time.perf_counter() - asked
         run = run_load(endpoint, [_CHAT], 1, _TOKENS)
         if not run.good:
@@ -62,27 +59,18 @@ def _first_token(target: str | None, drafter: str) -> tuple[float, float]:
         return server.start_seconds, connected + run.good[0].first
 
 
-_PHASES = {
-    "help_seconds": "--help",
-    "ready_seconds": "healthy",
-    "first_token_seconds": "first token",
-}
-
-
 def tables(result: Result) -> list[Table]:
-    rows = [
-        (name, result.measured[key]["median"], max(result.measured[key]["repeats"]))
-        for key, name in _PHASES.items()
-    ]
-    return [table("Seconds from the start of the process", ("until", "median", "worst"), rows)]
+    phases = [{"until": name} | found for name, found in result.measured.items()]
+    worst: Column = ("worst", lambda phase: max(phase["repeats"]))
+    return [table_of("Seconds from the start of the process", phases, ["until", "median", worst])]
 
 
 def plot(result: Result) -> Figure:
     """Every repeat of every phase."""
-    figure, axes = canvas(6, 4)
-    for position, key in enumerate(_PHASES):
-        repeats = result.measured[key]["repeats"]
-        axes.plot([position] * len(repeats), repeats, "o")
-    axes.set_xticks(range(len(_PHASES)), list(_PHASES.values()))
-    axes.set(title="Starting dflash-serve", ylabel="seconds", ylim=(0, None))
-    return figure
+    starts = [
+        {"until": name, "seconds": seconds}
+        for name, found in result.measured.items()
+        for seconds in found["repeats"]
+    ]
+    title = "seconds from the start of the process"
+    return picture(lines(title, starts, "until", "seconds", "until", style="points"))

@@ -5,7 +5,7 @@ has no room, one and two layers are measured: each further one adds the same byt
 """
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from dflash_serve.adapters.planned import planned_weights
 from dflash_serve.adapters.target_config import text_config
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingMemoryOptions
-from dflash_serve.bench.report import canvas, grouped_bars, table
+from dflash_serve.bench.report import Column, bars, picture, table_of
 from dflash_serve.bench.shape_configs import TRAINED
 from dflash_serve.measure.results import Result
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config
@@ -161,46 +161,39 @@ def _measure(
     }
 
 
-_STEP_COLUMNS = ("pair", "layers", "million weights", "held GB", "peak GB", "planned GB", "step s")
-_PAIR_COLUMNS = ("pair", "layers", "peak GB", "planned GB", "how")
-
-
 def tables(result: Result) -> list[Table]:
-    steps, pairs = [], []
-    for name, found in result.measured.items():
-        for layers, step in found["steps"].items():
-            sizes = (step[key] / 1e9 for key in ("held_bytes", "peak_bytes", "planned_bytes"))
-            million = step["parameters"] / 1e6
-            steps.append((name, layers, million, *sizes, step["seconds"][-1]))
-        whole = str(found["layers"]) in found["steps"]
-        peak = found["peak_bytes"]
-        pairs.append(
-            (
-                name,
-                found["layers"],
-                None if peak is None else peak / 1e9,
-                found["planned_bytes"] / 1e9,
-                "measured" if whole else "from one and two layers",
-            )
-        )
+    pairs = [{"pair": name} | found for name, found in result.measured.items()]
+    sizes = [(f"{kind} GB", _gigabytes(kind)) for kind in ("held", "peak", "planned")]
+    last: Column = ("step s", lambda step: step["seconds"][-1])
+    columns = ["pair", "layers", "parameters", *sizes, last]
+    title = "the published drafter's step, without the rest of the target"
     return [
-        table("one step on one sequence", _STEP_COLUMNS, steps),
-        table("the published drafter's step, without the rest of the target", _PAIR_COLUMNS, pairs),
+        table_of("one step on one sequence", _steps(result), columns),
+        table_of(title, pairs, ["pair", "layers", *sizes[1:], ("how", _how)]),
     ]
+
+
+def _steps(result: Result) -> list[dict[str, Any]]:
+    return [
+        {"pair": name, "layers": layers, **step}
+        for name, found in result.measured.items()
+        for layers, step in found["steps"].items()
+    ]
+
+
+def _gigabytes(kind: str) -> Callable[[Any], float | None]:
+    return lambda entry: entry[f"{kind}_bytes"] and entry[f"{kind}_bytes"] / 1e9
+
+
+def _how(pair: dict[str, Any]) -> str:
+    return "measured" if str(pair["layers"]) in pair["steps"] else "from one and two layers"
 
 
 def plot(result: Result) -> Figure:
     """Peaks as measured and as planned."""
-    figure, axes = canvas(7, 3.2)
-    steps = [
-        (f"{name}\n{layers} layers", step)
-        for name, found in result.measured.items()
-        for layers, step in found["steps"].items()
-    ]
-    heights = {
-        kind: [step[f"{kind}_bytes"] / 1e9 for _, step in steps] for kind in ("peak", "planned")
-    }
-    grouped_bars(axes, [label for label, _ in steps], heights)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.set_ylabel("GB")
-    return figure
+    sizes = [(kind, _gigabytes(kind)) for kind in ("peak", "planned")]
+
+    def name(step: dict[str, Any]) -> str:
+        return f"{step['pair']}, {step['layers']} layers"
+
+    return picture(bars("GB", _steps(result), name, sizes), width=7)

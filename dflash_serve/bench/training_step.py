@@ -22,7 +22,7 @@ from dflash_serve.adapters.loading import make_target
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import TrainingStepOptions
 from dflash_serve.bench.plain_step import PlainStep
-from dflash_serve.bench.report import table
+from dflash_serve.bench.report import bars, picture, table_of
 from dflash_serve.bench.turns import timed
 from dflash_serve.kernels.updates import AdamW
 from dflash_serve.measure.results import Result
@@ -225,24 +225,18 @@ def _plain(shape: Shape) -> Step:
     return PlainStep(random_drafter(shape), adamw).step
 
 
-_COLUMNS = ("shape", "tokens", "compiled s", "plain s", "times faster", "MB", "plain MB")
-
-
 def tables(result: Result) -> list[Table]:
     rows = []
     for name, found in result.measured.items():
-        seconds = found.get("seconds_per_step", {})
-        peaks = found["peak_bytes"]
+        seconds, peaks = found.get("seconds_per_step", {}), found["peak_bytes"]
         rows.append(
-            (
-                name,
-                found["tokens_per_step"],
-                *(median(seconds[kind]) if kind in seconds else None for kind in _KINDS),
-                found.get("times_faster"),
-                *(peaks[kind] / 1e6 if kind in peaks else None for kind in _KINDS),
-            )
+            {"shape": name, "times_faster": None}
+            | found
+            | {f"{kind}_s": median(seconds[kind]) if seconds else None for kind in _KINDS}
+            | {f"{kind}_bytes": peaks.get(kind) for kind in _KINDS}
         )
-    return [table("one training step, and the most memory that it took", _COLUMNS, rows)]
+    columns = "shape tokens_per_step compiled_s plain_s times_faster compiled_bytes plain_bytes"
+    return [table_of("one training step, and the most memory that it took", rows, columns)]
 
 
 _KINDS = ("compiled", "plain")
@@ -250,14 +244,10 @@ _KINDS = ("compiled", "plain")
 
 def plot(result: Result) -> Figure:
     """Time per token and peak memory, the plain step's as 1."""
-    compared = {name: found for name, found in result.measured.items() if "times_faster" in found}
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, title, values in (
-        (axes[0], "time per token", [1 / f["times_faster"] for f in compared.values()]),
-        (axes[1], "peak memory", [f["peak_share"] for f in compared.values()]),
-    ):
-        axis.bar(list(compared), values, color="tab:blue")
-        axis.axhline(1.0, color="black", linewidth=1)
-        axis.set_title(f"{title}, plain step = 1")
-    return figure
+    compared = [
+        {"shape": name, "time_per_token": 1 / found["times_faster"], **found}
+        for name, found in result.measured.items()
+        if "times_faster" in found
+    ]
+    title = "the compiled step, plain step = 1"
+    return picture(bars(title, compared, "shape", "time_per_token peak_share", limit=1.0))

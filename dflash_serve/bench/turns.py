@@ -1,7 +1,9 @@
 """Things measured in turns, so that what drifts or disturbs falls on all of them alike."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 _UNTIMED = 2
 """Calls before any that is timed: they trace and compile graphs."""
@@ -12,6 +14,30 @@ def in_turns(turns: Sequence[Callable[[], None]], repeats: int) -> None:
     for repeat in range(repeats):
         for turn in turns[:: -1 if repeat % 2 else 1]:
             turn()
+
+
+class Timing(NamedTuple):
+    """Seconds of one call: on the clock, and of processor time, which neighbours disturb less."""
+
+    wall: float
+    cpu: float
+
+
+def timing(call: Callable[[], object]) -> Timing:
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return Timing(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def for_seconds(
+    call: Callable[[], object], seconds: float, *, least: int = 1, most: int = sys.maxsize
+) -> list[Timing]:
+    """Calls one after another, until ``seconds`` are over."""
+    until = time.perf_counter() + seconds
+    times: list[Timing] = []
+    while len(times) < least or (len(times) < most and time.perf_counter() < until):
+        times.append(timing(call))
+    return times
 
 
 def timed(
@@ -27,13 +53,8 @@ def timed(
     """
     for call in [*calls] * _UNTIMED:
         call()
-    times: list[list[float]] = [[] for _ in calls]
+    turns: list[list[float]] = []
     until = time.perf_counter() + within
-    for done in range(repeats):
-        if done >= least and time.perf_counter() > until:
-            break
-        for call, taken in zip(calls, times, strict=True):
-            started = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - started)
-    return times
+    while len(turns) < repeats and (len(turns) < least or time.perf_counter() < until):
+        turns.append([timing(call).wall for call in calls])
+    return [list(own) for own in zip(*turns, strict=True)]

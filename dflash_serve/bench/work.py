@@ -1,4 +1,4 @@
-"""What `dflash-bench decode` measures with: its options, its requests, and simulated drafts."""
+"""What ways to decode are measured with: requests of any source, and simulated drafts."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
-from dflash_serve.bench.options import DecodeOptions, ExactOptions, RecordOptions
+from dflash_serve.bench.options import DecodeOptions, PairOptions
 from dflash_serve.bench.pair import Pair
 from dflash_serve.bench.simulated import (
     SimulatedDrafter,
@@ -14,8 +14,7 @@ from dflash_serve.bench.simulated import (
     seeded_hits,
     solve_probability,
 )
-from dflash_serve.bench.workloads import Prompt, encode, pick, synthetic
-from dflash_serve.compose.directories import DEMO
+from dflash_serve.bench.workloads import HELD_OUT, Prompt, encode, pick, synthetic
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, SamplingParams
@@ -36,10 +35,6 @@ class Work:
     simulation: dict[str, Any] | None = None
 
     @property
-    def longest(self) -> int:
-        return max(len(request.prompt) + request.max_tokens for request in self.requests)
-
-    @property
     def typical_length(self) -> int:
         """Tokens in the cache half-way through a mean request."""
         prompts = sum(len(request.prompt) for request in self.requests) // len(self.requests)
@@ -47,43 +42,33 @@ class Work:
 
     def config(self, batch: int, block: int, **changes: Any) -> EngineConfig:
         """Of an engine that holds all requests, ``batch`` of them in its rows."""
-        longest = self.longest + block
-        waiting = len(self.requests)
-        return EngineConfig(batch, waiting, longest, block_size=block, **changes)
+        longest = longest_of(self.requests) + block
+        return EngineConfig(batch, len(self.requests), longest, block_size=block, **changes)
 
 
-def make_work(options: DecodeOptions, pair: Pair) -> Work:
+def longest_of(requests: Sequence[EngineRequest]) -> int:
+    """Tokens of the longest request with its answer."""
+    return max(len(request.prompt) + request.max_tokens for request in requests)
+
+
+def make_work(options: PairOptions, pair: Pair, temperature: float = 0.0) -> Work:
     """The requests that ``options`` describe, for a pair with a drafter."""
-    return _simulated_work(options, pair) if options.simulated else _prompted_work(options, pair)
-
-
-def _prompted_work(options: DecodeOptions, pair: Pair) -> Work:
     assert pair.drafter is not None
-    count = options.prompts or 24
-    return _work(options, make_prompts(options, pair, count), pair.drafter)
+    prompts = make_prompts(options, pair, options.prompts or 24)
+    return _work(options, prompts, pair.drafter, temperature=temperature)
 
 
-def make_prompts(
-    options: DecodeOptions | ExactOptions | RecordOptions, pair: Pair, count: int
-) -> list[Prompt]:
+def make_prompts(options: PairOptions, pair: Pair, count: int) -> list[Prompt]:
     """Held-out or given prompts by the target's template; random ids for random weights."""
-    path = options.prompt_file
-    if pair.directory is None or (path is None and not _has_demo_prompts(pair)):
+    path, directory = options.prompt_file, pair.directory
+    if path is None and directory is not None and (directory / "tokenizer.json").exists():
+        path = HELD_OUT if HELD_OUT.exists() else None
+    if directory is None or path is None:
         return synthetic(count, options.prompt_length, pair.target.vocab_size, options.seed)
-    chats = pick(read_chats(path or DEMO / "heldout.jsonl"), count, options.seed)
-    return encode(chats, pair.directory)
+    return encode(pick(read_chats(path), count, options.seed), directory)
 
 
-def _has_demo_prompts(pair: Pair) -> bool:
-    directory = pair.directory
-    return (
-        directory is not None
-        and (DEMO / "heldout.jsonl").exists()
-        and (directory / "tokenizer.json").exists()
-    )
-
-
-def _simulated_work(options: DecodeOptions, pair: Pair) -> Work:
+def simulated_work(options: DecodeOptions, pair: Pair) -> Work:
     """Requests that continue one greedy sequence at different places, and its simulated drafter."""
     assert pair.drafter is not None
     block = options.blocks[0]
@@ -92,13 +77,12 @@ def _simulated_work(options: DecodeOptions, pair: Pair) -> Work:
         probability = solve_probability(options.tau or 1.0, block)
     count = options.prompts or max(_SEGMENTS, *options.batches)
     start = synthetic(1, options.prompt_length, pair.target.vocab_size, options.seed)[0].tokens
-    oracle = _greedy(pair, start, min(count, _SEGMENTS) * options.max_tokens)
-    prompts = []
-    for number in range(count):
-        end = len(start) + number % _SEGMENTS * options.max_tokens
-        prompts.append(Prompt("simulated", oracle[:end], frozenset()))
-    drafted = len(oracle) - len(start)
-    hits = seeded_hits(probability, max(options.batches), drafted, options.seed)
+    drafted = min(count, _SEGMENTS) * options.max_tokens
+    plain = decode_plainly(pair.target, [EngineRequest("oracle", start, drafted)])
+    oracle = start + tuple(plain.answers["oracle"].tokens)
+    ends = [len(start) + number % _SEGMENTS * options.max_tokens for number in range(count)]
+    prompts = [Prompt("simulated", oracle[:end], frozenset()) for end in ends]
+    hits = seeded_hits(probability, max(options.batches), len(oracle) - len(start), options.seed)
     simulation = {
         "acceptance": probability,
         "expected_tokens_per_round": expected_tokens(probability, block),
@@ -107,32 +91,26 @@ def _simulated_work(options: DecodeOptions, pair: Pair) -> Work:
     return _work(options, prompts, drafter, simulation)
 
 
-def _greedy(pair: Pair, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
-    """``prompt`` and what plain decoding makes of it."""
-    run = decode_plainly(pair.target, [EngineRequest("oracle", prompt, tokens)])
-    return prompt + tuple(run.answers["oracle"].tokens)
-
-
 def decode_plainly(target: TargetAdapter, requests: Sequence[EngineRequest], batch: int = 1) -> Run:
     """What plain decoding makes of requests, ``batch`` at a time."""
-    longest = max(len(request.prompt) + request.max_tokens for request in requests)
-    config = EngineConfig(batch, len(requests), longest)
+    config = EngineConfig(batch, len(requests), longest_of(requests))
     with closing(DeviceRunner(target, None, 1)) as runner:  # its traces go on this thread
         return run_all(runner, config, requests)
 
 
 def _work(
-    options: DecodeOptions,
+    options: PairOptions,
     prompts: Sequence[Prompt],
     drafter: DraftAdapter,
     simulation: dict[str, Any] | None = None,
+    temperature: float = 0.0,
 ) -> Work:
     requests = tuple(
         EngineRequest(
             f"{number}",
             prompt.tokens,
             options.max_tokens,
-            SamplingParams(temperature=options.temperature, seed=options.seed + number),
+            SamplingParams(temperature=temperature, seed=options.seed + number),
             prompt.stop_tokens,
         )
         for number, prompt in enumerate(prompts)

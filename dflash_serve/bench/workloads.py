@@ -26,6 +26,8 @@ class Prompt:
     stop_tokens: frozenset[int]
 
 
+HELD_OUT = DEMO / "heldout.jsonl"
+"""The demo's prompts that nothing was trained on."""
 GENERIC = tuple(
     Chat("generic", ({"role": "user", "content": text},))
     for text in (
@@ -44,10 +46,9 @@ GENERIC = tuple(
 
 def chats_of(path: Path | None, *, demo: bool = True) -> list[Chat]:
     """Of a file; without one the demo's held-out ones, where they are and suit, or `GENERIC`."""
-    held_out = DEMO / "heldout.jsonl"
-    if path is None and not (demo and held_out.exists()):
+    if path is None and not (demo and HELD_OUT.exists()):
         return list(GENERIC)
-    return read_chats(path or held_out)
+    return read_chats(path or HELD_OUT)
 
 
 def pick(chats: Sequence[Chat], count: int, seed: int) -> list[Chat]:

@@ -140,7 +140,7 @@ def test_a_replay_is_the_same_every_time_and_complete(tmp_path: Path) -> None:
     path = write(result, Destination(tmp_path / "p.json"), lambda: policy.plot(result))
     assert path is not None
     assert path.with_suffix(".png").stat().st_size > 0
-    assert len(policy.tables(result)) == 1
+    assert len(policy.tables(result)) == 2
 
 
 def test_the_policy_keeps_up_with_the_best_fixed_block() -> None:

@@ -27,7 +27,7 @@ def test_both_steps_are_timed_and_weighed(monkeypatch: pytest.MonkeyPatch) -> No
     assert "seconds_per_step" not in wide
     assert result.settings["shapes"]["demo"]["hidden"] == 16
     assert tables(result)[0].row_count == 2
-    assert [len(axes.patches) for axes in plot(result).axes] == [1, 1]
+    assert [len(axes.patches) for axes in plot(result).axes] == [2]
 
 
 def test_an_unknown_shape_is_refused_with_the_known_ones() -> None:
