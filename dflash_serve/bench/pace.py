@@ -22,6 +22,9 @@ class PacedEngine:
     Like the real engine it hands the chunks of one step to all requests in one call.
     """
 
+    state = EngineState.READY
+    max_context = 1 << 20
+
     def __init__(self, chunks: int, tokens: int, pace: float) -> None:
         self._chunks = chunks
         self._tokens = tokens
@@ -33,14 +36,6 @@ class PacedEngine:
     def say(self, tokens: Sequence[int]) -> None:
         """What every answer repeats."""
         self._said = tokens
-
-    @property
-    def state(self) -> EngineState:
-        return EngineState.READY
-
-    @property
-    def max_context(self) -> int:
-        return 1 << 20
 
     def check_room(self) -> None:
         """There is always room."""

@@ -76,11 +76,6 @@ class _Network:
         return launch + float(np.hypot(read, compute)) + rows * self.kv / device.bandwidth
 
 
-def machines() -> list[Machine]:
-    """All estimates."""
-    return [_bandwidth_bound(), _four_bit(), _mixture()]
-
-
 def interpolated(
     name: str, plain: Mapping[int, float], rounds: Mapping[int, Mapping[int, float]]
 ) -> Machine:
@@ -112,37 +107,36 @@ def _pair(
     return Machine(name, _BLOCK, plain, round_)
 
 
-def _bandwidth_bound() -> Machine:
-    """8B parameters in 16 bits on a data-centre GPU: flat until some hundred tokens."""
-    device = _Device(3.3e12, 6e14, 2e-4)
-    return _pair(
-        "bf16, bandwidth-bound",
-        device,
-        _Network(16.4e9, 16.4e9, kv=147e3 * _CONTEXT),
-        _Network(3.3e9, 3.3e9, 0.15, kv=20e3 * _CONTEXT),
-        _Network(0.25e9, 0.25e9, 0.02),
-    )
+_GPU, _LAPTOP = _Device(3.3e12, 6e14, 2e-4), _Device(4e11, 1.2e13, 5e-4)
+"""A data-centre GPU, and a laptop's."""
 
 
-def _four_bit() -> Machine:
-    """8B parameters in 4 bits on a laptop's GPU: every token of a narrow product costs."""
-    device = _Device(4e11, 1.2e13, 5e-4)
-    return _pair(
-        "4 bits, steep",
-        device,
-        _Network(4.6e9, 16.4e9, kv=147e3 * _CONTEXT, steep=0.25),
-        _Network(0.93e9, 3.3e9, 0.15, kv=20e3 * _CONTEXT, steep=0.25),
-        _Network(0.07e9, 0.25e9, 0.02, steep=0.25),
-    )
+def machines() -> list[Machine]:
+    """All estimates.
 
-
-def _mixture() -> Machine:
-    """30B parameters, 3B of them active, in 4 bits: more tokens touch more experts."""
-    device = _Device(4e11, 1.2e13, 5e-4)
-    return _pair(
-        "experts",
-        device,
-        _Network(0.85e9, 6e9, kv=98e3 * _CONTEXT, experts=128, used=8, expert=0.127e9),
-        _Network(0.35e9, 1.2e9, 0.15, kv=16e3 * _CONTEXT),
-        _Network(0.03e9, 0.1e9, 0.02),
-    )
+    8B parameters in 16 bits, flat until some hundred tokens; in 4 bits, where every token of a
+    narrow product costs; 30B, 3B of them active, in 4 bits, where more tokens touch more experts.
+    """
+    return [
+        _pair(
+            "bf16, bandwidth-bound",
+            _GPU,
+            _Network(16.4e9, 16.4e9, kv=147e3 * _CONTEXT),
+            _Network(3.3e9, 3.3e9, 0.15, kv=20e3 * _CONTEXT),
+            _Network(0.25e9, 0.25e9, 0.02),
+        ),
+        _pair(
+            "4 bits, steep",
+            _LAPTOP,
+            _Network(4.6e9, 16.4e9, kv=147e3 * _CONTEXT, steep=0.25),
+            _Network(0.93e9, 3.3e9, 0.15, kv=20e3 * _CONTEXT, steep=0.25),
+            _Network(0.07e9, 0.25e9, 0.02, steep=0.25),
+        ),
+        _pair(
+            "experts",
+            _LAPTOP,
+            _Network(0.85e9, 6e9, kv=98e3 * _CONTEXT, experts=128, used=8, expert=0.127e9),
+            _Network(0.35e9, 1.2e9, 0.15, kv=16e3 * _CONTEXT),
+            _Network(0.03e9, 0.1e9, 0.02),
+        ),
+    ]

@@ -7,6 +7,7 @@ block. What a round writes beyond its anchor, the next one writes again.
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import RecordOptions
-from dflash_serve.bench.pair import Pair, load_pair
+from dflash_serve.bench.pair import Pair, drafting_pair
 from dflash_serve.bench.policy_machines import Machine, interpolated
 from dflash_serve.bench.policy_traces import BLOCKS, Trace, Workload, as_json, from_json
 from dflash_serve.bench.work import decode_plainly, make_prompts
@@ -69,7 +70,7 @@ def run_record(options: RecordOptions) -> None:
     Raises:
         BenchError: the pair cannot be recorded, or the file not be written.
     """
-    pair = load_pair(options.pair)
+    pair = drafting_pair(options.pair)
     prompts = make_prompts(options, pair, options.prompts)
     stored = {
         **origin(),
@@ -89,19 +90,21 @@ def record(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[Trace
     """A trace per prompt whose answer has at least two tokens, blocks as the drafter allows.
 
     Raises:
-        BenchError: there is no drafter, or the target's caches cannot go back to any token.
+        BenchError: the target's caches cannot go back to any token.
     """
-    blocks = [block for block in BLOCKS if block <= _longest(pair)]
-    runner = DeviceRunner(pair.target, pair.drafter, max(blocks), compiled=False)
-    if not runner.shows_context:
-        raise BenchError("traces can be recorded only of targets whose caches hold every token")
-    answers = _answers(pair, prompts, max_tokens)
-    asked = [one for one in zip(prompts, answers, strict=True) if len(one[1]) > 1]
-    traces: list[Trace] = []
-    for start in range(0, len(asked), _ROWS):
-        traces += _Group(runner, asked[start : start + _ROWS], start).traces(blocks)
-    runner.close()
-    return traces
+    blocks = _blocks(pair)
+    with closing(DeviceRunner(pair.target, pair.drafter, max(blocks), compiled=False)) as runner:
+        if not runner.shows_context:
+            raise BenchError("traces can be recorded only of targets whose caches hold every token")
+        answers = _answers(pair, prompts, max_tokens)
+        asked = [one for one in zip(prompts, answers, strict=True) if len(one[1]) > 1]
+        groups = (asked[start : start + _ROWS] for start in range(0, len(asked), _ROWS))
+        return [trace for group in groups for trace in _traces(runner, group, blocks)]
+
+
+def _blocks(pair: Pair) -> list[int]:
+    assert pair.drafter is not None
+    return [block for block in BLOCKS if block <= pair.drafter.block_size]
 
 
 def measure(pair: Pair, numbers: Sequence[int]) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def measure(pair: Pair, numbers: Sequence[int]) -> dict[str, Any]:
     A round's time is its least in a few passes, which repeat it: what the machine does when it is
     left alone.
     """
-    blocks = [block for block in (1, *BLOCKS) if block <= _longest(pair)]
+    blocks = [1, *_blocks(pair)]
     plain = DeviceRunner(pair.target, None, 1)
     drafting = DeviceRunner(pair.target, pair.drafter, max(blocks))
     arms = [(plain, 1), *((drafting, block) for block in blocks)]
@@ -150,66 +153,44 @@ def _burst(runner: DeviceRunner, rows: int, block: int) -> list[float]:
     return times[_UNTIMED:]
 
 
-def _longest(pair: Pair) -> int:
-    if pair.drafter is None:
-        raise BenchError("there is no drafter to record; give --drafter")
-    return pair.drafter.block_size
-
-
 def _seconds(times: Mapping[str, float]) -> dict[int, float]:
     return {int(rows): float(milliseconds) / 1e3 for rows, milliseconds in times.items()}
 
 
-def _answers(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[tuple[int, ...]]:
+def _answers(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
     """What plain decoding generates, the token that stops an answer included."""
     requests = [
-        EngineRequest(str(number), prompt.tokens, max_tokens)
+        EngineRequest(str(number), prompt.tokens, max_tokens, stop_tokens=prompt.stop_tokens)
         for number, prompt in enumerate(prompts)
     ]
     run = decode_plainly(pair.target, requests, _ROWS)
-    tokens = [tuple(run.answers[request.id].tokens) for request in requests]
-    return [_stopped(prompt, one) for prompt, one in zip(prompts, tokens, strict=True)]
+    answers = (run.answers[request.id] for request in requests)
+    return [
+        [*answer.tokens, *([] if answer.stop_token is None else [answer.stop_token])]
+        for answer in answers
+    ]
 
 
-def _stopped(prompt: Prompt, tokens: tuple[int, ...]) -> tuple[int, ...]:
-    ends = [at for at, token in enumerate(tokens) if token in prompt.stop_tokens]
-    return tokens[: ends[0] + 1] if ends else tokens
-
-
-class _Group:
-    """Rows that are recorded together, numbered from ``first``. Their caches are the runner's."""
-
-    def __init__(
-        self, runner: DeviceRunner, asked: Sequence[tuple[Prompt, tuple[int, ...]]], first: int
-    ) -> None:
-        self._runner = runner
-        self._asked = asked
-        self._numbers = range(first, first + len(asked))
-
-    def traces(self, blocks: Sequence[int]) -> list[Trace]:
-        for number, (prompt, _) in zip(self._numbers, self._asked, strict=True):
-            chunk = PrefillRow(number, 0, prompt.tokens, True, _GREEDY)
-            self._runner.run(StepPlan(prefill=(chunk,)))
-        found: list[dict[int, list[int]]] = [{block: [] for block in blocks} for _ in self._asked]
-        for position in range(max(len(answer) for _, answer in self._asked) - 1):
-            for block in blocks:
-                self._anchors(position, block, found)
-        self._runner.run(StepPlan(closed=tuple(self._numbers)))
-        return [
-            Trace(prompt.kind, {block: tuple(counts) for block, counts in one.items()})
-            for (prompt, _), one in zip(self._asked, found, strict=True)
-        ]
-
-    def _anchors(self, position: int, block: int, found: Sequence[dict[int, list[int]]]) -> None:
-        """One round of ``block`` from the token at ``position`` of every answer that long."""
-        rows = [
-            (
-                one,
-                DecodeRow(number, len(prompt.tokens) + position, answer[position], block, _GREEDY),
-            )
-            for number, (prompt, answer), one in zip(self._numbers, self._asked, found, strict=True)
+def _traces(
+    runner: DeviceRunner, asked: Sequence[tuple[Prompt, list[int]]], blocks: Sequence[int]
+) -> list[Trace]:
+    """Of rows that are recorded together: a round of each block from every token but the last."""
+    for row, (prompt, _) in enumerate(asked):
+        runner.run(StepPlan(prefill=(PrefillRow(row, 0, prompt.tokens, True, _GREEDY),)))
+    found: list[dict[int, list[int]]] = [{block: [] for block in blocks} for _ in asked]
+    for position in range(max(len(answer) for _, answer in asked) - 1):
+        live = [
+            (row, len(prompt.tokens) + position, answer[position])
+            for row, (prompt, answer) in enumerate(asked)
             if position < len(answer) - 1
         ]
-        result = self._runner.run(StepPlan(decode=tuple(row for _, row in rows)))
-        for (one, _), chosen in zip(rows, result.decode, strict=True):
-            one[block].append(len(chosen.tokens) - 1)
+        for block in blocks:
+            decode = tuple(DecodeRow(*anchor, block, _GREEDY) for anchor in live)
+            result = runner.run(StepPlan(decode=decode))
+            for (row, _, _), chosen in zip(live, result.decode, strict=True):
+                found[row][block].append(len(chosen.tokens) - 1)
+    runner.run(StepPlan(closed=tuple(range(len(asked)))))
+    return [
+        Trace(prompt.kind, {block: tuple(counts) for block, counts in one.items()})
+        for (prompt, _), one in zip(asked, found, strict=True)
+    ]

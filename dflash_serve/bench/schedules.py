@@ -52,6 +52,53 @@ _PATIENCE = 600.0
 """Seconds after which a schedule counts as hanging."""
 
 
+class Watched(DeviceRunner):
+    """A runner whose steps a schedule hears of. Owner of what it knows its rows to hold."""
+
+    def __init__(self, schedule: "Schedule", target: TargetAdapter, new: NewDrafter) -> None:
+        super().__init__(target, new.drafter, new.block_size)
+        self._schedule = schedule
+        self._new = new
+        self._held: dict[int, int] = {}
+        self._written: dict[int, int] = {}
+        schedule.watch(self)
+
+    def beside(self, drafter: DraftAdapter | None, block_size: int) -> "Watched":
+        return type(self)(self._schedule, self._target, NewDrafter(drafter, block_size))
+
+    def draft_with(self, drafter: DraftAdapter | None, block_size: int) -> None:
+        super().draft_with(drafter, block_size)
+        self._new = NewDrafter(drafter, block_size)
+
+    def reset(self) -> None:
+        super().reset()
+        self._held.clear()
+
+    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        result = super().run(plan, meanwhile)
+        for row in plan.closed:
+            self._held.pop(row, None)
+        self._written = {decode.row: decode.block for decode in plan.decode}
+        for chunk in plan.prefill:
+            self._held[chunk.row] = chunk.start + len(chunk.tokens)
+            self._written[chunk.row] = len(chunk.tokens)
+        for decode, chosen in zip(plan.decode, result.decode, strict=True):
+            self._held[decode.row] = decode.length + len(chosen.tokens)
+        self._schedule.stepped(live=all(row >= 0 for row in self._held))
+        return result
+
+    def needs(self) -> "Needs":
+        """Of its rows."""
+        specs = [*self._target.cache_specs]
+        if self._new.drafter is not None:
+            specs += self._new.drafter.cache_specs
+        own = sum(row_needs(specs, held, self._new.block_size) for held in self._held.values())
+        # what a step wrote is held twice until the next one
+        slacks = (SLACK + self._written.get(row, 0) for row in self._held)
+        slack = sum(row_needs(specs, tokens, 0, states=False) for tokens in slacks)
+        return Needs(own, slack + len(self._held) * self.bytes_laid_aside)
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """A target of one kind, its drafters, of which one decodes plainly, and its runners' type."""
@@ -59,7 +106,7 @@ class World:
     name: str
     target: TargetAdapter
     drafters: tuple[NewDrafter, ...]
-    runner: type[DeviceRunner] = DeviceRunner
+    runner: type[Watched] = Watched
 
 
 @dataclass(slots=True)
@@ -178,7 +225,7 @@ class Schedule:
         if left:
             self._tally.failures.append(f"{left} rows are left")
 
-    def watch(self, watched: "Watched") -> None:
+    def watch(self, watched: Watched) -> None:
         """Count a runner's rows from now on."""
         self._watched.append(watched)
 
@@ -204,9 +251,9 @@ class Schedule:
     def _draw_loaded(self) -> Loaded:
         rng, world = self._rng, self._world
         first = rng.choice(world.drafters)
-        inner = world.runner(world.target, first.drafter, first.block_size)
+        runner = world.runner(self, world.target, first)
         self._context = rng.choice(_CONTEXTS)
-        longest = inner.bytes_for(self._context + first.block_size)
+        longest = runner.bytes_for(self._context + first.block_size)
         self._limit = int(rng.uniform(1, 4) * longest) if rng.random() < 0.7 else 0
         self._tally.counts["limited"] += self._limit > 0
         config = EngineConfig(
@@ -216,7 +263,7 @@ class Schedule:
             block_size=first.block_size,
             memory_limit=self._limit,
         )
-        return Loaded(Watched(self, world.target, inner, first), config)
+        return Loaded(runner, config)
 
     def _clock(self) -> float:
         self._now += self._rng.uniform(0.0, 0.1)  # chunks of many sizes
@@ -264,73 +311,6 @@ class Schedule:
                 self._tally.failures.append(f"a step failed: {chunk.error}")
             if chunk.finish is not None:
                 self._live.remove(chunk.request_id)
-
-
-class Watched:
-    """A `LaneRunner` whose steps a schedule hears of. Owner of what it knows its rows to hold."""
-
-    def __init__(
-        self, schedule: Schedule, target: TargetAdapter, inner: DeviceRunner, new: NewDrafter
-    ) -> None:
-        self._schedule = schedule
-        self._target = target
-        self._inner = inner
-        self._new = new
-        self._held: dict[int, int] = {}
-        self._written: dict[int, int] = {}
-        schedule.watch(self)
-
-    @property
-    def rows(self) -> int:
-        """Rows that were not closed yet, whether or not they have ended."""
-        return len(self._held)
-
-    @property
-    def shows_context(self) -> bool:
-        return self._inner.shows_context
-
-    def bytes_for(self, tokens: int) -> int:
-        return self._inner.bytes_for(tokens)
-
-    def beside(self, drafter: DraftAdapter | None, block_size: int) -> "Watched":
-        inner = self._inner.beside(drafter, block_size)
-        return Watched(self._schedule, self._target, inner, NewDrafter(drafter, block_size))
-
-    def draft_with(self, drafter: DraftAdapter | None, block_size: int) -> None:
-        self._inner.draft_with(drafter, block_size)
-        self._new = NewDrafter(drafter, block_size)
-
-    def reset(self) -> None:
-        self._inner.reset()
-        self._held.clear()
-
-    def close(self) -> None:
-        self._inner.close()
-        self._held.clear()
-
-    def run(self, plan: StepPlan, meanwhile: Callable[[], None] = nothing) -> StepResult:
-        result = self._inner.run(plan, meanwhile)
-        for row in plan.closed:
-            self._held.pop(row, None)
-        self._written = {decode.row: decode.block for decode in plan.decode}
-        for chunk in plan.prefill:
-            self._held[chunk.row] = chunk.start + len(chunk.tokens)
-            self._written[chunk.row] = len(chunk.tokens)
-        for decode, chosen in zip(plan.decode, result.decode, strict=True):
-            self._held[decode.row] = decode.length + len(chosen.tokens)
-        self._schedule.stepped(live=all(row >= 0 for row in self._held))
-        return result
-
-    def needs(self) -> Needs:
-        """Of its rows."""
-        specs = [*self._target.cache_specs]
-        if self._new.drafter is not None:
-            specs += self._new.drafter.cache_specs
-        own = sum(row_needs(specs, held, self._new.block_size) for held in self._held.values())
-        # what a step wrote is held twice until the next one
-        slacks = (SLACK + self._written.get(row, 0) for row in self._held)
-        slack = sum(row_needs(specs, tokens, 0, states=False) for tokens in slacks)
-        return Needs(own, slack + len(self._held) * self._inner.bytes_laid_aside)
 
 
 def row_needs(specs: Sequence[LayerSpec], tokens: int, block: int, *, states: bool = True) -> int:

@@ -35,32 +35,10 @@ class _Around:
 
     def __init__(self, inner: DraftAdapter) -> None:
         self._inner = inner
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return self._inner.dtype
-
-    @property
-    def cache_specs(self) -> tuple[LayerSpec, ...]:
-        return self._inner.cache_specs
-
-    @property
-    def block_size(self) -> int:
-        return self._inner.block_size
-
-    @property
-    def runtime_block_size(self) -> int:
-        return self._inner.runtime_block_size
-
-    @property
-    def target_layer_ids(self) -> tuple[int, ...]:
-        return self._inner.target_layer_ids
-
-    def inputs(self, width: int) -> int:
-        return self._inner.inputs(width)
-
-    def append_context(self, taps: mx.array, caches: Sequence[AttentionCache]) -> None:
-        self._inner.append_context(taps, caches)
+        self.dtype, self.cache_specs = inner.dtype, inner.cache_specs
+        self.block_size, self.runtime_block_size = inner.block_size, inner.runtime_block_size
+        self.target_layer_ids = inner.target_layer_ids
+        self.inputs, self.append_context = inner.inputs, inner.append_context
 
 
 class EchoDrafter(_Around):
@@ -110,28 +88,12 @@ class SimulatedDrafter(_Around):
 class VerifyOnly:
     """Proposes token 0 without any compute, so that a round costs its verification alone."""
 
+    block_size = runtime_block_size = 1
+    cache_specs: tuple[LayerSpec, ...] = ()
+    target_layer_ids: tuple[int, ...] = ()
+
     def __init__(self, dtype: mx.Dtype) -> None:
-        self._dtype = dtype
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return self._dtype
-
-    @property
-    def cache_specs(self) -> tuple[LayerSpec, ...]:
-        return ()
-
-    @property
-    def block_size(self) -> int:
-        return 1
-
-    @property
-    def runtime_block_size(self) -> int:
-        return 1
-
-    @property
-    def target_layer_ids(self) -> tuple[int, ...]:
-        return ()
+        self.dtype = dtype
 
     def inputs(self, width: int) -> int:
         return width

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dflash_serve.adapters.cache_spec import AttentionSpec, StateArray, StateSpec
 from dflash_serve.bench import caches
 from dflash_serve.bench.options import CachesOptions
-from dflash_serve.bench.schedules import World, load_world, row_needs, run_schedules
+from dflash_serve.bench.schedules import Watched, World, load_world, row_needs, run_schedules
 from dflash_serve.engine.plan import StepPlan, StepResult, nothing
 from dflash_serve.engine.runner import DeviceRunner
 
@@ -69,7 +69,8 @@ class Generous(DeviceRunner):
 
 
 def with_runner(kind: type[DeviceRunner]) -> World:
-    return replace(load_world("qwen3-wide", 0), runner=kind)
+    watched = type("Watching", (Watched, kind), {})
+    return replace(load_world("qwen3-wide", 0), runner=watched)
 
 
 def test_rows_that_are_not_freed_are_seen() -> None:
