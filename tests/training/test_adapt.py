@@ -59,7 +59,7 @@ def adapt(pair: Pair, records: Path, out: Path, *options: object) -> Result:
 
 def figures(result: Result, drafter: str, kind: str = "recorded") -> list[float]:
     """The table's row of a drafter: tokens per round, pooled, and the change with its interval."""
-    found = re.search(rf"│ {kind} +│ {drafter} +│(.*)│", result.output)
+    found = re.search(rf"│ {kind} +│ +{drafter} +│(.*)│", result.output)
     assert found, result.output
     return [float(text) for text in re.findall(r"[-+]?\d+\.\d+", found[1])]
 

@@ -11,21 +11,21 @@ from rich.console import Console
 
 from dflash_serve.adapters.base import TargetAdapter
 from dflash_serve.adapters.loading import load_target
+from dflash_serve.atomic_files import replace_json
 from dflash_serve.compose.directories import target_directory
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import Beginning
-from dflash_serve.training.drafter.layout import DTYPES, full_config
+from dflash_serve.training.drafter.layout import DTYPES, full_config, write_drafter
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from dflash_serve.training.run.distributed import Processes
 from dflash_serve.training.run.identity import check_same_run, identity
 from dflash_serve.training.run.job import begin, open_features, train_options
-from dflash_serve.training.run.keeper import Keeper
-from dflash_serve.training.run.loop import Ending, Listener, Outcome, Run, never
+from dflash_serve.training.run.loop import Ending, Listener, MeasureReport, Outcome, Run, never
 from dflash_serve.training.run.measure import RoundsMeasure
 from dflash_serve.training.run.measure_prefix import PrefixMeasure, prefix_table
-from dflash_serve.training.run.record import Worth, read_record
+from dflash_serve.training.run.record import RunRecord, Worth, read_record
 from dflash_serve.training.run.report import RunLog
 from dflash_serve.training.run.run_data import RunData, read_data
 from dflash_serve.training.run.schedule import Horizon
@@ -72,7 +72,7 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
         if not processes.first:
             return run.go()
         log = RunLog(settings.out, run.position.step or None)
-        keeper = Keeper(settings, full_config(parts.begun.config), data, trainer, log)
+        keeper = _Keeper(settings, full_config(parts.begun.config), data, trainer, log)
         listeners = chain((keeper, log), _watchers(settings, run, choosing.name, watching))
         run.listeners = [stack.enter_context(closing(listener)) for listener in listeners]
         outcome = run.go()
@@ -80,6 +80,51 @@ def train(settings: RunSettings, watching: Watching, processes: Processes | None
         log.note({"ended": outcome.ending, **asdict(outcome.position)})
     _conclude(settings, outcome, (reporting.name, keeper.detail), data, console)
     return outcome
+
+
+@dataclass(slots=True)
+class _Keeper(Listener):
+    """Writes the drafter whenever it was measured: ``out/last``, and ``out`` if it is the best.
+
+    run.json says what the best one is worth on answers that did not choose it. Further detail of
+    that measurement goes to the log, and for the best to vp.json; ``detail`` is the last one's.
+    """
+
+    settings: RunSettings
+    config: dict[str, Any]
+    data: RunData
+    trainer: Trainer
+    log: RunLog
+    detail: dict[str, Any] | None = None
+
+    def on_measure(self, report: MeasureReport) -> None:
+        self.keep_last()
+        if report.best:
+            self._write(self.settings.out)
+            self._record(report).write(self.settings.out)
+        self.detail = detail = report.reported.detail if report.reported else None
+        if detail is not None:
+            self.log.note({"step": report.step, "prefixes": detail})
+        if detail is not None and report.best:
+            replace_json(self.settings.out / "vp.json", {"step": report.step, **detail})
+
+    def keep_last(self) -> None:
+        self._write(self.settings.out / "last")
+
+    def _record(self, report: MeasureReport) -> RunRecord:
+        found, data = report.reported, self.data
+        assert found is not None
+        worth = Worth(
+            step=report.step,
+            on=data.reported_on,
+            tokens_per_round=found.value,
+            tokens_per_round_pooled=found.pooled,
+            tokens_per_round_interval=found.interval,
+        )
+        return RunRecord(target=self.settings.target, trained_on=data.trained_on, reported=worth)
+
+    def _write(self, directory: Path) -> None:
+        write_drafter(directory, self.config, self.trainer.masters(), self.settings.dtype)
 
 
 @dataclass(frozen=True, slots=True)
