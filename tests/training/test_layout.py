@@ -1,6 +1,5 @@
 """config.json says what readers would guess, and files are replaced whole or not at all."""
 
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from dflash_serve.adapters.loading import read_drafter_config
 from dflash_serve.training.drafter.layout import CARD, CONFIG, WEIGHTS, full_config, write_drafter
 from tests.adapters.test_dflash_config import PUBLISHED, QWEN3_8B
 from tests.tiny import DFLASH2, DRAFTER
+from tests.training.disk import no_file_above
 from tests.training.files import masters
 
 INNER = DRAFTER["dflash_config"]
@@ -69,13 +69,11 @@ def test_a_full_disk_leaves_the_export_before_it_whole(tmp_path: Path) -> None:
     out, config, weights = tmp_path / "out", full_config(DRAFTER), masters()
     write_drafter(out, config, weights, "float16", "card")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[WEIGHTS]) // 2, hard))
-    try:
-        with pytest.raises(AdapterError, match="cannot write"):
-            write_drafter(out, full_config(DRAFTER, 4), weights, "float32", "other")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        no_file_above(len(before[WEIGHTS]) // 2),
+        pytest.raises(AdapterError, match="cannot write"),
+    ):
+        write_drafter(out, full_config(DRAFTER, 4), weights, "float32", "other")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 

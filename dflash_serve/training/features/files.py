@@ -31,8 +31,12 @@ _DTYPES = {"F16": mx.float16, "BF16": mx.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One example's features: taps [T, K * H], final [T, H] or None; float16 or bfloat16."""
+class Features:
+    """Hidden states of a target for a sequence of T tokens, or for S that are padded to T.
+
+    taps: [T, K * H] or [S, T, K * H], the residual stream after each tapped layer. final: [.., H]
+    after the final norm, which the target's head makes logits of; None where it was not asked for.
+    """
 
     taps: mx.array
     final: mx.array | None
@@ -76,7 +80,7 @@ class FeatureFiles:
         self._unlock = weakref.finalize(self, os.close, lock)
         self._directory, self._max_bytes, self._shard_bytes = directory, max_bytes, shard_bytes
         self._places: dict[int, dict[str, _Place]] = {}
-        self._pending: dict[int, Row] = {}
+        self._pending: dict[int, Features] = {}
         self._used = 0  # bytes of shards on disk
         self._pending_bytes = 0
         self._next_shard = 0
@@ -111,7 +115,7 @@ class FeatureFiles:
             raise
         return files
 
-    def get(self, index: int) -> Row | None:
+    def get(self, index: int) -> Features | None:
         """A row that was put, now or by an earlier run."""
         if index in self._pending:
             return self._pending[index]
@@ -119,9 +123,9 @@ class FeatureFiles:
         if places is None:
             return None
         final = places.get("final")
-        return Row(places["taps"].read(), final.read() if final else None)
+        return Features(places["taps"].read(), final.read() if final else None)
 
-    def put(self, index: int, row: Row) -> None:
+    def put(self, index: int, row: Features) -> None:
         """Take a row if there is room; it is on disk when its shard is full, or on `close`."""
         bytes_ = row.nbytes + 2 * _TENSOR_OVERHEAD
         if self._used + self._pending_bytes + bytes_ + _HEADER > self._max_bytes:

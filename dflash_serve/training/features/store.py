@@ -4,7 +4,6 @@ Knows nothing of blocks. The target is frozen: no gradient passes through here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -13,22 +12,10 @@ from dflash_serve.adapters.base import Advance, LayerCache, TargetAdapter
 from dflash_serve.adapters.cache_spec import AttentionSpec, LayerSpec, StateSpec
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
-from dflash_serve.training.features.files import FeatureFiles, Row
+from dflash_serve.training.features.files import FeatureFiles, Features
 
 _ELEMENT_BYTES = 2  # of either dtype
 _FLOAT16_MAX = 65504.0
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Hidden states of a target for S sequences, zero behind each one's end.
-
-    taps: [S, T, K * H], the residual stream after each tapped layer. final: [S, T, H] after the
-    final norm, which the target's head makes logits of; None where it was not asked for.
-    """
-
-    taps: mx.array
-    final: mx.array | None
 
 
 def bytes_per_token(hidden_size: int, taps: int, *, final: bool = False) -> int:
@@ -128,7 +115,7 @@ class FeatureStore:
     ) -> None:
         self._target, self._layers, self._examples = target, layers, examples
         self._room, self._final, self._dtype, self._files = max_bytes, final, dtype, files
-        self._kept: dict[int, Row] = {}
+        self._kept: dict[int, Features] = {}
 
     def batch(self, indices: Sequence[int], length: int) -> Features:
         """Features [S, length, ...] of the named examples."""
@@ -147,18 +134,18 @@ class FeatureStore:
         if self._files is not None:
             self._files.close()
 
-    def _find(self, index: int) -> Row | None:
+    def _find(self, index: int) -> Features | None:
         if index in self._kept:
             return self._kept[index]
         return self._files.get(index) if self._files is not None else None
 
-    def _compute(self, indices: Sequence[int], length: int) -> list[Row]:
+    def _compute(self, indices: Sequence[int], length: int) -> list[Features]:
         tokens = mx.array(pad_tokens([self._examples[index] for index in indices], length))
         made = target_features(self._target, tokens, self._layers, final=self._final)
         lengths = [self._examples[index].length for index in indices]
         taps = self._rows(made.taps, lengths)
         finals = self._rows(made.final, lengths) if made.final is not None else [None] * len(taps)
-        return [Row(tap, final) for tap, final in zip(taps, finals, strict=True)]
+        return [Features(tap, final) for tap, final in zip(taps, finals, strict=True)]
 
     def _rows(self, values: mx.array, lengths: Sequence[int]) -> list[mx.array]:
         if values.dtype == mx.float32:
@@ -174,7 +161,7 @@ class FeatureStore:
         mx.eval(rows)
         return rows
 
-    def _keep(self, index: int, row: Row) -> None:
+    def _keep(self, index: int, row: Features) -> None:
         if self._files is not None:
             self._files.put(index, row)
         elif row.nbytes <= self._room:

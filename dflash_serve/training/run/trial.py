@@ -16,7 +16,7 @@ from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.loading import make_model, on_cpu
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import new_drafter
-from dflash_serve.training.features.files import FeatureFiles, Row
+from dflash_serve.training.features.files import FeatureFiles, Features
 from dflash_serve.training.features.store import FeatureStore
 from dflash_serve.training.run.trainer import Trainer, TrainOptions
 
@@ -105,5 +105,5 @@ def _features(
     files = FeatureFiles.open(directory, {"target": "random"}, _MANY)
     for index, example in enumerate(examples):
         shape = (example.length, len(layers) * width)
-        files.put(index, Row(mx.random.normal(shape, dtype=mx.float16), None))
+        files.put(index, Features(mx.random.normal(shape, dtype=mx.float16), None))
     return FeatureStore(target, layers, examples, 0, files=files)

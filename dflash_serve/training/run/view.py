@@ -67,7 +67,8 @@ class LiveView(_View):
     def __init__(self, console: Console, value_name: str, begun: float = 0.0) -> None:
         super().__init__(value_name)
         self._bar = progress_bar(console)
-        self._task = self._bar.add_task("training", total=1.0, completed=begun)
+        self._task = self._bar.add_task("training", total=1.0)
+        self._bar.update(self._task, completed=begun)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
         self._live.start()
 
