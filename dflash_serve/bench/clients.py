@@ -12,9 +12,11 @@ import itertools
 import json
 import multiprocessing
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from functools import cache
+from threading import Event
 from typing import Any
 
 from dflash_serve.bench.errors import BenchError
@@ -89,85 +91,85 @@ def send(port: int, body: Body, key: str | None = None) -> tuple[Window, int]:
         wire.close()
 
 
-def longest_gap(arrivals: Arrivals, window: Window) -> float:
-    """Seconds of the longest wait for a chunk that fell into ``window`` at least in part."""
+def longest_gap(arrivals: Arrivals, window: Window, *, inside: bool = False) -> float:
+    """Seconds of the longest wait for a chunk that ``window`` touches, or that lies ``inside``.
+
+    A wait that begins before a disturbance and ends in it is the disturbance's: it lies inside no
+    stretch before it.
+    """
     return max(
         (
             later - earlier
             for stream in arrivals
             for earlier, later in itertools.pairwise(stream)
-            if earlier < window.end and later > window.begin
+            if (
+                window.begin <= earlier and later <= window.end
+                if inside
+                else earlier < window.end and later > window.begin
+            )
         ),
         default=0.0,
     )
 
 
-class Client:
-    """What works in another process, as its maker talks to it."""
+_SPAWN = multiprocessing.get_context("spawn")
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
-    def ask(self, order: Any = None) -> Any:
-        """The answer to an order.
-
-        Raises:
-            BenchError: why there is none.
-        """
-        self._connection.send(order)
-        try:
-            found = self._connection.recv()
-        except EOFError:
-            raise BenchError("a client ended early") from None
-        if isinstance(found, str):
-            raise BenchError(found)
-        return found
+def another_process() -> ProcessPoolExecutor:
+    """Does one thing after another, without MLX."""
+    return ProcessPoolExecutor(1, _SPAWN)
 
 
 @contextlib.contextmanager
-def beside(work: Callable[..., None], *arguments: Any) -> Iterator[Client]:
-    """``work`` in a process of its own, which gets ``arguments`` and a connection for orders."""
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=work, args=(*arguments, there), daemon=True)
-    process.start()
-    there.close()
+def reading(port: int, model: str, streams: int) -> Iterator[Callable[[], Arrivals]]:
+    """Another process reads ``streams`` at once, one after the other, until it is asked for when.
+
+    What is yielded raises `BenchError` if a stream could not be read.
+    """
+    with _SPAWN.Manager() as shared, another_process() as pool:
+        end = shared.Event()
+        read = pool.submit(_read_on, port, model, streams, end)
+
+        def ended() -> Arrivals:
+            end.set()
+            return read.result()
+
+        try:
+            yield ended
+        finally:
+            end.set()
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
     try:
-        yield Client(here)
-    finally:
-        here.close()
-        process.terminate()
-        process.join()
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise BenchError(f"a stream could not be read: {error}") from error
 
 
-def read_on(port: int, model: str, streams: int, orders: Connection) -> None:
-    """Read ``streams`` at once, one after the other, until an order comes: their `Arrivals`."""
-    _answer(orders, _read_on(port, model, streams, orders))
+def read_streams(port: int, model: str, streams: int) -> None:
+    """Read ``streams`` streams at once to their end."""
+
+    async def read() -> None:
+        await asyncio.gather(*(_read(port, model) for _ in range(streams)))
+
+    with _readable():
+        asyncio.run(read())
 
 
-def read_streams(port: int, model: str, streams: int, orders: Connection) -> None:
-    """On an order, read ``streams`` streams at once to their end."""
-    orders.recv()
-    _answer(orders, _read_once(port, model, streams))
+def time_request(port: int, body: str) -> tuple[float, float]:
+    """Seconds from sending a chat to the first byte and to the first text of its stream.
+
+    On a connection that is kept for the next one.
+    """
+    with _readable():
+        return _timed(_wire(port), body)
 
 
-def time_requests(port: int, orders: Connection) -> None:
-    """Send each chat that comes; answer with seconds to the first byte and to the first text."""
-    wire = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
-    with contextlib.suppress(EOFError), contextlib.closing(wire):
-        while True:
-            body = orders.recv()
-            try:
-                orders.send(_timed(wire, body))
-            except (OSError, http.client.HTTPException, BenchError) as error:
-                orders.send(f"a stream could not be read: {error}")
-
-
-def _answer(orders: Connection, work: Coroutine[Any, Any, Any]) -> None:
-    try:
-        orders.send(asyncio.run(work))
-    except (OSError, BenchError) as error:
-        orders.send(f"a stream could not be read: {error}")
+@cache
+def _wire(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
 
 
 def _timed(wire: http.client.HTTPConnection, body: str) -> tuple[float, float]:
@@ -191,10 +193,6 @@ def _has_text(line: bytes) -> bool:
     )
 
 
-async def _read_once(port: int, model: str, streams: int) -> None:
-    await asyncio.gather(*(_read(port, model) for _ in range(streams)))
-
-
 async def _read(port: int, model: str) -> None:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
     async with raw_stream(port, body) as reader:
@@ -203,18 +201,22 @@ async def _read(port: int, model: str) -> None:
         raise BenchError(f"a stream ended early: {seen[-200:]!r}")
 
 
-async def _read_on(port: int, model: str, streams: int, orders: Connection) -> Arrivals:
+def _read_on(port: int, model: str, streams: int, end: Event) -> Arrivals:
     arrivals: Arrivals = []
-    readers = [
-        asyncio.create_task(_read_again(port, model, number, arrivals)) for number in range(streams)
-    ]
-    told = asyncio.create_task(asyncio.to_thread(orders.poll, None))
-    await asyncio.wait([told, *readers], return_when=asyncio.FIRST_COMPLETED)
-    for reader in readers:
-        if reader.done():
-            reader.result()  # raises: they do not end by themselves
-        reader.cancel()
-    await asyncio.wait(readers)
+
+    async def read() -> None:
+        again = (_read_again(port, model, number, arrivals) for number in range(streams))
+        readers = [asyncio.create_task(one) for one in again]
+        ended = asyncio.create_task(asyncio.to_thread(end.wait))
+        await asyncio.wait([ended, *readers], return_when=asyncio.FIRST_COMPLETED)
+        for reader in readers:
+            if reader.done():
+                reader.result()  # raises: they do not end by themselves
+            reader.cancel()
+        await asyncio.wait(readers)
+
+    with _readable():
+        asyncio.run(read())
     return arrivals
 
 

@@ -11,17 +11,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import httpx
 import psutil
 
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.compose.directories import target_directory
 from dflash_serve.kernels import cpu_blas
-
-KINDS = ("dflash", "dflash-plain", "mlx-lm", "mlx-lm-blas")
-"""dflash-plain: without speculation. mlx-lm: as installed; -blas: over this package's matmul."""
+from dflash_serve.measure.endpoint import first_model
 
 _START, _STOP, _POLL, _JOB = 180.0, 20.0, 0.1, 900.0
 
@@ -31,10 +29,19 @@ class Spawned:
     """A running server. ``start_seconds``: from the process's start until it was healthy."""
 
     kind: str
-    base_url: str
+    port: int
     process: psutil.Popen
     start_seconds: float
     log: IO[str]
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def model(self) -> str:
+        """As requests name it: mlx-lm's server lists the hub cache, and calls its own so."""
+        return first_model(self.base_url) if self.kind.startswith("dflash") else "default_model"
 
     def memory_bytes(self) -> int:
         """Resident memory now."""
@@ -51,20 +58,20 @@ class Spawned:
 
 @contextlib.contextmanager
 def spawned(
-    kind: str, target: str | None, drafter: str, directory: Path, options: tuple[str, ...] = ()
+    kind: str, target: str | None, drafter: str, options: Sequence[str] = ()
 ) -> Iterator[Spawned]:
     """Start a server of ``kind`` on a free port and stop it at the end.
 
+    dflash-plain: without speculation. mlx-lm: as installed; -blas: over this package's matmul.
     ``options`` are added to our own server's command line.
 
     Raises:
+        AdapterError: there is no such target.
         BenchError: it did not come up; the last line of its log says why.
     """
     port = _free_port()
-    command = [sys.executable, "-P", "-m", *_arguments(kind, target, drafter, directory)]
+    command = [sys.executable, "-P", "-m", *_arguments(kind, target, drafter, options)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    if kind.startswith("dflash"):
-        command += options
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         started = time.perf_counter()
         process = psutil.Popen(
@@ -73,13 +80,13 @@ def spawned(
         try:
             _wait(kind, process, port, log)
             seconds = time.perf_counter() - started
-            base_url = f"http://127.0.0.1:{port}/v1"
-            yield Spawned(kind, base_url, process, seconds, log)
+            yield Spawned(kind, port, process, seconds, log)
         finally:
             _stop(process)
 
 
-def _arguments(kind: str, target: str | None, drafter: str, directory: Path) -> list[str]:
+def _arguments(kind: str, target: str | None, drafter: str, options: Sequence[str]) -> list[str]:
+    directory = target_directory(target)
     if kind.startswith("mlx-lm"):
         return ["mlx_lm", "server", "--model", str(directory), "--log-level", "WARNING"]
     arguments = ["dflash_serve.server.cli", "--log-level", "warning", "--drafter", drafter]
@@ -87,7 +94,7 @@ def _arguments(kind: str, target: str | None, drafter: str, directory: Path) -> 
         arguments += ["--target", target]
     if kind == "dflash-plain":
         arguments += ["--speculation", "off"]
-    return arguments
+    return [*arguments, *options]
 
 
 def _variables(kind: str) -> dict[str, str]:

@@ -1,18 +1,16 @@
 """``dflash-bench stalls``: what holds running streams up.
 
 Three parts: request bodies of the maximum size and swaps of the drafter beside streams over real
-sockets, and a short prompt behind a long one in the engine. Every gap is compared with the longest
-one of a stretch as long without the disturbance.
+sockets, and a short prompt behind a long one in the engine. The longest gap that a disturbance
+touches is compared with the longest one inside a stretch as long before it.
 """
 
 import http.client
 import json
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,27 +19,23 @@ from rich.table import Table
 from dflash_serve.bench.clients import (
     Arrivals,
     Body,
-    Client,
     Window,
-    beside,
     bodies,
     longest_gap,
-    read_on,
+    reading,
     send,
 )
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import StallsOptions
-from dflash_serve.bench.pair import PairChoice, load_pair, target_directory
-from dflash_serve.bench.random_targets import RANDOM_TARGETS
-from dflash_serve.bench.report import canvas, grouped_bars, table, table_of
+from dflash_serve.bench.random_targets import RANDOM_TARGETS, RandomTarget
+from dflash_serve.bench.report import bars, picture, table_of
 from dflash_serve.bench.spawn import Spawned, spawned
 from dflash_serve.compose.directories import checkpoints
 from dflash_serve.compose.options import EngineOptions
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.engine.types import EngineRequest
 from dflash_serve.measure.driver import Driver, Step
-from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result
 
@@ -66,55 +60,36 @@ class _Disturbed:
 
 
 def run(options: StallsOptions) -> Result:
-    """All parts, one after the other."""
-    parts = (
-        ("bodies", options.repeats, _send_bodies, _REFUSED),
-        ("swaps", options.swaps, _swap, _DONE),
-    )
-    wanted = {name: (disturb, status) for name, count, disturb, status in parts if count}
+    """All parts, one after the other; those on a server beside the same streams."""
     measured: dict[str, Any] = {}
-    if wanted:
-        measured |= _beside_streams(options, {name: one for name, (one, _) in wanted.items()})
-    failures = [
+    if options.repeats or options.swaps:
+        keys = ("--admin-key", _ADMIN_KEY)
+        with spawned("dflash", options.target, options.drafter, keys) as server:
+            measured |= _beside_streams(options, server)
+    failures = tuple(
         f"{row['name']}: status {found}"
-        for name, (_, status) in wanted.items()
-        for row in measured[name]
+        for name, wanted in (("bodies", _REFUSED), ("swaps", _DONE))
+        for row in measured.get(name, ())
         for found in row["statuses"]
-        if found != status
-    ]
+        if found != wanted
+    )
     if options.prompt:
         measured["short_behind_long"] = _short_behind_long(options)
-    settings = options.recorded()
-    return Result("stalls", settings, measured, tuple(failures))
+    return Result("stalls", options.recorded(), measured, failures)
 
 
-_Disturb = Callable[[StallsOptions, int, str], list[_Disturbed]]
-
-
-def _beside_streams(
-    options: StallsOptions, parts: Mapping[str, _Disturb]
-) -> dict[str, list[dict[str, Any]]]:
-    """Every part, one after the other beside the same streams."""
-    directory = target_directory(options.target)
-    keys = ("--admin-key", _ADMIN_KEY)
-    with spawned("dflash", options.target, options.drafter, directory, keys) as server:
-        port, model = _port(server), first_model(server.base_url)
-        with beside(read_on, port, model, options.streams) as readers:
-            time.sleep(_SETTLE)
-            disturbed = {name: disturb(options, port, model) for name, disturb in parts.items()}
-            arrivals = _stopped(readers)
-    return {name: _rows(ones, arrivals) for name, ones in disturbed.items()}
-
-
-def _port(server: Spawned) -> int:
-    return int(server.base_url.rpartition(":")[2].partition("/")[0])
-
-
-def _stopped(readers: Client) -> Arrivals:
-    arrivals: Arrivals = readers.ask()
+def _beside_streams(options: StallsOptions, server: Spawned) -> dict[str, list[dict[str, Any]]]:
+    model = server.model
+    with reading(server.port, model, options.streams) as ended:
+        time.sleep(_SETTLE)
+        disturbed = {
+            "bodies": _send_bodies(options, server.port, model),
+            "swaps": _swap(options, server.port),
+        }
+        arrivals = ended()
     if not any(arrivals):
         raise BenchError("no stream gave a chunk")
-    return arrivals
+    return {name: _rows(ones, arrivals) for name, ones in disturbed.items() if ones}
 
 
 def _send_bodies(options: StallsOptions, port: int, model: str) -> list[_Disturbed]:
@@ -131,17 +106,16 @@ def _send_bodies(options: StallsOptions, port: int, model: str) -> list[_Disturb
     return done
 
 
-def _swap(options: StallsOptions, port: int, model: str) -> list[_Disturbed]:
+def _swap(options: StallsOptions, port: int) -> list[_Disturbed]:
     """The drafter by itself, so that everything but the weights is as before."""
-    content = json.dumps({"drafter": _drafter(options)}).encode()
-    body = Body("a swap of the drafter", "/admin/drafter", content)
-    done = []
+    done: list[_Disturbed] = []
     for _ in range(options.swaps):
+        content = json.dumps({"drafter": _drafter(options)}).encode()
         quiet = _wait(max(1.0, options.quiet))
-        swap, status = send(port, body, key=_ADMIN_KEY)
-        time.sleep(options.quiet)
-        during = Window(swap.begin, swap.end + options.quiet)  # the first rounds with it
-        done.append(_Disturbed(body.name, quiet, during, status))
+        swap, status = send(port, Body("", "/admin/drafter", content), key=_ADMIN_KEY)
+        after = _wait(options.quiet)  # the first rounds with it
+        during = Window(swap.begin, after.end)
+        done.append(_Disturbed("a swap of the drafter", quiet, during, status))
     return done
 
 
@@ -163,7 +137,7 @@ def _rows(disturbed: Sequence[_Disturbed], arrivals: Arrivals) -> list[dict[str,
     rows = []
     for name in dict.fromkeys(one.name for one in disturbed):
         ones = [one for one in disturbed if one.name == name]
-        quiet = [1e3 * longest_gap(arrivals, one.quiet) for one in ones]
+        quiet = [1e3 * longest_gap(arrivals, one.quiet, inside=True) for one in ones]
         during = [1e3 * longest_gap(arrivals, one.during) for one in ones]
         rows.append(
             {
@@ -183,10 +157,7 @@ def _short_behind_long(options: StallsOptions) -> dict[str, Any]:
     """Steps until a short prompt that comes in the middle of a long one's has its first token."""
     context = options.prompt + 1024
     shape = RANDOM_TARGETS["qwen3-tiny"].config | _SHAPE | {"max_position_embeddings": context}
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "config.json"
-        path.write_text(json.dumps(shape), encoding="utf-8")
-        target = load_pair(PairChoice(random_target=str(path), seed=options.seed)).target
+    target = RandomTarget(shape).load(options.seed)
     config = EngineConfig(max_batch=8, max_context=context, block_size=1)
     with closing(DeviceRunner(target, None, 1)) as runner:
         taken = _steps_to_short(Driver(runner, config, keep_steps=True), options.prompt)
@@ -201,11 +172,10 @@ def _short_behind_long(options: StallsOptions) -> dict[str, Any]:
 
 def _steps_to_short(driver: Driver, prompt: int) -> list[Step]:
     """Those from the short prompt's arrival to its first token."""
-    greedy = SamplingParams()
-    driver.add(EngineRequest("long", (3,) * prompt, 4, sampling=greedy))
+    driver.add(EngineRequest("long", (3,) * prompt, 4))
     for _ in range(3):
         driver.step()
-    driver.add(EngineRequest("short", (5,) * _SHORT, 4, sampling=greedy))
+    driver.add(EngineRequest("short", (5,) * _SHORT, 4))
     before = len(driver.steps)
     while not driver.answers["short"].tokens:
         driver.step()
@@ -215,35 +185,18 @@ def _steps_to_short(driver: Driver, prompt: int) -> list[Step]:
 def tables(result: Result) -> list[Table]:
     made = []
     if rows := _all_rows(result):
-        columns = (
-            ("beside the streams", "name"),
-            ("seconds", "seconds"),
-            ("quiet", "quiet_ms"),
-            ("during", "during_ms"),
-            ("added", "added_ms"),
-            ("added, median", "added_ms_median"),
-        )
-        made.append(table_of("Longest gap between chunks, in milliseconds", rows, columns))
+        columns = "name seconds quiet_ms during_ms added_ms added_ms_median"
+        made.append(table_of("Longest gap between chunks", rows, columns))
     if behind := result.measured.get("short_behind_long"):
-        title = f"{behind['short_prompt_tokens']} tokens behind {behind['prompt_tokens']}"
-        values = [
-            ("chunks until the first token", behind["steps"]),
-            ("seconds until the first token", behind["seconds"]),
-            ("longest chunk, ms", behind["longest_step_ms"]),
-        ]
-        made.append(table(title, ("", ""), values))
+        title = "Chunks until the first token of a short prompt behind a long one"
+        made.append(table_of(title, [behind], list(behind)))
     return made
 
 
 def plot(result: Result) -> Figure:
     """The longest gap of quiet streams beside that of disturbed ones."""
-    rows = _all_rows(result)
-    figure, axes = canvas(8, 4)
-    gaps = {name: [row[f"{name}_ms"] for row in rows] for name in ("quiet", "during")}
-    grouped_bars(axes, [row["name"] for row in rows], gaps, flat=True)
-    axes.set(title="What holds streams up", xlabel="longest gap between chunks, ms")
-    axes.invert_yaxis()
-    return figure
+    title = "longest gap between chunks"
+    return picture(bars(title, _all_rows(result), "name", "quiet_ms during_ms"), width=8)
 
 
 def _all_rows(result: Result) -> list[dict[str, Any]]:

@@ -9,8 +9,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -19,10 +17,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from dflash_serve.bench.options import StopsOptions
-from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import canvas, table
+from dflash_serve.bench.report import lines, picture, table_of
 from dflash_serve.bench.spawn import Spawned, spawned
-from dflash_serve.measure.endpoint import first_model
 from dflash_serve.measure.figures import middle, percentile
 from dflash_serve.measure.results import Result
 
@@ -31,63 +27,42 @@ _SLACK = 30.0
 _WORDS = ("tell", "me", "about", "rivers", "and", "stones", "in", "seven", "plain", "sentences")
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """One server's end. ``after``: seconds of load before the signal; ``seconds``: to its end."""
-
-    after: float
-    seconds: float
-    exit_code: int | None
-    answered: int
-    last_line: str
-
-
 def run(options: StopsOptions) -> Result:
     """Start, load and stop a server ``options.stops`` times."""
     stops = [_stop(options, number) for number in range(options.stops)]
-    codes = Counter(str(stop.exit_code) for stop in stops)
-    seconds = [stop.seconds for stop in stops]
+    seconds = [stop["seconds"] for stop in stops]
     measured: dict[str, Any] = {
-        "exit_codes": dict(codes),
+        "exit_codes": dict(Counter(str(stop["exit_code"]) for stop in stops)),
         "seconds": {
             "median": middle(seconds),
             "p95": percentile(seconds, 95),
             "worst": max(seconds),
         },
-        "answered": sum(stop.answered for stop in stops),
-        "stops": [_row(stop) for stop in stops],
+        "answered": sum(stop["answered"] for stop in stops),
+        "stops": stops,
     }
     failures = tuple(
-        f"stop {number}: exit code {stop.exit_code} after {stop.seconds:.2f} s: {stop.last_line}"
+        f"stop {number}: exit code {stop['exit_code']} after {stop['seconds']:.2f} s: "
+        f"{stop['last_line']}"
         for number, stop in enumerate(stops)
-        if stop.exit_code != 0
+        if stop["exit_code"] != 0
     )
     return Result("stops", options.recorded(), measured, failures)
 
 
-def _row(stop: Stop) -> dict[str, Any]:
-    return {
-        "after": round(stop.after, 3),
-        "seconds": round(stop.seconds, 3),
-        "exit_code": stop.exit_code,
-        "answered": stop.answered,
-        "last_line": stop.last_line if stop.exit_code else "",
-    }
-
-
-def _stop(options: StopsOptions, number: int) -> Stop:
+def _stop(options: StopsOptions, number: int) -> dict[str, Any]:
+    """One server's end. ``after``: seconds of load before the signal; ``seconds``: to its end."""
     rng = random.Random(f"{options.seed} {number}")
     after = rng.uniform(options.shortest, options.longest)
-    directory = target_directory(options.target)
     drain = ("--drain-timeout", str(options.drain_timeout))
-    with spawned("dflash", options.target, options.drafter, directory, drain) as server:
+    with spawned("dflash", options.target, options.drafter, drain) as server:
         return asyncio.run(_under_load(server, options, rng, after))
 
 
 async def _under_load(
     server: Spawned, options: StopsOptions, rng: random.Random, after: float
-) -> Stop:
-    model = first_model(server.base_url)
+) -> dict[str, Any]:
+    model = server.model
     answered: list[None] = []
     async with httpx.AsyncClient(base_url=server.base_url, timeout=60) as client:
         seeds = [rng.random() for _ in range(options.clients)]
@@ -103,7 +78,13 @@ async def _under_load(
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
-    return Stop(after, seconds, code, len(answered), server.last_line())
+    return {
+        "after": round(after, 3),
+        "seconds": round(seconds, 3),
+        "exit_code": code,
+        "answered": len(answered),
+        "last_line": "" if code == 0 else server.last_line(),
+    }
 
 
 def _exit_code(server: Spawned, timeout: float) -> int | None:
@@ -139,7 +120,7 @@ async def _read(answer: httpx.Response, leave_after: int | None) -> None:
 
 
 def _body(model: str, rng: random.Random) -> dict[str, Any]:
-    text = " ".join(_pick(rng))
+    text = " ".join(rng.choices(_WORDS, k=rng.choice((1, 8, 40, 200))))
     return {
         "model": model,
         "messages": [{"role": "user", "content": text}],
@@ -152,34 +133,17 @@ def _body(model: str, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _pick(rng: random.Random) -> Sequence[str]:
-    return rng.choices(_WORDS, k=rng.choice((1, 8, 40, 200)))
-
-
 def tables(result: Result) -> list[Table]:
-    codes = result.measured["exit_codes"]
-    seconds = result.measured["seconds"]
-    rows: list[tuple[object, ...]] = [
-        (f"exit code {code}", count) for code, count in sorted(codes.items())
+    found = result.measured
+    codes = [{"exit_code": code, "stops": count} for code, count in found["exit_codes"].items()]
+    return [
+        table_of("SIGTERM under load", codes, "exit_code stops"),
+        table_of("Seconds to exit", [found], "seconds.median seconds.p95 seconds.worst answered"),
     ]
-    rows += [(f"seconds to exit, {name}", value) for name, value in seconds.items()]
-    rows.append(("requests answered before", result.measured["answered"]))
-    return [table("SIGTERM under load", ("", ""), rows)]
 
 
 def plot(result: Result) -> Figure:
     """Every stop: seconds to exit over seconds of load."""
-    figure, axes = canvas(6, 4)
-    for good in (True, False):
-        stops = [s for s in result.measured["stops"] if (s["exit_code"] == 0) is good]
-        label = "exit code 0" if good else "other exit code"
-        after, seconds = [s["after"] for s in stops], [s["seconds"] for s in stops]
-        axes.plot(after, seconds, "o" if good else "x", label=label)
-    axes.set(
-        title="Stopping dflash-serve under load",
-        xlabel="seconds of load before SIGTERM",
-        ylabel="seconds to exit",
-        ylim=(0, None),
-    )
-    axes.legend()
-    return figure
+    stops = result.measured["stops"]
+    title = "seconds to exit, after seconds of load, by exit code"
+    return picture(lines(title, stops, "after", "seconds", "exit_code", style="points"))

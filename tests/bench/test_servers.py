@@ -19,7 +19,7 @@ def test_servers_under_load_end_with_exit_code_0() -> None:
     assert result.failures == ()
     assert result.measured["exit_codes"] == {"0": 1}
     assert len(result.measured["stops"]) == 1
-    assert stops.tables(result)[0].row_count == 5
+    assert [made.row_count for made in stops.tables(result)] == [1, 1]
 
 
 def test_the_cost_of_http_is_measured_on_both_sides_of_the_socket() -> None:
@@ -30,4 +30,4 @@ def test_the_cost_of_http_is_measured_on_both_sides_of_the_socket() -> None:
     assert first["in_process"]["median"] > 0
     assert chunk["chunks"] == 20
     assert 0 < chunk["engine_alone_ms"] < chunk["thread_ms"] <= chunk["process_ms"]
-    assert [made.row_count for made in httpcost.tables(result)] == [4, 4]
+    assert [made.row_count for made in httpcost.tables(result)] == [4, 1]

@@ -26,7 +26,7 @@ def test_the_whole_command(stored: Stored) -> None:
     assert [row["statuses"] for row in measured["swaps"]] == [[200]]
     assert any(row["during_ms"] > 0 for row in (*measured["bodies"], *measured["swaps"]))
     assert measured["short_behind_long"]["steps"] >= 1
-    assert [table.row_count for table in stalls.tables(result)] == [6, 3]
+    assert [table.row_count for table in stalls.tables(result)] == [6, 1]
     assert stalls.plot(result)
 
 
@@ -39,6 +39,13 @@ def test_a_gap_counts_where_it_falls_into_the_window(
 ) -> None:
     arrivals = [[0.0, 1.0, 4.0, 4.5], [4.0, 4.1], [], [7.0]]
     assert longest_gap(arrivals, Window(*window)) == gap
+
+
+def test_a_wait_that_ends_in_a_disturbance_is_none_of_the_quiet_stretch_before() -> None:
+    arrivals = [[0.0, 0.1, 0.3, 0.4, 0.9, 4.0, 4.1]]
+    quiet, during = Window(0.2, 1.0), Window(1.0, 3.0)
+    assert longest_gap(arrivals, quiet, inside=True) == 0.5
+    assert longest_gap(arrivals, during) == pytest.approx(3.1)
 
 
 def test_bodies_are_as_large_as_they_may_be_and_no_larger() -> None:
