@@ -12,7 +12,6 @@ from pathlib import Path
 from dflash_serve.bench.spawn import environment, run_job
 from dflash_serve.measure.figures import Speed, time_per_output_token
 
-VARIANTS = ("as-installed", "float32", "float32-blas")
 SCRIPT = Path(__file__).with_name("mlx_lm_run.py")
 
 

@@ -7,24 +7,23 @@ server is at work; the second from a real pair, over a kept-alive connection and
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from dflash_serve.bench.clients import Client, beside, read_streams, time_requests
-from dflash_serve.bench.inprocess import Served, context_for, serving
+from dflash_serve.bench.clients import another_process, read_streams, time_request
+from dflash_serve.bench.inprocess import PacedEngine, Served, context_for, serving
 from dflash_serve.bench.options import HttpOptions
-from dflash_serve.bench.pace import PacedEngine
-from dflash_serve.bench.pair import target_directory
-from dflash_serve.bench.report import canvas, table
+from dflash_serve.bench.report import bars, picture, table_of
 from dflash_serve.bench.workloads import GENERIC, chats_of, pick
-from dflash_serve.compose.directories import checkpoints
+from dflash_serve.compose.directories import checkpoints, target_directory
 from dflash_serve.compose.loading import load
 from dflash_serve.engine.async_client import AsyncEngine
-from dflash_serve.engine.types import EngineRequest, SamplingParams, TokenChunk
+from dflash_serve.engine.types import EngineRequest
 from dflash_serve.measure.figures import middle, percentile
 from dflash_serve.measure.results import Result
 from dflash_serve.measure.shapes import Chat
@@ -34,7 +33,7 @@ from dflash_serve.text.stream import Detokenizer
 from dflash_serve.text.tokenizer import ChatTokenizer
 
 _MODEL = "measured"
-_WARM_UP = 6
+_WARM_UP, _TOKENS = 6, 16
 
 
 def run(options: HttpOptions) -> Result:
@@ -58,76 +57,63 @@ def _first_text(options: HttpOptions) -> dict[str, Any]:
         engines.append(engine)
         return context_for(engine, target, names)
 
-    with serving(make) as served, beside(time_requests, served.port) as client:
-        sides = _Sides(served, engines[0], tokenizer, client)
+    with serving(make) as served, another_process() as client:
         for chat in [*chats, *chats][:_WARM_UP]:
-            sides.measure(chat, 0)
-        samples = [sides.measure(chat, number) for number, chat in enumerate(chats)]
-    return _differences(samples)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """Seconds from sending a request to its first bytes and first text, and in process."""
-
-    first_byte: float
-    over_http: float
-    in_process: float
-
-
-class _Sides:
-    """One engine, reached over a kept-alive connection from another process and directly."""
-
-    def __init__(
-        self, served: Served, engine: AsyncEngine, tokenizer: ChatTokenizer, client: Client
-    ) -> None:
-        self._served = served
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._client = client
-
-    def measure(self, chat: Chat, number: int) -> _Sample:
-        """Both ways, the order changing from sample to sample."""
-        prompt = self._tokenizer.encode_chat([dict(message) for message in chat.messages], {})
-        if number % 2:
-            direct = self._served.call(self._direct(prompt, number))
-            return _Sample(*self._over_http(chat), direct)
-        first, text = self._over_http(chat)
-        return _Sample(first, text, self._served.call(self._direct(prompt, number)))
-
-    def _over_http(self, chat: Chat) -> tuple[float, float]:
-        body = {
-            "model": _MODEL,
-            "messages": [dict(message) for message in chat.messages],
-            "max_tokens": 16,
-            "temperature": 0,
-            "stream": True,
-        }
-        first, text = self._client.ask(json.dumps(body))
-        return first, text
-
-    async def _direct(self, prompt: tuple[int, ...], number: int) -> float:
-        """On the event loop that the engine hands its chunks to, as the server reads them."""
-        pieces = Detokenizer(self._tokenizer.token_text)
-        request = EngineRequest(f"direct-{number}", prompt, 16, SamplingParams(temperature=0.0))
-        started = time.perf_counter()
-        first = 0.0
-        async for chunk in self._engine.submit(request):
-            text = "".join([pieces.push(token) for token in chunk.tokens])
-            if text and not first:
-                first = time.perf_counter() - started
-        return first
-
-
-def _differences(samples: Sequence[_Sample]) -> dict[str, Any]:
-    later = [sample.over_http - sample.in_process for sample in samples]
+            _sample(served, engines[0], tokenizer, client, chat)
+        samples = [
+            _sample(served, engines[0], tokenizer, client, chat, swap=number % 2 == 1)
+            for number, chat in enumerate(chats)
+        ]
+    first, text, direct = (list(seconds) for seconds in zip(*samples, strict=True))
     return {
         "requests": len(samples),
-        "over_http": _spread([sample.over_http for sample in samples]),
-        "in_process": _spread([sample.in_process for sample in samples]),
-        "later_over_http": _spread(later),
-        "first_byte": _spread([sample.first_byte for sample in samples]),
+        "over_http": _spread(text),
+        "in_process": _spread(direct),
+        "later_over_http": _spread([a - b for a, b in zip(text, direct, strict=True)]),
+        "first_byte": _spread(first),
     }
+
+
+def _sample(
+    served: Served,
+    engine: AsyncEngine,
+    tokenizer: ChatTokenizer,
+    client: ProcessPoolExecutor,
+    chat: Chat,
+    *,
+    swap: bool = False,
+) -> tuple[float, float, float]:
+    """Seconds to the first byte and the first text over HTTP, and to the latter in process.
+
+    HTTP comes first, without ``swap``.
+    """
+    body = {
+        "model": _MODEL,
+        "messages": [dict(message) for message in chat.messages],
+        "max_tokens": _TOKENS,
+        "temperature": 0,
+        "stream": True,
+    }
+    prompt = tokenizer.encode_chat(chat.messages, {})
+    times: dict[str, Any] = {}
+    for way in ("direct", "http") if swap else ("http", "direct"):
+        if way == "http":
+            times[way] = client.submit(time_request, served.port, json.dumps(body)).result()
+        else:
+            times[way] = served.call(_direct(engine, tokenizer, prompt))
+    return *times["http"], times["direct"]
+
+
+async def _direct(engine: AsyncEngine, tokenizer: ChatTokenizer, prompt: tuple[int, ...]) -> float:
+    """On the event loop that the engine hands its chunks to, as the server reads them."""
+    pieces = Detokenizer(tokenizer.token_text)
+    started = time.perf_counter()
+    first = 0.0
+    async for chunk in engine.submit(EngineRequest("direct", prompt, _TOKENS)):
+        text = "".join([pieces.push(token) for token in chunk.tokens])
+        if text and not first:
+            first = time.perf_counter() - started
+    return first
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:
@@ -138,7 +124,8 @@ def _per_chunk(options: HttpOptions) -> dict[str, Any]:
     """CPU time of the event loop's thread, with streams over HTTP and with the engine alone."""
     target = target_directory(options.target)
     text = " ".join(message["content"] for chat in GENERIC for message in chat.messages)
-    runs = []
+    chunks = options.streams * options.chunks
+    over, whole, alone = [], [], []
     for _ in range(options.repeats):
         engine = PacedEngine(options.chunks, options.tokens, options.pace)
 
@@ -149,100 +136,65 @@ def _per_chunk(options: HttpOptions) -> dict[str, Any]:
             return context
 
         with serving(make) as served:
-            _stream(served, 1)  # what is imported and cached on first use
-            runs.append((_cpu(served, engine, options.streams), _alone(served, engine, options)))
-    chunks = options.streams * options.chunks
-    served_ms = [1e3 * over.thread / chunks for over, _ in runs]
-    alone_ms = [1e3 * alone.thread / chunks for _, alone in runs]
+            _read(served, 1)  # what is imported and cached on first use
+            thread, process = _spent(served, partial(_read, served, options.streams))
+            over.append(1e3 * thread / chunks)
+            whole.append(1e3 * process / chunks)
+            take = _take_all(engine, options.streams)
+            thread, _ = _spent(served, partial(served.call, take))
+            alone.append(1e3 * thread / chunks)
     return {
         "chunks": chunks,
-        "thread_ms": middle(served_ms),
-        "engine_alone_ms": middle(alone_ms),
-        "http_json_text_ms": middle([a - b for a, b in zip(served_ms, alone_ms, strict=True)]),
-        "process_ms": middle([1e3 * over.process / chunks for over, _ in runs]),
-        "thread_ms_repeats": served_ms,
+        "thread_ms": middle(over),
+        "engine_alone_ms": middle(alone),
+        "http_json_text_ms": middle([a - b for a, b in zip(over, alone, strict=True)]),
+        "process_ms": middle(whole),
+        "thread_ms_repeats": over,
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Cpu:
-    """CPU seconds: of the event loop's thread, and of the whole process."""
+def _spent(served: Served, work: Callable[[], object]) -> tuple[float, float]:
+    """CPU seconds while ``work`` goes on: of the event loop's thread, and of the process."""
 
-    thread: float
-    process: float
+    async def clocks() -> tuple[float, float]:
+        return time.thread_time(), time.process_time()
 
-
-async def _clocks() -> _Cpu:
-    return _Cpu(time.thread_time(), time.process_time())
-
-
-def _cpu(served: Served, engine: PacedEngine, streams: int) -> _Cpu:
-    """While other processes read ``streams`` streams, from their start to their end."""
-    before = served.call(_clocks())
-    _stream(served, streams)
-    return _since(before, served.call(_clocks()))
+    before = served.call(clocks())
+    work()
+    after = served.call(clocks())
+    return after[0] - before[0], after[1] - before[1]
 
 
-def _alone(served: Served, engine: PacedEngine, options: HttpOptions) -> _Cpu:
+def _read(served: Served, streams: int) -> None:
+    """Read ``streams`` streams to their end, in another process."""
+    with another_process() as client:
+        client.submit(read_streams, served.port, _MODEL, streams).result()
+
+
+async def _take_all(engine: PacedEngine, streams: int) -> None:
     """The same chunks taken from the engine by tasks that do nothing with them."""
 
     async def take(number: int) -> None:
-        async for _ in _chunks(engine, number):
+        async for _ in engine.submit(EngineRequest(f"alone-{number}", (1,), 1)):
             pass
 
-    async def take_all() -> None:
-        await asyncio.gather(*(take(number) for number in range(options.streams)))
-
-    before = served.call(_clocks())
-    served.call(take_all())
-    return _since(before, served.call(_clocks()))
+    await asyncio.gather(*(take(number) for number in range(streams)))
 
 
-def _chunks(engine: PacedEngine, number: int) -> AsyncIterator[TokenChunk]:
-    return engine.submit(EngineRequest(f"alone-{number}", (1,), 1))
-
-
-def _since(before: _Cpu, after: _Cpu) -> _Cpu:
-    return _Cpu(after.thread - before.thread, after.process - before.process)
-
-
-def _stream(served: Served, streams: int) -> None:
-    """Read ``streams`` streams to their end, in another process."""
-    with beside(read_streams, served.port, _MODEL, streams) as client:
-        client.ask()
-
-
-_FIRST = {
-    "in_process": "first text, in process",
-    "over_http": "first text, over HTTP",
-    "later_over_http": "later over HTTP",
-    "first_byte": "first byte, over HTTP",
-}
-_CHUNK = {
-    "http_json_text_ms": "HTTP, JSON and text",
-    "engine_alone_ms": "the scripted engine alone",
-    "thread_ms": "the event loop's thread",
-    "process_ms": "the whole process",
-}
+_FIRST = ("in_process", "over_http", "later_over_http", "first_byte")
+_CHUNK = ("http_json_text_ms", "engine_alone_ms", "thread_ms", "process_ms")
 
 
 def tables(result: Result) -> list[Table]:
     first, chunk = result.measured["first_text"], result.measured["per_chunk"]
-    rows = [
-        (name, 1e3 * first[key]["median"], 1e3 * first[key]["p95"]) for key, name in _FIRST.items()
-    ]
-    costs = [(name, chunk[key]) for key, name in _CHUNK.items()]
+    waits = [{"until": key, **first[key]} for key in _FIRST]
     return [
-        table("Milliseconds on a kept-alive connection", ("until", "median", "p95"), rows),
-        table("CPU milliseconds per streamed chunk", ("of", "median"), costs),
+        table_of("Seconds to text, on a kept-alive connection", waits, "until median p95"),
+        table_of("CPU milliseconds per streamed chunk", [chunk], _CHUNK),
     ]
 
 
 def plot(result: Result) -> Figure:
     """The cost of a chunk, part by part."""
-    chunk = result.measured["per_chunk"]
-    figure, axes = canvas(6, 3)
-    axes.barh(list(_CHUNK.values()), [chunk[key] for key in _CHUNK])
-    axes.set(title="What a streamed chunk costs", xlabel="CPU milliseconds")
-    axes.invert_yaxis()
-    return figure
+    chunk = [result.measured["per_chunk"]]
+    return picture(bars("CPU time per streamed chunk", chunk, "chunks", _CHUNK), height=3)

@@ -1,13 +1,14 @@
 """The HTTP server in this process, on a thread of its own, around an engine of the caller's.
 
 For measurements that need both sides of the socket: the engine itself, and the server's thread.
+`PacedEngine` is one that costs next to nothing, so that the server's own work can be measured.
 """
 
 import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,14 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.compose.cards import model_card
 from dflash_serve.compose.drafting import DrafterCard, DrafterRefused, DrafterSwitch
 from dflash_serve.compose.text import load_text
-from dflash_serve.engine.client import EngineClient
+from dflash_serve.engine.client import EngineClient, EngineState
+from dflash_serve.engine.types import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    TokenChunk,
+    Usage,
+)
 from dflash_serve.server.app import create_app
 from dflash_serve.server.context import ServerContext, server_context
 from dflash_serve.server.lifecycle import bind, http_config
@@ -84,3 +92,72 @@ def serving(make: Callable[[], Coroutine[Any, Any, ServerContext]]) -> Iterator[
     finally:
         started[0][0].should_exit = True
         thread.join()
+
+
+class PacedEngine:
+    """Every request gets ``chunks`` chunks of ``tokens`` tokens, one every ``pace`` seconds.
+
+    Like the real engine it hands the chunks of one step to all requests in one call.
+    """
+
+    state = EngineState.READY
+    max_context = 1 << 20
+
+    def __init__(self, chunks: int, tokens: int, pace: float) -> None:
+        self._chunks = chunks
+        self._tokens = tokens
+        self._pace = pace
+        self._said: Sequence[int] = (0,)
+        self._live: dict[str, tuple[asyncio.Queue[TokenChunk], int]] = {}
+        self._stepping = False
+
+    def say(self, tokens: Sequence[int]) -> None:
+        """What every answer repeats."""
+        self._said = tokens
+
+    def check_room(self) -> None:
+        """There is always room."""
+
+    def submit(self, request: EngineRequest) -> AsyncIterator[TokenChunk]:
+        queue: asyncio.Queue[TokenChunk] = asyncio.Queue()
+        self._live[request.id] = (queue, 0)
+        if not self._stepping:
+            self._stepping = True
+            asyncio.get_running_loop().call_later(self._pace, self._step)
+        return _read(queue)
+
+    def abort(self, request_id: str) -> None:
+        live = self._live.pop(request_id, None)
+        if live is not None:
+            live[0].put_nowait(TokenChunk(request_id, (), FinishReason.ABORTED, Usage()))
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=len(self._live))
+
+    async def close(self, grace: float) -> None:
+        for name in list(self._live):
+            self.abort(name)
+
+    def _step(self) -> None:
+        for name, (queue, done) in list(self._live.items()):
+            start = done * self._tokens
+            tokens = tuple(self._said[(start + i) % len(self._said)] for i in range(self._tokens))
+            last = done + 1 == self._chunks
+            if last:
+                usage = Usage(1, self._chunks * self._tokens, rounds=self._chunks)
+                queue.put_nowait(TokenChunk(name, tokens, FinishReason.LENGTH, usage))
+                del self._live[name]
+            else:
+                queue.put_nowait(TokenChunk(name, tokens))
+                self._live[name] = (queue, done + 1)
+        self._stepping = bool(self._live)
+        if self._stepping:
+            asyncio.get_running_loop().call_later(self._pace, self._step)
+
+
+async def _read(queue: asyncio.Queue[TokenChunk]) -> AsyncIterator[TokenChunk]:
+    while True:
+        chunk = await queue.get()
+        yield chunk
+        if chunk.finish is not None:
+            return
