@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map_with_path
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 from dflash_serve.adapters import registry
 from dflash_serve.adapters.base import DraftAdapter, TargetAdapter
@@ -125,8 +125,12 @@ class RoundBuilder:
         }
 
     def _row(self, specs: Sequence[LayerSpec], tokens: int) -> Row:
-        blank = [_store(spec).fit([], tokens) for spec in specs]
-        return [[self._leaf(CACHES, one.shape, one.dtype) for one in layer] for layer in blank]
+        row: Row = self._leaves([_store(spec).fit([], tokens) for spec in specs])
+        return row
+
+    def _leaves(self, tree: Any) -> Any:
+        """Leaves of the shapes of all arrays."""
+        return tree_map(lambda one: self._leaf(CACHES, one.shape, one.dtype), tree)
 
     def inputs(self, kind: RoundKind) -> RoundRows:
         """Anchors, lengths and blocks of the rows, as leaves."""
@@ -154,13 +158,8 @@ class RoundBuilder:
 
     def evaluated(self, caches: Caches) -> Caches:
         """Leaves of the same shapes: what a round leaves to the next graph."""
-        return {
-            name: [
-                [[self._leaf(CACHES, one.shape, one.dtype) for one in layer] for layer in row]
-                for row in rows
-            ]
-            for name, rows in caches.items()
-        }
+        made: Caches = self._leaves(caches)
+        return made
 
 
 def _groups(kind: RoundKind) -> tuple[RowGroup, ...]:

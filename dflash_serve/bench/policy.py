@@ -12,8 +12,7 @@ from rich.table import Table
 from dflash_serve.bench.options import PolicyOptions
 from dflash_serve.bench.policy_machines import Machine, machines
 from dflash_serve.bench.policy_record import RECORDINGS, read_recording
-from dflash_serve.bench.policy_replay import Noise, Replay, replay
-from dflash_serve.bench.policy_traces import BLOCKS, Workload, generated
+from dflash_serve.bench.policy_replay import BLOCKS, Noise, Replay, Workload, generated, replay
 from dflash_serve.bench.report import Columns, Panel, lines, picture, table_of
 from dflash_serve.measure.figures import middle
 from dflash_serve.measure.results import Result

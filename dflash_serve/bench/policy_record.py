@@ -19,7 +19,7 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import RecordOptions
 from dflash_serve.bench.pair import Pair, drafting_pair
 from dflash_serve.bench.policy_machines import Machine, interpolated
-from dflash_serve.bench.policy_traces import BLOCKS, Trace, Workload, as_json, from_json
+from dflash_serve.bench.policy_replay import BLOCKS, Trace, Workload, as_json, from_json
 from dflash_serve.bench.work import decode_plainly, make_prompts
 from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan

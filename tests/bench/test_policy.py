@@ -18,8 +18,7 @@ from dflash_serve.bench.policy_record import (
     record,
     run_record,
 )
-from dflash_serve.bench.policy_replay import replay
-from dflash_serve.bench.policy_traces import Trace, as_json, from_json, generated
+from dflash_serve.bench.policy_replay import Trace, as_json, from_json, generated, replay
 from dflash_serve.bench.report import Destination, write
 from dflash_serve.bench.simulated import EchoDrafter
 from dflash_serve.bench.workloads import synthetic
