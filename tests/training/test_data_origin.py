@@ -109,6 +109,26 @@ def test_answers_of_mixed_origin_are_told_with_their_numbers(
     assert message in note
 
 
+def test_the_numbers_of_each_origin_agree(tmp_path: Path) -> None:
+    """An answer of another target is never counted among the target's own."""
+    target = write_chat_target(tmp_path / "target")
+    own = made_by(target)
+    path = answer_file(
+        tmp_path / "a.jsonl",
+        (own, 2),
+        (own | {"target": "9f"}, 3),
+        (own | {"responses": "given"}, 4),
+    )
+    others, parts = notes(target, path)
+    assert "3 of 9 answers are of another target (9f, here 1a2b)" in others
+    for told in (
+        "holds 2 greedy answers of the target to",
+        "; 3 greedy answers of another target (9f) to",
+        "; 4 responses that came with the prompts",
+    ):
+        assert told in parts
+
+
 def test_a_held_out_file_that_was_made_otherwise_is_told(tmp_path: Path) -> None:
     target = write_chat_target(tmp_path / "target")
     data = answer_file(tmp_path / "data.jsonl", (made_by(target), 2))

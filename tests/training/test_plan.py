@@ -198,7 +198,7 @@ def test_a_run_on_a_file_is_as_long_as_its_plan(tmp_path: Path, heldout: bool) -
     [
         (("--answer-length", "600"), "--answer-length is 600, but must be below --length"),
         (("--length", "400"), "answers of 800 tokens, but the target's context is 512"),
-        (("--answers", "2"), "--answers 2 holds answers of 2 conversations: 3 are needed"),
+        (("--answers", "2"), "--answers is 2: 3 conversations are needed"),
         (("--steps", "5", "--epochs", "2"), "give only one of --steps, --epochs and --minutes"),
         (("--length", "40", "--data", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
     ],

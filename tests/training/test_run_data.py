@@ -76,10 +76,10 @@ def test_too_few_chats_are_refused_with_the_numbers(
     directory: Path, target: TargetAdapter, tmp_path: Path
 ) -> None:
     data = write_chats(tmp_path / "data.jsonl", directory, 2)
-    with pytest.raises(DataError, match="answers of 2 conversations: 3 are needed"):
+    with pytest.raises(DataError, match=r"holds 6 usable answers of 2 conversations .*: 3 conv"):
         read(directory, target, data)
     one = write_chats(tmp_path / "one.jsonl", directory, 1, turns=9)
-    with pytest.raises(DataError, match="answers of 1 conversation: 2 are needed"):
+    with pytest.raises(DataError, match=r"holds 9 usable answers of 1 conversation \(.*: 2 conv"):
         read(directory, target, data, one)
 
 

@@ -119,7 +119,7 @@ def check_origins(files: Mapping[Path, Sequence[Part]], target: str, directory: 
         elif others := _others(parts, "tokenizer", own):
             notes.append(f"{path}: {others}: the chat template or the stop tokens are not the same")
     if len({describe(part.origin) for parts in files.values() for part in parts}) > 1:
-        notes += [f"{path} holds {describe_parts(parts)}" for path, parts in files.items()]
+        notes += [f"{path} holds {describe_parts(parts, target)}" for path, parts in files.items()]
     return notes
 
 

@@ -63,6 +63,13 @@ class Subset:
         return [(turn, name) for answer, name in pairs for turn in answer.turns()]
 
 
+def counted(answers: int, conversations: int) -> str:
+    """For a refusal: how many there are of both, and what a conversation is."""
+    what = "those with the same system prompt and first user turn are one"
+    plural = "" if conversations == 1 else "s"
+    return f"{answers} usable answers of {conversations} conversation{plural} ({what})"
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """Answers of one kind: to train on, to choose the best weights by, and to judge by."""
@@ -100,10 +107,9 @@ class Split:
             if found < least:
                 answers = sum(len(part.answers) for part in self._parts.values())
                 raise DataError(
-                    f"{source} holds {answers} usable answers of {self.conversations} "
-                    "conversations (those with the same system prompt and first user turn are "
-                    f"one), of which {found} are {use}: a decision needs at least {least} of them, "
-                    f"so about {round(MIN_HELD / _HELD)} in all"
+                    f"{source} holds {counted(answers, self.conversations)}, of which {found} are "
+                    f"{use}: a decision needs at least {least} of them, so about "
+                    f"{round(MIN_HELD / _HELD)} in all"
                 )
 
     @property

@@ -124,6 +124,10 @@ def _tune(
         muon=settings.muon,
     )
     train = mixed(splits, settings.replay_share, settings.seed)
+    if settings.batch > len(train):
+        raise DataError(
+            f"--batch is {settings.batch}, but there are {len(train)} answers to train on"
+        )
     tuned = fine_tune(drafter, target, train, splits[0].choosing.answers, options, console)
     return tuned, full_config(config) | {"dtype": config.get("dtype", config.get("torch_dtype"))}
 

@@ -163,7 +163,7 @@ def _answers_told(settings: PlanSettings) -> Answers:
         )
     longest = settings.max_length or 2 * settings.length
     count = settings.answers
-    held = 0 if settings.heldout else held_back(f"--answers {count}", count)
+    held = 0 if settings.heldout else held_back(count, f"--answers is {count}")
     return Answers(count, count * settings.length, count * each, longest, held)
 
 

@@ -13,7 +13,7 @@ from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.answers import Answer, AnswerSet, read_set, usable
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.data.origin import check_origins, describe_parts
-from dflash_serve.training.data.split import Subset, answer_marker
+from dflash_serve.training.data.split import Subset, answer_marker, counted
 from dflash_serve.training.run.settings import RunSettings
 
 _HELD_SHARE, _MOST_HELD = 0.1, 128
@@ -109,23 +109,24 @@ def usable_answers(
     return kept
 
 
-def held_back(source: object, conversations: int) -> int:
+def held_back(conversations: int, told: str) -> int:
     """How many of them are not trained on where there is no --heldout: a tenth, at most 128.
 
     Raises:
-        DataError: there are too few in ``source``.
+        DataError: there are too few; begins with ``told``.
     """
     if conversations < 3:
         raise DataError(
-            f"{source} holds answers of {conversations} conversations: 3 are needed to hold back "
-            "one to choose by and one to report on; give --heldout or more data"
+            f"{told}: 3 conversations are needed to hold back one to choose by and one to report "
+            "on; give --heldout or more data"
         )
     return max(2, min(_MOST_HELD, round(_HELD_SHARE * conversations)))
 
 
 def hold_back(path: Path, answers: Subset) -> tuple[Subset, Subset]:
     """`held_back` conversations, chosen by a hash, and what is trained on."""
-    count = held_back(path, answers.conversations)
+    told = f"{path} holds {counted(len(answers.answers), answers.conversations)}"
+    count = held_back(answers.conversations, told)
     return answers.divided(list(answers.shares)[:count])
 
 
@@ -134,8 +135,8 @@ def _halves(path: Path, held: Subset, say: Say) -> tuple[list[Turn], list[Turn]]
     names = list(held.shares)
     if len(names) < 2:
         raise DataError(
-            f"{path} holds answers of {len(names)} conversation: 2 are needed, one to choose the "
-            "best drafter by and one to report its worth on"
+            f"{path} holds {counted(len(held.answers), len(names))}: 2 conversations are needed, "
+            "one to choose the best drafter by and one to report its worth on"
         )
     half = len(names) // 2
     choosing, reporting = (part.turns() for part in held.divided(names[:half]))
