@@ -110,7 +110,7 @@ class TrainStep:
             mx.async_eval(found)  # the next group's graph is made meanwhile
         sums, gradients, to_context = found
         rest = self._through_context(self.masters, batch.taps, mixed, to_context)
-        return sums, tree_map(mx.add, gradients, rest)
+        return sums, _added(gradients, rest)
 
     def apply(self, gradients: Tree, weight: mx.array, rates: Sequence[float]) -> mx.array:
         """Update with ``gradients / weight``, clipped; returns their norm before clipping.
@@ -181,11 +181,12 @@ class TrainStep:
     def _trace_through_context(
         self, masters: Tree, taps: mx.array, mixed: mx.array, to_context: list[KeysValues]
     ) -> Tree:
-        """Gradients to the weights of what reaches the loss by the context's keys and values.
+        """Gradients of the weights that make the context's keys and values, by way of these.
 
         The mixed features are not computed again: the way back through a product needs no result.
         """
-        names, values = zip(*tree_flatten(masters), strict=True)
+        used = [(name, value) for name, value in tree_flatten(masters) if _makes_context(name)]
+        names, values = zip(*used, strict=True)
 
         def keys_values(mixed: mx.array, *values: mx.array) -> list[mx.array]:
             with self._weights(tree_unflatten(list(zip(names, values, strict=True)))):
@@ -221,6 +222,20 @@ class TrainStep:
         backward = mx.value_and_grad(loss, argnums=(0, 1))
         (total, sums), (to_weights, to_context) = backward(masters, context)
         return sums | {"loss": total}, to_weights, to_context
+
+
+def _makes_context(name: str) -> bool:
+    """Whether the context's keys and values are made by a weight from the mixed features."""
+    return name.startswith("hidden_norm.") or ".self_attn.k_" in name or ".self_attn.v_" in name
+
+
+def _added(tree: Tree, more: Tree) -> Tree:
+    """``tree``, with ``more`` added to those of its leaves that this has too."""
+    sums = dict(tree_flatten(tree))
+    for name, value in tree_flatten(more):
+        sums[name] = sums[name] + value
+    added: Tree = tree_unflatten(list(sums.items()))
+    return added
 
 
 def _leaves(tree: Any) -> list[mx.array]:
