@@ -68,11 +68,11 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        self._done = {name: Done(**value) for name, value in known.items()}
+        self.done = {name: Done(**value) for name, value in known.items()}
 
     def holds(self, name: str, command: str) -> bool:
         """Whether the stage is done; refuses one that was done with another command."""
-        done = self._done.get(name)
+        done = self.done.get(name)
         if done is not None and done.command != command:
             raise SystemExit(
                 f"{self._path}: stage {name!r} was done as {done.command!r}, not {command!r}: "
@@ -81,9 +81,9 @@ class Ledger:
         return done is not None
 
     def add(self, name: str, done: Done) -> None:
-        self._done[name] = done
+        self.done[name] = done
         new = self._path.with_suffix(".new")
-        text = json.dumps({name: asdict(value) for name, value in self._done.items()}, indent=2)
+        text = json.dumps({name: asdict(value) for name, value in self.done.items()}, indent=2)
         new.write_text(text + "\n", encoding="utf-8")
         os.replace(new, self._path)
 
@@ -144,7 +144,6 @@ def make(todo: list[Stage], work: Path, names: dict[str, str]) -> None:
             done = run(stage, log, progress)
             log.write(f"=== {stage.name}: {done.seconds:.0f} s, {done.peak_mib} MiB at most")
             ledger.add(stage.name, done)
-    console.print(f"{work / 'shipped'}: done; {work / 'make.log'} has the figures")
 
 
 def stop(number: int, _frame: FrameType | None) -> None:
@@ -175,6 +174,7 @@ def main() -> None:
         f"{ROOT}/": "",
     }
     make(stages(recipe, work, Programs(sys.executable, torch_python, train)), work, names)
+    print(f"{work / 'shipped'}: done; {work / 'make.log'} has the figures")
 
 
 if __name__ == "__main__":

@@ -112,12 +112,12 @@ def failures(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def take_turns(workers: dict[str, Worker], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds per step of each worker, one figure per round."""
+    """Seconds per step of each worker, one figure per round; every second round is backwards."""
     taken: dict[str, list[float]] = {name: [] for name in workers}
     for worker in workers.values():
         worker.ask("seconds", 2)
-    for _ in range(rounds):
-        for name, worker in workers.items():
+    for number in range(rounds):
+        for name, worker in list(workers.items())[:: -1 if number % 2 else 1]:
             time.sleep(REST_SECONDS)
             taken[name].append(worker.ask("seconds", steps))
     return taken
@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--torch-python", type=Path, required=True)
     parser.add_argument("--shape", action="append", choices=sorted(SHAPES))
     parser.add_argument("--kind", action="append", choices=TORCH_KINDS)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -1,180 +1,200 @@
-"""dflash-train run against a PyTorch trainer: the same answers, recipe, start and minutes.
+"""A race from nothing: dflash-train run against a PyTorch trainer, on a target made for it.
 
-Each trains by itself with the same number of threads; then both drafters walk answers that nobody
-has seen. PyTorch gets the target's features for free; dflash-train computes them, measures and
-writes checkpoints within its minutes.
+    python tools/torch_step/race.py WORK --torch-python PYTHON --out docs/results/NAME.json
 
-    python tools/torch_step/race.py --torch-python TORCH/bin/python --target DIR \
-        --data answers.jsonl --heldout heldout.jsonl --judge judge.jsonl --minutes 20 \
-        --out docs/results/NAME.json
+One command that goes on where it was when it is started again. It pre-trains a Qwen3 of six million
+parameters on the functions of Python's standard library, lets it answer, and trains a drafter with
+each trainer: the same answers, first weights, order of examples, recipe and wall time of the whole
+job. `dflash-train eval` judges both on prompts of source files that nobody has learnt from.
 """
 
 import argparse
 import json
 import os
-import subprocess
+import shutil
 import sys
-import tempfile
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dflash_serve  # noqa: F401  # puts its matmul under MLX, which must not be loaded yet
 
 # isort: split
-import mlx.core as mx
-import numpy as np
 from matplotlib.figure import Figure
-from mlx.utils import tree_flatten, tree_unflatten
 
-from dflash_serve.adapters.base import TargetAdapter
-from dflash_serve.adapters.checkpoint import resolve
-from dflash_serve.adapters.dflash import DFlashDrafter
-from dflash_serve.adapters.loading import load_target
 from dflash_serve.bench.report import Destination, show, table, write
-from dflash_serve.measure.figures import Acceptance
 from dflash_serve.measure.results import Result
-from dflash_serve.training.data.answers import read_answers
-from dflash_serve.training.drafter.initialise import load_trainable
-from dflash_serve.training.features.store import FeatureStore
-from dflash_serve.training.run.job import begin
-from dflash_serve.training.run.measure import walk_answers
-from dflash_serve.training.run.settings import RunSettings
-from dflash_serve.training.step.blocks import default_gamma
 
-HERE = Path(__file__).parent
-MEMORY = 4 << 30  # of features
-_TRAIN = "from dflash_serve.training.cli import main; main()"  # the command dflash-train
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent / "demo"))
 
+from make import Ledger, make  # noqa: E402  # of the demo: stages that are run once
+from recipe import Programs, Stage  # noqa: E402
 
-def write_start(folder: Path, settings: RunSettings, target: TargetAdapter) -> DFlashDrafter:
-    """All that the PyTorch trainer reads; the drafter that both begin with."""
-    drafter = begin(settings, resolve(settings.target), target).drafter
-    config = drafter.config
-    if any(kind != (None, False) for kind in config.layer_kinds) or config.selector_rank:
-        raise SystemExit("the PyTorch trainer knows full, not causal layers alone")
-    examples = [answer.example() for answer in read_answers(settings.data)]
-    store = FeatureStore(target, drafter.target_layer_ids, examples, 0)
-    taps = [store.batch([i], example.length).taps[0] for i, example in enumerate(examples)]
-    model = drafter.model
-    arrays = {f"drafter.{name}": value for name, value in tree_flatten(model.parameters())}
-    arrays["embedding"] = drafter.embed_block(mx.arange(config.vocab_size)[None])[0]
-    arrays["taps"] = mx.concatenate(taps).astype(mx.float16)
-    arrays["tokens"] = mx.array(np.concatenate([e.tokens for e in examples]).astype(np.int32))
-    arrays["mask"] = mx.array(np.concatenate([e.loss_mask for e in examples]).astype(np.uint8))
-    arrays["ends"] = mx.array(np.cumsum([e.length for e in examples]))
-    mx.save_safetensors(str(folder / "race.safetensors"), arrays)
-    (folder / "settings.json").write_text(json.dumps(torch_settings(drafter, settings)))
-    return drafter
+MOST_NEW = 192  # tokens of an answer
+RUN = {"layers": 2, "block_size": 16, "anchors": 64, "batch": 8}
+NAMES = ("ours", "torch")
 
 
-def torch_settings(drafter: DFlashDrafter, settings: RunSettings) -> dict[str, Any]:
-    config = drafter.config
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How long the parts take, and how many prompts there are of each set."""
+
+    target_minutes: float
+    minutes: float
+    train: int
+    heldout: int
+    judge: int
+    threads: int
+
+
+def run_options(work: Path, sizes: Sizes) -> dict[str, Any]:
+    """Of `dflash-train run`, by the names of its settings."""
+    paths = {
+        "target": work / "target",
+        "data": work / "train-answers.jsonl",
+        "heldout": work / "heldout-answers.jsonl",
+        "out": work / "ours",
+    }
+    return {name: str(path) for name, path in paths.items()} | RUN | {"minutes": sizes.minutes}
+
+
+def before(work: Path, sizes: Sizes, programs: Programs) -> list[Stage]:
+    """The target, its answers and this package's drafter; the other trainer's beginning."""
+    own, torch, train = programs.python, programs.torch_python, programs.train
+    counts = [f"--{name}={getattr(sizes, name)}" for name in ("train", "heldout", "judge")]
+    minutes = ("--minutes", f"{sizes.target_minutes}", "--threads", f"{sizes.threads}")
+    options = run_options(work, sizes).items()
+    given = [part for name, value in options for part in (option(name), str(value))]
+    return [
+        Stage("text", (own, str(HERE / "race_text.py"), str(work), *counts)),
+        Stage("target", (torch, str(HERE / "race_target.py"), str(work), *minutes)),
+        *(answers(name, work, train) for name in ("train", "heldout")),
+        Stage("ours", (train, "run", *given)),
+        Stage("start", (own, str(HERE / "race_start.py"), "begin", str(work))),
+    ]
+
+
+def answers(name: str, work: Path, train: str) -> Stage:
+    paths = {"target": "target", "prompts": f"{name}.jsonl", "out": f"{name}-answers.jsonl"}
+    given = [part for key, value in paths.items() for part in (option(key), str(work / value))]
+    return Stage(f"answers-{name}", (train, "data", *given, "--max-new", str(MOST_NEW)))
+
+
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def after(work: Path, sizes: Sizes, programs: Programs, seconds: float) -> list[Stage]:
+    """The other trainer for as many seconds, and what both drafters are worth."""
+    limits = ("--seconds", f"{seconds:.1f}", "--threads", f"{sizes.threads}")
+    return [
+        Stage("torch", (programs.torch_python, str(HERE / "race_torch.py"), str(work), *limits)),
+        Stage("export", (programs.python, str(HERE / "race_start.py"), "export", str(work))),
+        *(judged(name, work, programs.train) for name in NAMES),
+    ]
+
+
+def judged(name: str, work: Path, train: str) -> Stage:
+    paths = {"target": "target", "drafter": name, "prompts": "judge.jsonl", "out": f"eval-{name}"}
+    given = [part for key, value in paths.items() for part in (option(key), str(work / value))]
+    return Stage(f"eval-{name}", (train, "eval", *given, "--max-new", str(MOST_NEW)))
+
+
+def race(work: Path, sizes: Sizes, programs: Programs) -> dict[str, Any]:
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "run.json").write_text(json.dumps(run_options(work, sizes)))
+    names = {str(work): "WORK", f"{ROOT}/": ""}
+    names |= {programs.train: "dflash-train", programs.torch_python: "torch-python"}
+    ledger = work / "stages.json"
+    if "ours" not in seconds_of(ledger):
+        shutil.rmtree(work / "ours", ignore_errors=True)  # time is taken of one whole run
+    make(before(work, sizes, programs), work, names)
+    taken = seconds_of(ledger)
+    make(after(work, sizes, programs, taken["ours"] - taken["start"]), work, names)
+    return found(work, seconds_of(ledger))
+
+
+def seconds_of(ledger: Path) -> dict[str, float]:
+    """Wall time of the stages that are done."""
+    return {name: done.seconds for name, done in Ledger(ledger).done.items()}
+
+
+def found(work: Path, seconds: dict[str, float]) -> dict[str, Any]:
+    drafters = {}
+    for name in NAMES:
+        results = json.loads((work / f"eval-{name}/results.json").read_text())["results"]
+        drafting = results["total"]["drafting"]
+        drafters[name] = {
+            "tokens_per_round": drafting["tokens_per_round"],
+            "tokens_per_round_pooled": drafting["tokens_per_round_pooled"],
+            "tokens_per_round_interval": drafting["tokens_per_round_interval"],
+            "speedup_end_to_end": results["total"]["speedup_end_to_end"],
+            "responses": results["total"]["responses"],
+        }
+    drafters["ours"] |= {"seconds": seconds["ours"], "steps": steps_of(work / "ours/log.jsonl")}
+    drafters["torch"] |= {"seconds": seconds["torch"] + seconds["start"]}
+    drafters["torch"] |= json.loads((work / "torch.json").read_text())
     return {
-        "config": {
-            "hidden": config.hidden_size,
-            "inner": config.intermediate_size,
-            "heads": config.num_attention_heads,
-            "kv_heads": config.num_key_value_heads,
-            "head_dim": config.head_dim,
-            "taps": len(config.target_layer_ids),
-            "layers": config.num_layers,
-            "mask_id": config.mask_token_id,
-            "rope_theta": config.rope_theta,
-            "eps": config.rms_norm_eps,
-        },
-        "block": config.block_size,
-        "gamma": default_gamma(config.block_size),
-        "rate": settings.course.peak,
-        **{name: getattr(settings, name) for name in _SHARED},
+        "target": json.loads((work / "target.json").read_text()),
+        "seconds": seconds,
+        "drafters": drafters,
     }
 
 
-_SHARED = ("batch", "anchors", "minutes", "warmup", "clip", "seed")
+def steps_of(log: Path) -> int:
+    """Steps of a run that is over."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return max(row["step"] for row in rows if "step" in row)
 
 
-def timed(command: list[str], threads: int) -> tuple[float, str]:
-    """Wall seconds of a process, and what it printed last."""
-    count = str(threads)
-    environ = os.environ | {"OMP_NUM_THREADS": count, "DFLASH_BLAS_THREADS": count}
-    started = time.perf_counter()
-    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - started, done.stdout.strip().splitlines()[-1]
-
-
-def worth(drafter: DFlashDrafter, target: TargetAdapter, heldout: Path) -> dict[str, float]:
-    """Tokens per round on held-out answers, of each response and pooled."""
-    examples = [turn for answer in read_answers(heldout) for turn in answer.turns()]
-    store = FeatureStore(target, drafter.target_layer_ids, examples, MEMORY)
-    found = Acceptance.of(walk_answers(drafter, store, examples, drafter.block_size))
-    return {
-        "tokens_per_round": found.tokens_per_round,
-        "tokens_per_round_pooled": found.tokens_per_round_pooled,
-        "responses": found.responses,
-    }
-
-
-def race(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    out = folder / "ours"
-    settings = RunSettings(
-        target=given.target, data=given.data, out=out, minutes=given.minutes,
-        layers=given.layers, block_size=given.block_size, anchors=given.anchors,
-        batch=given.batch,
-    )  # fmt: skip
-    target = load_target(resolve(given.target))
-    drafter = write_start(folder, settings, target)
-    begun = worth(drafter, target, given.judge)
-    torch_command = [str(given.torch_python), str(HERE / "torch_trainer.py"), str(folder)]
-    seconds, said = timed([*torch_command, str(given.threads)], given.threads)
-    drafter.model.update(tree_unflatten(list(mx.load(str(folder / "torch.safetensors")).items())))
-    theirs = {**worth(drafter, target, given.judge), "wall_seconds": seconds, **json.loads(said)}
-    command = [sys.executable, "-c", _TRAIN, "run"]
-    for name in ("target", "data", "minutes", "layers", "block_size", "anchors", "batch"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
-    command += ["--heldout", str(given.heldout), "--out", str(out)]
-    seconds, _ = timed(command, given.threads)
-    ours = {**worth(load_trainable(out, target), target, given.judge), "wall_seconds": seconds}
-    return {"start": begun, "torch": theirs, "ours": ours}
-
-
-def plot(found: dict[str, Any]) -> Figure:
+def plot(drafters: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(4, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.bar(list(found), [one["tokens_per_round"] for one in found.values()])
+    axes.bar(list(drafters), [one["tokens_per_round"] for one in drafters.values()])
     axes.set(title="tokens per round, mean over responses")
     return figure
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch-python", type=Path, required=True)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--heldout", type=Path, required=True, help="dflash-train chooses by it")
-    parser.add_argument("--judge", type=Path, required=True, help="nobody has seen it")
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--block-size", type=int, default=16)
-    parser.add_argument("--anchors", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = race(given, Path(folder))
-    names = ("tokens_per_round", "tokens_per_round_pooled", "wall_seconds")
-    rows = [(name, *(one.get(column) for column in names)) for name, one in found.items()]
-    show(table("from the same start", ("", *names), rows))
-    settings = {name: str(value) for name, value in vars(given).items() if name != "torch_python"}
+def report(sizes: dict[str, Any], measured: dict[str, Any], out: Path | None) -> int:
+    drafters = measured["drafters"]
+    names = ("tokens_per_round", "tokens_per_round_pooled", "steps", "seconds")
+    rows = [(name, *(one[column] for column in names)) for name, one in drafters.items()]
+    show(table("a drafter from nothing", ("", *names), rows))
     failures = []
-    if found["ours"]["tokens_per_round"] < found["torch"]["tokens_per_round"]:
+    if drafters["ours"]["tokens_per_round"] < drafters["torch"]["tokens_per_round"]:
         failures.append("PyTorch's drafter commits more tokens per round")
-    write(
-        Result("torch-race", settings, found, failures), Destination(given.out), lambda: plot(found)
-    )
+    settings = sizes | RUN | {"max_new": MOST_NEW}
+    result = Result("torch-race", settings, measured, failures)
+    write(result, Destination(out), lambda: plot(drafters))
     for line in failures:
         print(f"FAILED: {line}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="receives every stage's files")
+    parser.add_argument("--torch-python", required=True, help="has tokenizers too")
+    parser.add_argument("--target-minutes", type=float, default=4.0, help="of pre-training")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of each trainer")
+    parser.add_argument("--train", type=int, default=800, help="prompts")
+    parser.add_argument("--heldout", type=int, default=48, help="prompts that choose our drafter")
+    parser.add_argument("--judge", type=int, default=64, help="prompts that choose nothing")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    given = vars(parser.parse_args())
+    work, torch, out = (given.pop(name) for name in ("work", "torch_python", "out"))
+    torch_python = shutil.which(torch)
+    if torch_python is None:
+        parser.error(f"--torch-python: there is no program {torch}")
+    os.environ |= {
+        name: str(given["threads"]) for name in ("OMP_NUM_THREADS", "DFLASH_BLAS_THREADS")
+    }
+    train = str(Path(sys.executable).parent / "dflash-train")
+    measured = race(work.resolve(), Sizes(**given), Programs(sys.executable, torch_python, train))
+    return report(given, measured, out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""A DFlash trainer in PyTorch: torch_trainer.py FOLDER THREADS trains what race.py wrote there.
+"""A DFlash trainer in PyTorch over what race_start.py wrote.
 
 The published recipe: distinct anchors in the answers, drawn anew in each epoch, slot weights that
-decay, AdamW, a cosine rate over the given minutes. Features come from the folder for free.
+decay, AdamW, a cosine rate.
 """
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,6 @@ from drafter_torch import Batch, Config, Drafter, Step
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-_POOL = 16  # batches whose sequences are sorted by length together, so that little is padded
-
 
 class Sequences:
     """Tokens, answer masks and features of all sequences, one behind the other."""
@@ -29,19 +26,14 @@ class Sequences:
         self._starts = np.concatenate([[0], ends[:-1]])
         self.lengths = ends - self._starts
         self._tokens, self._mask = arrays["tokens"].numpy(), arrays["mask"].numpy().astype(bool)
-        self._taps = arrays["taps"]
+        self._taps, self._order = arrays["taps"], arrays["order"].numpy()
         self._block, self._count = settings["block"], settings["anchors"]
         self._weights = np.exp(-(np.arange(1, self._block) - 1) / settings["gamma"])
         self._rng = np.random.default_rng(settings["seed"])
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        while True:
-            order = self._rng.permutation(len(self.lengths))
-            pools = [order[i : i + _POOL * size] for i in range(0, len(order), _POOL * size)]
-            by_length = [pool[np.argsort(self.lengths[pool])] for pool in pools]
-            rows = [pool[i : i + size] for pool in by_length for i in range(0, len(pool), size)]
-            for index in self._rng.permutation(len(rows)):
-                yield self._batch(rows[index])
+    def batches(self) -> Iterator[Batch]:
+        for rows in self._order:
+            yield self._batch(rows[rows >= 0])
 
     def _batch(self, rows: np.ndarray) -> Batch:
         size, count, block = len(rows), self._count, self._block
@@ -72,7 +64,8 @@ def rate_at(progress: float, settings: dict[str, Any]) -> float:
     return settings["rate"] * 0.5 * (1 + math.cos(math.pi * min(1.0, falling)))
 
 
-def main(folder: Path, threads: int) -> None:
+def train(folder: Path, deadline: float, threads: int) -> dict[str, Any]:
+    """Train until the monotonic clock shows ``deadline``, and write torch.safetensors."""
     torch.set_num_threads(threads)
     settings = json.loads((folder / "settings.json").read_text())
     arrays = load_file(folder / "race.safetensors")
@@ -81,14 +74,14 @@ def main(folder: Path, threads: int) -> None:
         {name[8:]: value for name, value in arrays.items() if name.startswith("drafter.")}
     )
     step = Step(drafter, rate=settings["rate"], clip=settings["clip"], compiled=False)
-    batches = Sequences(arrays, settings).batches(settings["batch"])
-    seconds, count, loss, started = 60 * settings["minutes"], 0, 0.0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds:
-        loss = step(next(batches), rate_at(passed / seconds, settings))
+    count, loss, begun = 0, 0.0, time.monotonic()
+    for batch in Sequences(arrays, settings).batches():
+        now = time.monotonic()
+        if now >= deadline:
+            break
+        loss = step(batch, rate_at((now - begun) / (deadline - begun), settings))
         count += 1
+    else:
+        raise SystemExit("the order of the batches ended before the time")
     save_file(drafter.state_dict(), folder / "torch.safetensors")
-    print(json.dumps({"steps": count, "loss": loss, "seconds": passed}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    return {"steps": count, "loss": loss, "seconds_of_training": now - begun}
