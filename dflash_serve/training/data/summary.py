@@ -8,6 +8,7 @@ from rich.table import Table
 
 from dflash_serve.measure.errors import RowError
 from dflash_serve.measure.figures import Acceptance, RoundCount
+from dflash_serve.measure.tables import cell, facts
 from dflash_serve.training.data.answers import Answer
 from dflash_serve.training.data.generate import Answered
 
@@ -37,10 +38,6 @@ class Faults:
             f"{reason}: {len(places)} ({self.places(reason)})"
             for reason, places in self._places.items()
         )
-
-    def reasons(self) -> dict[str, int]:
-        """Bad rows by reason."""
-        return {reason: len(places) for reason, places in self._places.items()}
 
     def places(self, reason: str) -> str:
         """The first places, and of the first one what exactly was wrong."""
@@ -114,16 +111,14 @@ class Summary:
         return self.faults.rows - len(self.faults)
 
     def table(self) -> Table:
-        table = Table(show_header=False, box=None)
-        table.add_row("rows read", str(self.faults.rows))
-        table.add_row("usable", str(self.usable))
-        for reason, count in self.faults.reasons().items():
-            table.add_row(f"bad: {reason}", f"{count}  ({self.faults.places(reason)})")
+        rows = {"rows read": str(self.faults.rows), "usable": str(self.usable)}
+        for reason, places in self.faults.as_json().items():
+            rows[f"bad: {reason}"] = f"{len(places)}  ({self.faults.places(reason)})"
         for reason, count in self.costs.cut_short.items():
-            table.add_row(f"later turns left out: {reason}", str(count))
-        for name, value in self._figures().items():
-            shown = f"{value:.2f}" if isinstance(value, float) else str(value)
-            table.add_row(name.replace("_", " "), shown)
+            rows[f"later turns left out: {reason}"] = str(count)
+        rows |= {name.replace("_", " "): cell(value) for name, value in self._figures().items()}
+        table = facts("", rows.items())
+        table.box = None
         return table
 
     def as_json(self) -> dict[str, Any]:

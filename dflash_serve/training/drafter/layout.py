@@ -18,6 +18,7 @@ from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import check_names
 from dflash_serve.adapters.config_values import nested
 from dflash_serve.adapters.dflash_config import DFlashConfig, architecture, parse_dflash_config
+from dflash_serve.atomic_files import flush
 
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -174,9 +175,7 @@ def _stage(scratch: Path, weights: dict[str, mx.array], text: dict[str, str]) ->
     mx.save_safetensors(str(scratch / WEIGHTS), weights, metadata={"format": "pt"})
     for name, content in text.items():
         (scratch / name).write_text(content, encoding="utf-8")
-    for name in (WEIGHTS, *text):
-        with (scratch / name).open("rb") as file:
-            os.fsync(file.fileno())
+    flush(*(scratch / name for name in (WEIGHTS, *text)))
 
 
 def _cast(name: str, value: mx.array, dtype: str) -> mx.array:

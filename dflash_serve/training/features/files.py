@@ -19,7 +19,7 @@ import numpy as np
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.checkpoint import read_object
 from dflash_serve.adapters.shard_header import StoredTensor, read_header
-from dflash_serve.atomic_files import replace_json, replacing
+from dflash_serve.atomic_files import flush, replace_json, replacing
 from dflash_serve.measure.errors import DataError
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.data.origin import describe_changes
@@ -152,10 +152,10 @@ class FeatureFiles:
         }
         path = self._directory / f"shard-{self._next_shard:05d}.safetensors"
         try:
-            with replacing(path) as scratch, scratch.open("wb") as file:
-                mx.save_safetensors(file, tensors)
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut may leave the name without the bytes
+            with replacing(path) as scratch:
+                with scratch.open("wb") as file:
+                    mx.save_safetensors(file, tensors)
+                flush(scratch)  # or a power cut may leave the name without the bytes
         except OSError as error:
             raise DataError(str(error)) from error
         self._pending.clear()

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from dflash_serve.atomic_files import flush
 from dflash_serve.measure.errors import DataError
 
 _FORMAT = 2
@@ -51,9 +52,13 @@ class CheckpointStore:
             shutil.rmtree(left, ignore_errors=True)
         try:
             scratch.mkdir(parents=True)
-            _write(scratch, checkpoint)
+            with (scratch / _ARRAYS).open("wb") as file:
+                mx.save_safetensors(file, checkpoint.arrays)
+            facts = {"format": _FORMAT, **checkpoint.facts}
+            (scratch / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            flush(scratch / _ARRAYS, scratch / _FACTS, scratch)
             os.replace(scratch, final)
-            _flush(self._directory)
+            flush(self._directory)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise CheckpointError(
@@ -91,24 +96,3 @@ class CheckpointStore:
     def _last_whole(self) -> str:
         folders = self.folders()
         return f"the one before is whole: {folders[-1]}" if folders else "there is none before it"
-
-
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    with (folder / _ARRAYS).open("wb") as file:
-        mx.save_safetensors(file, checkpoint.arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    with (folder / _FACTS).open("w", encoding="utf-8") as file:
-        json.dump({"format": _FORMAT, **checkpoint.facts}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    _flush(folder)
-
-
-def _flush(directory: Path) -> None:
-    """Make renames in ``directory`` outlive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
