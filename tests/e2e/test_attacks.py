@@ -36,7 +36,7 @@ def error_code(answer: httpx.Response, status: int) -> str:
 
 async def _fill_and_overflow(url: str) -> tuple[httpx.Response, list[str]]:
     """Two requests that take all there is; a third one's answer, and how the two ended."""
-    asked = slow(max_tokens=300)
+    asked = slow(max_tokens=300, n=4)
     both_in = asyncio.Event()
     sent: list[str] = []
 
@@ -84,10 +84,10 @@ def test_nobody_works_for_a_client_that_left(narrow_url: str, stream: bool) -> N
         return int(httpx.get(f"{narrow_url}/health", timeout=60).json()["generated_tokens"])
 
     before = generated()
-    with asked(narrow_url, CHAT, slow(stream=stream, n=2)):
+    with asked(narrow_url, CHAT, slow(stream=stream, n=4)):
         wait(lambda: not all_slots_free(narrow_url), 60)
     wait(lambda: all_slots_free(narrow_url), 60)
-    assert generated() - before < 2 * 480
+    assert generated() - before < 4 * 480
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_any_work(client: httpx.Client) -> None:

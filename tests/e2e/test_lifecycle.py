@@ -40,7 +40,7 @@ def test_a_signal_ends_streams_without_a_drain(endless_pair: PairPaths, start: S
     """A running stream is told that it will not be finished; exit code 0."""
     server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "0")
     url = server.ready()
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=slow(), timeout=120) as answer:
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=slow(n=8), timeout=120) as answer:
         stream = events(answer)
         seen = [next(stream), next(stream)]
         server.process.send_signal(signal.SIGTERM)
@@ -61,7 +61,7 @@ def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Star
     server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "120")
     url = server.ready()
     chat = f"{url}/v1/chat/completions"
-    with httpx.stream("POST", chat, json=slow(n=4), timeout=120) as answer:
+    with httpx.stream("POST", chat, json=slow(n=8), timeout=120) as answer:
         stream = events(answer)
         next(stream)
         server.process.send_signal(signal.SIGINT)
@@ -88,7 +88,7 @@ def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Star
 def deaf_clients(url: str, count: int) -> Iterator[None]:
     """Clients that ask for long streams and read nothing beyond the first bytes."""
     host = httpx.URL(url)
-    content = json.dumps(slow(n=8, max_tokens=240, logprobs=True, top_logprobs=20)).encode()
+    content = json.dumps(slow(logprobs=True, top_logprobs=20)).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
