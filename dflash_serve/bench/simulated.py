@@ -60,8 +60,9 @@ class SimulatedDrafter(_Around):
     ``oracle`` [T] is a whole greedy sequence: the token at each position. Every request's prompt
     must be a prefix of it, so that a row's position alone tells its right continuation. hits
     [rows, T - first]: whether the draft for that position in that row is right; a wrong one is the
-    oracle's token plus one, so no draft is right by luck. ``first`` is the first position that
-    hits speak of.
+    token before the oracle's, or 1 for 0: no draft is right by luck, and none lies behind the
+    vocabulary, where the target would read memory that is not its embedding's. ``first`` is the
+    first position that hits speak of.
     """
 
     def __init__(
@@ -70,8 +71,7 @@ class SimulatedDrafter(_Around):
         super().__init__(inner)
         hits = np.pad(hits, ((0, 0), (first, 0)))  # [rows, T]
         right = np.array(oracle, dtype=np.int32)
-        vocab = int(right.max()) + 2
-        wrong = (right + 1) % vocab
+        wrong = np.where(right > 0, right - 1, 1)
         self._proposals = mx.array(np.where(hits, right, wrong).astype(np.int32))  # [rows, T]
         mx.eval(self._proposals)
 

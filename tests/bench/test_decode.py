@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -14,7 +16,13 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions
 from dflash_serve.bench.pair import PairChoice, load_pair
 from dflash_serve.bench.report import Destination, write
-from dflash_serve.bench.simulated import expected_tokens, seeded_hits, solve_probability
+from dflash_serve.bench.simulated import (
+    SimulatedDrafter,
+    VerifyOnly,
+    expected_tokens,
+    seeded_hits,
+    solve_probability,
+)
 from dflash_serve.bench.work import make_work
 from dflash_serve.measure.results import Result
 from tests.bench.conftest import Stored
@@ -87,6 +95,17 @@ def test_simulated_rows_of_a_batch_are_right_too() -> None:
     result = simulated(acceptance=0.5, batches=(3,), prompts=5)
     assert result.failures == ()
     assert 1.0 < arm(result, 4)["tokens_per_round_pooled"] < 4.0
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_simulated_drafts_are_tokens_also_where_they_are_wrong(right: bool) -> None:
+    """Of a vocabulary of five; an embedding reads whatever memory lies behind its own."""
+    oracle = (4, 0, 3, 4, 1)
+    drafter = SimulatedDrafter(VerifyOnly(mx.float32), oracle, np.full((1, 5), right))
+    caches: Any = [SimpleNamespace(offset=mx.array([0]))]
+    drafts = np.array(drafter.draft(mx.array([4]), 5, caches).chain())
+    assert np.array_equal(drafts[0] == oracle[1:], [right] * 4)
+    assert 0 <= drafts.min() <= drafts.max() < 5
 
 
 @pytest.mark.parametrize(("tau", "block"), [(1.0, 4), (2.5, 4), (5.0, 8), (8.0, 8)])
