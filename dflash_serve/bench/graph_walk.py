@@ -1,7 +1,7 @@
 """A lazy MLX graph as plain nodes, in the order in which MLX would run it. Evaluates nothing."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,50 +55,36 @@ def walk(build: Callable[[], Sequence[mx.array]], stand_ins: StandIns) -> Graph:
 
     Nothing is compiled meanwhile: what MLX would fuse, `graph_fusion` says.
     """
-    collected = _Collected(stand_ins)
+    pieces: list[dict[str, Any]] = []
     mx.disable_compile()
     try:
-        mx.export_function(collected.take, lambda: list(build()))
+        mx.export_function(pieces.append, lambda: list(build()))
     finally:
         mx.enable_compile()
-    return Graph(tuple(collected.nodes), frozenset(collected.outputs), collected.leaves)
+    rest = {piece["type"]: piece for piece in pieces if piece["type"] != "primitive"}
+    constants = rest["constants"]["constants"]  # the stand-ins' numbers among them
+    numbers = {name: array.item() for name, array in constants if _is_number(array)}
+    primitives = [piece for piece in pieces if piece["type"] == "primitive"]
+    nodes = [_node(piece, stand_ins, numbers) for piece in primitives]
+    return Graph(
+        tuple(node for node in nodes if node.kind != LEAF),
+        frozenset(name for name, _, _ in rest["outputs"]["outputs"]),
+        {node.outputs[0].name: node.label for node in nodes if node.kind == LEAF},
+    )
 
 
-class _Collected:
-    """What MLX's export says piece by piece."""
+def _is_number(array: mx.array) -> bool:
+    return array.dtype == mx.int32 and array.ndim == 0
 
-    def __init__(self, stand_ins: StandIns) -> None:
-        self.nodes: list[Node] = []
-        self.outputs: set[str] = set()
-        self.leaves: dict[str, str] = {}
-        self._stand_ins = stand_ins
-        self._numbers: dict[str, int] = {}
 
-    def take(self, piece: dict[str, Any]) -> None:
-        match piece["type"]:
-            case "outputs":
-                self.outputs = {name for name, _, _ in piece["outputs"]}
-            case "constants":
-                self._numbers = {
-                    name: array.item()
-                    for name, array in piece["constants"]
-                    if array.dtype == mx.int32 and array.ndim == 0
-                }
-            case "primitive":
-                self._take_node(piece)
-
-    def _take_node(self, piece: dict[str, Any]) -> None:
-        inputs, outputs = (
-            tuple(Tensor(name, tuple(shape), dtype) for name, shape, dtype in piece[side])
-            for side in ("inputs", "outputs")
-        )
-        if piece["name"] != "Depends":
-            self.nodes.append(Node(piece["name"], inputs, outputs, tuple(piece["arguments"])))
-            return
-        number, *behind = inputs[len(outputs) :]
-        stand_in = self._stand_ins.made[self._numbers[number.name]]
-        if stand_in.kind == LEAF:
-            self.leaves[outputs[0].name] = stand_in.label
-        else:
-            node = Node(stand_in.kind, tuple(behind), outputs, label=stand_in.label)
-            self.nodes.append(node)
+def _node(piece: dict[str, Any], stand_ins: StandIns, numbers: Mapping[str, int]) -> Node:
+    """Of a piece that is a primitive; what it stands for, if it is a stand-in."""
+    inputs, outputs = (
+        tuple(Tensor(name, tuple(shape), dtype) for name, shape, dtype in piece[side])
+        for side in ("inputs", "outputs")
+    )
+    if piece["name"] != "Depends":
+        return Node(piece["name"], inputs, outputs, tuple(piece["arguments"]))
+    number, *behind = inputs[len(outputs) :]
+    stand_in = stand_ins.made[numbers[number.name]]
+    return Node(stand_in.kind, tuple(behind), outputs, label=stand_in.label)
