@@ -29,7 +29,7 @@ def nothing_left() -> Iterator[None]:
     before, memory = threads(), mx.get_active_memory()
     yield
     for thread in threads() - before:
-        thread.join(30)
+        thread.join(60)
     assert threads() == before
     assert mx.get_active_memory() <= memory
     assert mx.get_cache_memory() == 0
