@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -89,6 +90,15 @@ class Arm:
     def different(self, reference: Mapping[str, Sequence[int]]) -> int:
         """Answers whose tokens are not the reference's."""
         return sum(len(figures.differing(run.answers, reference)) for run in self.runs)
+
+    def departure(self, reference: Mapping[str, Sequence[int]]) -> str | None:
+        """Where the first answer that is not the reference's leaves it."""
+        for run in self.runs:
+            for key in figures.differing(run.answers, reference):
+                pairs = enumerate(zip_longest(run.answers[key].tokens, reference[key]))
+                at, (own, other) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
+                return f"{self.name}: request {key}, token {at} is {own} and not {other}"
+        return None
 
 
 def make_arm(

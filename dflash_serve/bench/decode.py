@@ -61,6 +61,8 @@ def run(options: DecodeOptions) -> Result:
     # mlx-lm in another dtype may well choose other tokens: reported, but no failure of ours
     entries = [entry for batch in batches for entry in batch["arms"] if entry["block"]]
     different = sum(entry["different_answers"] for entry in entries)
+    where = "; ".join(filter(None, (entry["first_difference"] for entry in entries)))
+    failures = figures.unequal(different, f"answers differ from plain decoding ({where})")
     measured = {
         "pair": pair.describe(),
         "simulation": work.simulation,
@@ -71,9 +73,7 @@ def run(options: DecodeOptions) -> Result:
         "batches": batches,
     }
     name = "decode-simulated" if options.simulated else "decode"
-    return Result(
-        name, options.recorded() | {"blocks": blocks}, measured, figures.unequal(different)
-    )
+    return Result(name, options.recorded() | {"blocks": blocks}, measured, failures)
 
 
 class _Bench:
@@ -154,6 +154,7 @@ class _Bench:
             "block": block,
             "kinds_of_round": list(arm.config.tree_nodes),
             "different_answers": arm.different(self._reference),
+            "first_difference": arm.departure(self._reference),
             **_speeds(arm.runs, plain.runs),
             "steps_tokens_per_second": middle(arm.step_rates),
             "outside_mlx_fraction": _outside(arm.runs, batch),

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from dflash_serve.bench import decode
+from dflash_serve.bench.arms import make_arm, measure
 from dflash_serve.bench.baseline import run_mlx_lm
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import DecodeOptions
@@ -111,6 +112,21 @@ def test_simulated_drafts_are_tokens_also_where_they_are_wrong(right: bool) -> N
 @pytest.mark.parametrize(("tau", "block"), [(1.0, 4), (2.5, 4), (5.0, 8), (8.0, 8)])
 def test_the_probability_for_a_number_of_tokens_per_round(tau: float, block: int) -> None:
     assert expected_tokens(solve_probability(tau, block), block) == pytest.approx(tau)
+
+
+def test_an_arm_tells_where_it_leaves_the_reference() -> None:
+    options = DecodeOptions(random_target="qwen3-tiny", prompts=2, prompt_length=8, max_tokens=3)
+    pair = load_pair(options.pair)
+    work = make_work(options, pair)
+    plain = make_arm(pair, work, "plain", work.config(1, 1))
+    measure([plain], 1)
+    tokens = {name: tuple(answer.tokens) for name, answer in plain.runs[0].answers.items()}
+    assert plain.departure(tokens) is None
+    first, second, third = tokens["1"]
+    changed = plain.departure(tokens | {"1": (first, second + 1, third)})
+    assert changed == f"plain: request 1, token 1 is {second} and not {second + 1}"
+    longer = plain.departure(tokens | {"1": (*tokens["1"], 7)})
+    assert longer == "plain: request 1, token 3 is None and not 7"
 
 
 def test_more_tokens_than_the_block_cannot_be_asked_for() -> None:
