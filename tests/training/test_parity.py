@@ -10,6 +10,7 @@ from mlx import optimizers
 from mlx.utils import tree_flatten
 
 from dflash_serve.training.data.example import Example
+from dflash_serve.training.run.settings import RunSettings
 from dflash_serve.training.step.blocks import BlockRecipe, blocks_at
 from dflash_serve.training.step.objective import (
     DFLASH,
@@ -19,7 +20,7 @@ from dflash_serve.training.step.objective import (
     LossType,
     Objective,
 )
-from dflash_serve.training.step.train_step import StepBatch, TrainStep, Tree
+from dflash_serve.training.step.train_step import GROUP_ROWS, StepBatch, TrainStep, Tree
 from tests.training.dense_reference import (
     F64,
     Clean,
@@ -139,6 +140,10 @@ def test_the_size_of_groups_changes_nothing(group_rows: int) -> None:
     goal = replace(DENSE, soft=0.4, selector=1.0)
     world, objective = make_world("dflash2 sliding"), Objective(soft_label=0.4)
     check(world, DRAWN, objective, goal, group_rows=group_rows)
+
+
+def test_a_run_computes_as_many_rows_together_as_a_step_does() -> None:
+    assert RunSettings.model_fields["group_rows"].default == GROUP_ROWS
 
 
 def test_the_compiled_step_equals_the_dense_reference() -> None:
