@@ -6,7 +6,7 @@ A model is the source of its command's options and, for `run`, of the rows of a 
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,17 @@ class Repeated:
 
 
 class Settings(BaseModel):
-    """Settings of one command. Unknown names, NaN and infinity are refused."""
+    """Settings of one command. Unknown names, NaN, infinity and integers of 2**63 are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        """Refuse integers that no counter holds."""
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"should be below 2**63, {2**63}")
+        return value
 
 
 def option_name(field: str) -> str:

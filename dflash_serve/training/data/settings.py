@@ -42,7 +42,7 @@ class DataSettings(Settings):
     )
     temperature: float = Field(0.0, ge=0, description="0 is greedy.")
     top_p: float = Field(1.0, ge=0, le=1, description="Sample from this share of probability.")
-    top_k: int = Field(0, ge=0, description="Sample from so many tokens; 0 is all.")
+    top_k: int = Field(0, ge=0, le=2**31 - 1, description="Sample from so many tokens; 0 is all.")
     seed: int = Field(0, description="Each row and turn draws from its own.")
     max_new: int = Field(512, ge=1, description="Most tokens of an answer.")
     max_length: int | None = Field(

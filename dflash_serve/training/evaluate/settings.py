@@ -35,7 +35,7 @@ class EvaluateSettings(Settings):
     max_new: int = Field(2048, ge=1, description="Most tokens of an answer.")
     temperature: float = Field(0.0, ge=0, le=2, description="Of the answers.")
     top_p: float = Field(1.0, gt=0, le=1, description="Of the answers.")
-    top_k: int = Field(0, ge=0, description="0: all tokens.")
+    top_k: int = Field(0, ge=0, le=2**31 - 1, description="0: all tokens.")
     seed: int = Field(0, description="Of sampled answers.")
     thinking: str = Field(
         "off", description="off, on, the template's default, or a level, as in `data`."

@@ -30,7 +30,9 @@ class AdaptSettings(Settings):
     replay_tolerance: float = Field(
         0.05, ge=0, lt=1, description="Loss of tokens per round on the replay that is allowed."
     )
-    minutes: float | None = Field(None, gt=0, description=f"Length; {_MINUTES:.0f} if none.")
+    minutes: float | None = Field(
+        None, gt=0, le=1e6, description=f"Length; {_MINUTES:.0f} if none."
+    )
     steps: int | None = Field(None, ge=1, description="Instead of --minutes.")
     lr: float | None = Field(
         None,
@@ -38,9 +40,9 @@ class AdaptSettings(Settings):
         description=f"Peak learning rate; {_ADAMW_RATE}, with --muon {_MUON_RATE}.",
     )
     batch: int = Field(8, ge=1, description="Sequences per step.")
-    anchors: int = Field(16, ge=1, description="Blocks per sequence.")
+    anchors: int = Field(16, ge=1, le=2**16, description="Blocks per sequence.")
     gamma: float | None = Field(
-        None, gt=0, description="Decay of slot weights; follows the block if not given."
+        None, ge=0.01, description="Decay of slot weights; follows the block if not given."
     )
     muon: bool = Field(False, description="Muon for matrices: more progress per step.")
     measure_every: int = Field(25, ge=1, description="Steps.")

@@ -6,7 +6,7 @@ Plain values, checked against each other. Knows no MLX, reads no files.
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dflash_serve.training.run.schedule import DEFAULT_LENGTH, Horizon, Kind, Schedule, Style
 from dflash_serve.training.settings import Settings, option_name
@@ -40,7 +40,16 @@ def _listed(value: Any) -> Any:
     return value.split(",") if isinstance(value, str) else value
 
 
-Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...] | None, BeforeValidator(_listed)]
+def _once(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    twice = [layer for layer in value or () if (value or ()).count(layer) > 1]
+    if twice:
+        raise ValueError(f"should name layer {twice[0]} once")
+    return value
+
+
+Layers = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...] | None, BeforeValidator(_listed), AfterValidator(_once)
+]
 
 
 class RunSettings(Settings):
@@ -66,31 +75,36 @@ class RunSettings(Settings):
     prefix_weight_base: float = Field(
         0.9, ge=0.01, le=100, description="vp_drafter: prefix length i has the weight base ** i."
     )
-    layers: int = Field(5, ge=1, description="Of the drafter.")
-    block_size: int = Field(16, ge=2, description="Tokens of a block, its first included.")
+    layers: int = Field(5, ge=1, le=1000, description="Of the drafter.")
+    block_size: int = Field(16, ge=2, le=1024, description="Tokens of a block, its first included.")
     target_layers: Layers = Field(
         None, description="Tapped layers, as in 1,3,5; default: the published spread."
     )
-    intermediate: int | None = Field(None, ge=1, description="Default: the target's.")
-    window: int | None = Field(None, ge=1, description="Sliding window of all layers.")
+    intermediate: int | None = Field(None, ge=1, le=2**24, description="Default: the target's.")
+    window: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="Sliding window of all layers."
+    )
     causal: bool | None = Field(None, description="In the block; default: in sliding layers only.")
-    selector_rank: int = Field(256, ge=1, description="dflash2.")
-    selector_top_k: int = Field(16, ge=1, description="dflash2: candidates.")
-    conv_kernel: int = Field(2, ge=1, description="dflash2: taps.")
-    conv_group: int = Field(16, ge=1, description="dflash2: channels per group.")
+    selector_rank: int = Field(256, ge=1, le=2**16, description="dflash2.")
+    selector_top_k: int = Field(16, ge=1, le=2**16, description="dflash2: candidates.")
+    conv_kernel: int = Field(2, ge=1, le=1024, description="dflash2: taps.")
+    conv_group: int = Field(16, ge=1, le=2**16, description="dflash2: channels per group.")
     mask_token: int | None = Field(None, ge=0, description="Id of the mask token.")
 
     steps: int | None = Field(None, ge=1, description="Length of the run.")
     epochs: float | None = Field(
-        None, gt=0, description=f"Instead of --steps. If no length is given: {DEFAULT_LENGTH}."
+        None,
+        gt=0,
+        le=1e6,
+        description=f"Instead of --steps. If no length is given: {DEFAULT_LENGTH}.",
     )
-    minutes: float | None = Field(None, gt=0, description="Instead of --steps.")
+    minutes: float | None = Field(None, gt=0, le=1e6, description="Instead of --steps.")
     batch: int = Field(8, ge=1, description="Sequences per step, in all.")
     accumulate: int = Field(
         1, ge=1, description="Parts in which a process computes its share of them."
     )
     anchors: int = Field(
-        64, ge=1, description="Blocks per sequence; published: 512. They cost time only."
+        64, ge=1, le=2**16, description="Blocks per sequence; published: 512. They cost time only."
     )
     min_loss_tokens: int = Field(2, ge=2, description="Answers below are left out.")
     max_length: int | None = Field(None, ge=2, description="Answers above are left out.")
@@ -102,7 +116,7 @@ class RunSettings(Settings):
     min_lr: float = Field(0.0, ge=0, description="At the end of the run.")
     schedule: Kind = Field("cosine", description="wsd holds the peak, then decays.")
     warmup: float = Field(0.04, ge=0, lt=1, description="Share of the run.")
-    decay: float = Field(0.2, gt=0, le=1, description="wsd: share of the run that decays.")
+    decay: float = Field(0.2, ge=0.001, le=1, description="wsd: share of the run that decays.")
     decay_style: Style = Field("cosine", description="wsd: form of the decay.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     weight_decay: float = Field(
@@ -110,7 +124,9 @@ class RunSettings(Settings):
     )
     muon: bool = Field(False, description="Muon for matrices, AdamW for the rest.")
     gamma: float | None = Field(
-        None, gt=0, description="Decay of slot weights; default by block: 7 at 16, 5 at 10, 4 at 8."
+        None,
+        ge=0.01,
+        description="Decay of slot weights; default by block: 7 at 16, 5 at 10, 4 at 8.",
     )
     soft_label: float = Field(
         0.0, ge=0, le=1, description="Share of the loss against the target's distribution."
@@ -124,12 +140,12 @@ class RunSettings(Settings):
     selector_alpha: float = Field(1.0, ge=0, description="dflash2: weight of the selector's loss.")
     compute_dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the step.")
     group_rows: int = Field(
-        512, ge=1, description="Block rows computed together; more take more memory."
+        512, ge=1, le=2**20, description="Block rows computed together; more take more memory."
     )
     features: Literal["memory", "disk", "online"] = Field(
         "memory", description="Where the target's features are kept; online: computed in each step."
     )
-    feature_gb: float = Field(6.0, ge=0, description="Most that memory or disk keeps.")
+    feature_gb: float = Field(6.0, ge=0, le=1e6, description="Most that memory or disk keeps.")
     feature_dir: Path | None = Field(None, description="Default: features in --out.")
     feature_dtype: Literal["float16", "bfloat16"] = Field(
         "float16", description="bfloat16 where activations exceed 65,504."
@@ -196,6 +212,8 @@ class RunSettings(Settings):
             raise ValueError(
                 f"--batch {self.batch} cannot be computed in --accumulate {self.accumulate} parts"
             )
+        if self.features == "online" and self.given("feature_gb"):
+            raise ValueError(f"--feature-gb {self.feature_gb} has no effect with --features online")
         self._check_loss()
         self._check_start()
         return self
