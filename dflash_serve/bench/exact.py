@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -19,8 +20,7 @@ from dflash_serve.bench.options import ExactOptions
 from dflash_serve.bench.pair import Pair, drafting_pair, second_of
 from dflash_serve.bench.report import bars, picture, table_of
 from dflash_serve.bench.simulated import EchoDrafter
-from dflash_serve.bench.work import decode_plainly, longest_of, make_prompts
-from dflash_serve.bench.workloads import Prompt
+from dflash_serve.bench.work import decode_plainly, longest_of, make_prompts, requests_of
 from dflash_serve.engine.config import EngineConfig
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import EngineRequest, FinishReason, SamplingParams
@@ -33,7 +33,7 @@ _SAMPLINGS = (
     SamplingParams(temperature=1.2, top_k=20),
     SamplingParams(temperature=0.8, min_p=0.05),
 )
-"""Sampled requests take these in turn; every other request is greedy."""
+"""Sampled requests take these in turn."""
 
 
 def run(options: ExactOptions) -> Result:
@@ -45,7 +45,7 @@ def run(options: ExactOptions) -> Result:
     assert pair.drafter is not None
     drafter = EchoDrafter(pair.drafter) if options.random_target else pair.drafter
     prompts = make_prompts(options, pair, options.prompts)
-    requests = _requests(options, prompts)
+    requests = requests_of(prompts, options.max_tokens, partial(_sampling, seed=options.seed))
     reference = decode_plainly(pair.target, requests)
     combinations = []
     for block in options.block_sizes:
@@ -63,19 +63,11 @@ def run(options: ExactOptions) -> Result:
     return _result(options, pair, combinations, reference)
 
 
-def _requests(options: ExactOptions, prompts: Sequence[Prompt]) -> list[EngineRequest]:
-    made = []
-    for number, prompt in enumerate(prompts):
-        sampling = SamplingParams()
-        if number % 2:
-            kind = _SAMPLINGS[number // 2 % len(_SAMPLINGS)]
-            sampling = replace(kind, seed=options.seed + number)
-        made.append(
-            EngineRequest(
-                str(number), prompt.tokens, options.max_tokens, sampling, prompt.stop_tokens
-            )
-        )
-    return made
+def _sampling(number: int, seed: int) -> SamplingParams:
+    """Every other request is greedy, the others sample in turns."""
+    if number % 2 == 0:
+        return SamplingParams()
+    return replace(_SAMPLINGS[number // 2 % len(_SAMPLINGS)], seed=seed + number)
 
 
 def _combination(

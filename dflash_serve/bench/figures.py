@@ -1,7 +1,7 @@
 """Figures of a run's answers, as results files hold them. What they mean: `measure.figures`."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dflash_serve.adapters.exactness import exact_path
@@ -56,6 +56,17 @@ def differing(answers: Mapping[str, Answer], reference: Mapping[str, Sequence[in
 def unequal(different: int, what: str = "answers differ from plain decoding") -> tuple[str, ...]:
     """Why a command fails that found so many answers: only where tokens must be equal."""
     return (f"{different} {what}",) if different and exact_path() else ()
+
+
+def short_of(
+    cases: Iterable[Mapping[str, Any]], name: Callable[[Any], str], best: float, plain: float
+) -> Iterator[str]:
+    """Cases whose rate is below so much of the best fixed choice's, or of plain decoding's."""
+    for case in cases:
+        if case["of_best"] < best:
+            yield f"{name(case)}: {case['of_best']:.3f} of the best fixed choice"
+        if case["of_plain"] < plain:
+            yield f"{name(case)}: {case['of_plain']:.3f} of plain decoding"
 
 
 def tokens_of(run: Run) -> dict[str, tuple[int, ...]]:

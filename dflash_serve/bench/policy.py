@@ -3,12 +3,13 @@
 Replays acceptance traces on cost tables of several machines; no device is used, and no clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from dflash_serve.bench.figures import short_of
 from dflash_serve.bench.options import PolicyOptions
 from dflash_serve.bench.policy_machines import Machine, machines
 from dflash_serve.bench.policy_record import RECORDINGS, read_recording
@@ -44,7 +45,7 @@ def run(options: PolicyOptions) -> Result:
         "median": {name: middle([case[name] for case in cases]) for name in worst},
         "cases": cases,
     }
-    return Result("policy", settings, measured, tuple(_failures(cases)))
+    return Result("policy", settings, measured, tuple(short_of(cases, _name, OF_BEST, OF_PLAIN)))
 
 
 def _workloads(
@@ -90,13 +91,8 @@ def _shares(auto: Replay) -> dict[str, float]:
     return {str(width): count / auto.rounds for width, count in sorted(auto.widths.items())}
 
 
-def _failures(cases: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for case in cases:
-        name = f"{case['machine']}, {case['rows']} rows, {case['workload']}"
-        if case["of_best"] < OF_BEST:
-            yield f"{name}: {case['of_best']:.3f} of block {case['best_block']}"
-        if case["of_plain"] < OF_PLAIN:
-            yield f"{name}: {case['of_plain']:.3f} of plain decoding"
+def _name(case: Mapping[str, Any]) -> str:
+    return f"{case['machine']}, {case['rows']} rows, {case['workload']}"
 
 
 def tables(result: Result) -> list[Table]:

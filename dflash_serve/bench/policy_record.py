@@ -20,11 +20,11 @@ from dflash_serve.bench.options import RecordOptions
 from dflash_serve.bench.pair import Pair, drafting_pair
 from dflash_serve.bench.policy_machines import Machine, interpolated
 from dflash_serve.bench.policy_replay import BLOCKS, Trace, Workload, as_json, from_json
-from dflash_serve.bench.work import decode_plainly, make_prompts
+from dflash_serve.bench.work import decode_plainly, make_prompts, requests_of
 from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
-from dflash_serve.engine.types import EngineRequest, SamplingParams
+from dflash_serve.engine.types import SamplingParams
 from dflash_serve.provenance import origin
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -159,10 +159,7 @@ def _seconds(times: Mapping[str, float]) -> dict[int, float]:
 
 def _answers(pair: Pair, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
     """What plain decoding generates, the token that stops an answer included."""
-    requests = [
-        EngineRequest(str(number), prompt.tokens, max_tokens, stop_tokens=prompt.stop_tokens)
-        for number, prompt in enumerate(prompts)
-    ]
+    requests = requests_of(prompts, max_tokens)
     run = decode_plainly(pair.target, requests, _ROWS)
     answers = (run.answers[request.id] for request in requests)
     return [

@@ -24,6 +24,7 @@ from dflash_serve.bench.pair import Pair, PairChoice, load_pair
 from dflash_serve.bench.random_targets import RANDOM_TARGETS
 from dflash_serve.bench.report import Columns, bars, picture, table_of
 from dflash_serve.bench.turns import timed
+from dflash_serve.bench.work import requests_of
 from dflash_serve.bench.workloads import HELD_OUT, encode, pick
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.engine.config import EngineConfig
@@ -189,15 +190,11 @@ def _arm(pair: Pair, rows: int, name: str, requests: Sequence[EngineRequest]) ->
 
 def _requests(
     pair: Pair, options: ProcessingOptions, count: int, *kinds: str
-) -> list[EngineRequest]:
+) -> tuple[EngineRequest, ...]:
     """Of the demo's held-out prompts of those kinds."""
     assert pair.directory is not None
     known = [chat for chat in read_chats(HELD_OUT) if chat.kind in kinds]
-    prompts = encode(pick(known, count, options.seed), pair.directory)
-    return [
-        EngineRequest(str(at), prompt.tokens, 128, stop_tokens=prompt.stop_tokens)
-        for at, prompt in enumerate(prompts)
-    ]
+    return requests_of(encode(pick(known, count, options.seed), pair.directory), 128)
 
 
 def _grammar(pair: Pair, schema: Any) -> Grammar:

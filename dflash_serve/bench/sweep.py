@@ -4,7 +4,7 @@ All arms run the same requests in turns in one process. A ratio is the median ov
 ratio within a repeat; each run begins with no knowledge of the drafts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +51,7 @@ def run(options: SweepOptions) -> Result:
         "worst_of_plain": min(case["of_plain"] for case in cases),
         "cases": cases,
     }
-    failures = (*figures.unequal(different), *_misses(cases))
+    failures = (*figures.unequal(different), *figures.short_of(cases, _name, OF_BEST, OF_PLAIN))
     return Result("sweep", options.recorded() | {"block_size": block}, measured, failures)
 
 
@@ -119,13 +119,8 @@ def _ratio(arm: Arm, other: Arm) -> float:
     return middle([one / two for one, two in zip(arm.step_rates, other.step_rates, strict=True)])
 
 
-def _misses(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for case in cases:
-        name = f"{case['set']} prompts, batch {case['batch']}"
-        if case["of_best"] < OF_BEST:
-            yield f"{name}: auto is {case['of_best']:.3f} of {case['best']}"
-        if case["of_plain"] < OF_PLAIN:
-            yield f"{name}: auto is {case['of_plain']:.3f} of plain decoding"
+def _name(case: Mapping[str, Any]) -> str:
+    return f"{case['set']} prompts, batch {case['batch']}"
 
 
 def tables(result: Result) -> list[Table]:

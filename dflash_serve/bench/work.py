@@ -1,6 +1,6 @@
 """What ways to decode are measured with: requests of any source, and simulated drafts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -105,15 +105,21 @@ def _work(
     simulation: dict[str, Any] | None = None,
     temperature: float = 0.0,
 ) -> Work:
-    requests = tuple(
-        EngineRequest(
-            f"{number}",
-            prompt.tokens,
-            options.max_tokens,
-            SamplingParams(temperature=temperature, seed=options.seed + number),
-            prompt.stop_tokens,
-        )
-        for number, prompt in enumerate(prompts)
-    )
+    def sampling(number: int) -> SamplingParams:
+        return SamplingParams(temperature=temperature, seed=options.seed + number)
+
+    requests = requests_of(prompts, options.max_tokens, sampling)
     kinds = {request.id: prompt.kind for request, prompt in zip(requests, prompts, strict=True)}
     return Work(requests, kinds, drafter, simulation)
+
+
+def requests_of(
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    sampling: Callable[[int], SamplingParams] = lambda number: SamplingParams(),
+) -> tuple[EngineRequest, ...]:
+    """A request for each prompt, called by its number; greedy without ``sampling``."""
+    return tuple(
+        EngineRequest(str(number), prompt.tokens, max_tokens, sampling(number), prompt.stop_tokens)
+        for number, prompt in enumerate(prompts)
+    )
