@@ -161,7 +161,9 @@ class TargetAdapter(TargetSizes, Protocol):
 class Draft(Protocol):
     """What a forward over a block of ``width`` tokens, the anchor included, predicts for R rows.
 
-    Slot i, for i in [0, width - 1), is the token i + 1 places behind the anchor.
+    Slot i, for i in [0, width - 1), is the token i + 1 places behind the anchor. Right or wrong, it
+    is a token of the target's vocabulary: behind that an embedding reads memory that is not its
+    own, and a NaN in there would reach the columns that are kept.
     """
 
     def chain(self) -> mx.array:

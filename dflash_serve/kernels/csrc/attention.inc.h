@@ -1,6 +1,7 @@
 /* Attention of a tile of queries over one head of one row's cache: scores by `dot`, weights by one
  * softmax per query, their sum with the values by `seq`. A query's bits depend on what it sees and
- * on the places of that alone: not on its tile, on other rows, or on keys that it does not see.
+ * on the places of that alone: not on its tile, on other rows, or on keys that it does not see, as
+ * long as their values are finite: they count with a weight of 0.
  * Included once per instruction set, after dot, seq and exp. */
 
 #define HIDDEN (-__builtin_inff())
