@@ -234,6 +234,8 @@ def test_thinking_reaches_the_template(pair: tuple[Path, Path]) -> None:
         (("--block-size", "9"), "--block-size is 9, but the drafter was trained with 8"),
         (("--temperature", "3"), "--temperature is 3, but"),
         (("--top-p", "0"), "--top-p is 0, but"),
+        (("--top-p", "0.5"), "--top-p 0.5 has no effect with --temperature 0"),
+        (("--timeout", "9"), "--timeout 9.0 has no effect without --url"),
         (("--shuffle", "best"), "--shuffle is best, but"),
         (("--thinking", "high"), "--thinking is 'high', but the target's chat template knows only"),
         (("--url", "http://127.0.0.1:1/v1"), "give --target and --drafter, or --url alone"),

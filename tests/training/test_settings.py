@@ -88,7 +88,7 @@ def test_d_pace_is_asked_for_by_its_alpha_or_its_form(
     ("given", "message"),
     [
         ({"layers": 0}, "--layers is 0, but should be greater than or equal to 1"),
-        ({"layers": 10**9}, "--layers is 1000000000, but should be less than or equal to 1000"),
+        ({"layers": 10**9}, "--layers is 1000000000, but should be less than or equal to 256"),
         ({"anchors": 10**12}, "--anchors is 1000000000000, but should be less than or equal to 65"),
         ({"steps": 10**20}, f"--steps is {10**20}, but should be below 2**63"),
         ({"feature_gb": 1e300}, "--feature-gb is 1e+300, but should be less than or equal to"),

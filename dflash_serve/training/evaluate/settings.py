@@ -5,7 +5,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dflash_serve.training.settings import Settings
+from dflash_serve.training.settings import Settings, option_name
+
+_OF_PAIRS, _OF_SERVERS = ("block_size", "batch"), ("model", "concurrency", "timeout")
+_OF_SAMPLES = ("top_p", "top_k")
 
 
 class EvaluateSettings(Settings):
@@ -52,7 +55,15 @@ class EvaluateSettings(Settings):
             raise ValueError("give --target and --drafter, or --url alone")
         if self.plain_url is not None and self.url is None:
             raise ValueError("--plain-url goes with --url; plain decoding is always measured")
+        here, wanted = (_OF_PAIRS, "--target") if self.url else (_OF_SERVERS, "--url")
+        self._refuse(here, f"has no effect without {wanted}")
+        if not self.temperature:
+            self._refuse(_OF_SAMPLES, "has no effect with --temperature 0, which is greedy")
         return self
+
+    def _refuse(self, names: tuple[str, ...], why: str) -> None:
+        if given := [name for name in names if name in self.model_fields_set]:
+            raise ValueError(f"{option_name(given[0])} {getattr(self, given[0])} {why}")
 
     def decoding(self) -> dict[str, float | int | str]:
         """How answers are made: what must be the same for all answers of one folder."""

@@ -75,7 +75,7 @@ class RunSettings(Settings):
     prefix_weight_base: float = Field(
         0.9, ge=0.01, le=100, description="vp_drafter: prefix length i has the weight base ** i."
     )
-    layers: int = Field(5, ge=1, le=1000, description="Of the drafter.")
+    layers: int = Field(5, ge=1, le=256, description="Of the drafter.")
     block_size: int = Field(16, ge=2, le=1024, description="Tokens of a block, its first included.")
     target_layers: Layers = Field(
         None, description="Tapped layers, as in 1,3,5; default: the published spread."
