@@ -57,9 +57,8 @@ def by_hand(logits: np.ndarray, settings: Settings) -> np.ndarray:
     return shares / shares.sum()
 
 
-def drawn_by_hand(logits: np.ndarray, settings: Settings, key: np.ndarray) -> int:
-    """A span of 256 by the first word, a token in it by the second."""
-    shares = by_hand(logits, settings)
+def drawn_by_hand(shares: np.ndarray, key: np.ndarray) -> int:
+    """Of probabilities [V]: a span of 256 by the first word, a token in it by the second."""
     spans = [shares[at : at + 256] for at in range(0, len(shares), 256)]
     first, second = (int(word) / 2**32 for word in key)
     span = int(np.searchsorted(np.cumsum([s.sum() for s in spans]), first, side="right"))
@@ -122,7 +121,8 @@ def check(form: Form, settings: Settings, size: int, positions: int) -> None:
         keys = grid(positions, rng)
         rows = mx.broadcast_to(mx.array(logits), (1, positions, size))
         tokens: list[int] = form(rows, arrays(settings, keys))[0].tolist()  # type: ignore[assignment]
-        wanted = [drawn_by_hand(logits, settings, key) for key in keys]
+        shares = by_hand(logits, settings)
+        wanted = [drawn_by_hand(shares, key) for key in keys]
         assert tokens == wanted, name
 
 
@@ -150,7 +150,7 @@ def test_simulated_kernels_draw_by_the_distribution_function(language: str, name
         tokens = simulated(language)(
             mx.array(kinds[kind][None, None]), arrays(SETTINGS[name], keys)
         )
-        assert tokens.item() == drawn_by_hand(kinds[kind], SETTINGS[name], keys[0])
+        assert tokens.item() == drawn_by_hand(by_hand(kinds[kind], SETTINGS[name]), keys[0])
 
 
 def special_rows() -> np.ndarray:
@@ -308,7 +308,8 @@ def test_a_wrong_metal_source_is_seen(right: str, wrong: str) -> None:
     rows = mx.broadcast_to(mx.array(logits), (1, 2, 300))
     settings = (1.0, 1.0, 8, 0.0)
     tokens = choice.launch(kernel, rows, arrays(settings, keys))[0].tolist()
-    assert tokens != [drawn_by_hand(logits, settings, key) for key in keys]
+    shares = by_hand(logits, settings)
+    assert tokens != [drawn_by_hand(shares, key) for key in keys]
 
 
 def device_draws_by_the_distribution_function(backend: Backend) -> None:
