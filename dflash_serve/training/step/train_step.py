@@ -107,7 +107,7 @@ class TrainStep:
             else:
                 mx.eval(found)  # the last group's activations are gone before these come
                 found = tree_map(mx.add, found, added)
-            mx.async_eval(found)  # the next group's graph is made meanwhile
+            mx.async_eval(found)  # type: ignore[no-untyped-call]  # the next group's graph is made meanwhile
         sums, gradients, to_context = found
         rest = self._through_context(self.masters, batch.taps, mixed, to_context)
         return sums, _added(gradients, rest)
