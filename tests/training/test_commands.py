@@ -63,7 +63,9 @@ def test_data_then_run_gives_a_drafter_that_answers_alike(
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "greedy answers of the target to every turn, at most 12 tokens each" in card
     assert re.search(
-        r"tokens per round \(\d\.\d\d pooled\), on \d held-out answers that did not", card
+        r"tokens per round \(\d\.\d\d pooled; 95 % interval \d\.\d\d to \d\.\d\d\), "
+        r"on \d held-out answers that did not",
+        card,
     )
 
 

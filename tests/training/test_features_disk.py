@@ -60,7 +60,8 @@ def open_store(counting: Counting, examples: list[Example], tmp_path: Path) -> O
         **changes: Any,
     ) -> FeatureStore:
         fields = {"target": "t", "data": "d", "out": tmp_path, "features": "disk", "soft_label": 1}
-        settings = RunSettings.model_validate({**fields, "feature_gb": 1e-3, **changes})
+        kept = {} if changes.get("features") == "online" else {"feature_gb": 1e-3}
+        settings = RunSettings.model_validate(fields | kept | changes)
         (tmp_path / "config.json").write_text(config)
         target: Any = counting
         return open_features(settings, tmp_path, target, layers, given, Processes())

@@ -235,7 +235,7 @@ def test_every_objective_runs(world: World, options: dict[str, object]) -> None:
         ({"measure_block": 99}, "--measure-block is 99"),
         ({"batch": 7}, "--batch is 7, but there are 6 answers to train on"),
         ({"mask_token": 99999}, "mask_token_id is 99999"),
-        ({"block_size": 99999}, "block size 99999 exceeds"),
+        ({"block_size": 99999}, "--block-size is 99999, but should be less than or equal to 1024"),
         ({"block_size": 32}, "no gamma is published for blocks above 16, and this one is 32"),
         ({"wandb": "x"}, "pip install wandb"),
         ({"data": "none.jsonl"}, "none.jsonl"),
