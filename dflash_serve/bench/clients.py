@@ -221,11 +221,11 @@ def _read_on(port: int, model: str, streams: int, end: Event) -> Arrivals:
 
 
 async def _read_again(port: int, model: str, number: int, arrivals: Arrivals) -> None:
+    """Whole answers only: behind an answer's end a target may say nothing for seconds."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": f"Tell me a story about {number} rivers."}],
         "max_tokens": 1500,
-        "ignore_eos": True,
         "temperature": 0,
     }
     while True:
