@@ -65,7 +65,8 @@ def doctor(
 
 
 def _show_machine(found: Mapping[str, Any]) -> None:
-    from dflash_serve.bench.report import show, table  # noqa: PLC0415
+    from dflash_serve.bench.report import cell, show  # noqa: PLC0415
+    from dflash_serve.measure.tables import facts  # noqa: PLC0415
 
     machine, backend, blas = found["machine"], found["backend"], found["blas"]
     speed = f"{blas['matmul_gflops']:.0f} GFLOP/s"
@@ -83,14 +84,15 @@ def _show_machine(found: Mapping[str, Any]) -> None:
         ("g++", compiler),
         ("bit-exact path", "yes" if found["exact_path"] else "no: near-ties may differ"),
     ]
-    show(table("This machine", ("", ""), rows, text=True))
+    show(facts("This machine", rows, shown=cell))
 
 
 def _show_pair(pair: Mapping[str, Any]) -> None:
-    from dflash_serve.bench.report import show, table, table_of  # noqa: PLC0415
+    from dflash_serve.bench.report import cell, show, table_of  # noqa: PLC0415
+    from dflash_serve.measure.tables import facts  # noqa: PLC0415
 
     rows = [(name.replace("_", " "), value) for name, value in pair.items() if _plain(value)]
-    tables = [table(f"Pair {pair['name']}: fits", ("", ""), rows, text=True)]
+    tables = [facts(f"Pair {pair['name']}: fits", rows, shown=cell)]
     if "round_costs" in pair:
         for title, entries in (
             ("Round costs", pair["round_costs"]),

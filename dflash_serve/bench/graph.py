@@ -27,13 +27,14 @@ from dflash_serve.bench.graph_rounds import (
 )
 from dflash_serve.bench.graph_walk import Graph, walk
 from dflash_serve.bench.options import GraphOptions
-from dflash_serve.bench.report import Columns, Panel, bars, picture, table, table_of
+from dflash_serve.bench.report import Columns, Panel, bars, cell, picture, table_of
 from dflash_serve.bench.roofline import COMPUTE, LAUNCHES, PARTS, expected
 from dflash_serve.bench.shape_configs import SHAPES, Shape
 from dflash_serve.bench.simulated import expected_tokens, solve_probability
 from dflash_serve.engine.cache.pool import Caches
 from dflash_serve.engine.cache.stores import ModelStore
 from dflash_serve.measure.results import Result
+from dflash_serve.measure.tables import table
 
 SYNCS = 1
 """Times that the host waits for the device in a round whose masks do not depend on the draft."""
@@ -283,7 +284,8 @@ def _machine_table(found: list[dict[str, Any]]) -> Table:
         cells[f"block {row['block']}, tau {row['tau']:.2g}"] = faster
     title = "Expected times faster than plain decoding by kernels alone, and what takes the most"
     columns = list(next(iter(machines.values()), {}))
-    return table(title, columns, (list(cells.values()) for cells in machines.values()))
+    rows = [list(cells.values()) for cells in machines.values()]
+    return table(title, columns, rows, shown=cell)
 
 
 def plot(result: Result) -> Figure:

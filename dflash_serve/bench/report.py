@@ -16,6 +16,7 @@ from dflash_serve.atomic_files import replace_json
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.measure.plots import save_figure
 from dflash_serve.measure.results import Result, document, uncommitted
+from dflash_serve.measure.tables import table
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.axes import Axes
@@ -73,21 +74,7 @@ def table_of(title: str, entries: Iterable[Any], columns: str | Columns) -> Tabl
     """A row for each of ``entries``, which are JSON objects; columns by name, or a text of keys."""
     named = _named(columns)
     rows = ([_value(entry, source) for _, source in named] for entry in entries)
-    return table(title, [name for name, _ in named], rows)
-
-
-def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, text: bool = False
-) -> Table:
-    """A table with the first column left and the rest right; with ``text`` all left, no header."""
-    made = Table(title=title, title_justify="left", show_header=not text)
-    for index, column in enumerate(columns):
-        made.add_column(
-            column, justify="right" if index and not text else "left", no_wrap=not index
-        )
-    for row in rows:
-        made.add_row(*(cell(value) for value in row))
-    return made
+    return table(title, [name for name, _ in named], rows, shown=cell)
 
 
 def _named(columns: str | Columns) -> list[tuple[str, Source]]:
