@@ -20,6 +20,8 @@ from dflash_serve.adapters.dflash import (
 )
 from dflash_serve.adapters.dflash_config import DFlashConfig
 from dflash_serve.adapters.rotary import Rotary
+from dflash_serve.kernels.block_conv import convolve
+from dflash_serve.kernels.selection import Candidates, Rescoring, top, walk
 
 
 class BlockConv(nn.Module):
@@ -42,24 +44,8 @@ class BlockConv(nn.Module):
         """Normed block rows [R, q, H] -> the convolved sublayer's output [R, q, H]."""
         _, taps, _ = self.base_kernel.shape
         own = self.kernel_projection(x).reshape(*x.shape[:2], 2, taps, self._groups)
-        inner = sublayer(_convolve(x, self.base_kernel[0], own[:, :, 0]))
-        return _convolve(inner, self.base_kernel[1], own[:, :, 1])
-
-
-def _convolve(x: mx.array, base: mx.array, own: mx.array) -> mx.array:
-    """[R, q, H] rows, base kernel [taps, H], rows' own kernels [R, q, taps, groups] -> [R, q, H].
-
-    out[i] = sum over taps t of (base[t] + own[i, t]) * x[i - t].
-    """
-    rows, length, hidden = x.shape
-    taps, groups = own.shape[2:]
-    grouped = x.reshape(rows, length, groups, -1)
-    kernel = base.reshape(taps, groups, -1) + own[..., None]  # [R, q, taps, groups, size]
-    out = kernel[:, :, 0] * grouped
-    for tap in range(1, min(taps, length)):
-        earlier = mx.pad(grouped[:, :-tap], [(0, 0), (tap, 0), (0, 0), (0, 0)])
-        out = out + kernel[:, :, tap] * earlier
-    return out.reshape(rows, length, hidden)
+        inner = sublayer(convolve(x, self.base_kernel, own, 0))
+        return convolve(inner, self.base_kernel, own, 1)
 
 
 class DFlash2Layer(DraftLayer):
@@ -87,10 +73,9 @@ class CandidateSelector(nn.Module):
         self.successor_codebook = mx.random.normal((vocab, rank)) * rank**-0.5
         self.hidden_projection = nn.Linear(config.hidden_size, rank, bias=False)
 
-    def candidates(self, logits: mx.array) -> mx.array:
-        """Logits [..., V] -> ids [..., C] of the C highest, in no order."""
-        count = min(self._top_k, logits.shape[-1])
-        return mx.argpartition(-logits, count - 1, axis=-1)[..., :count]
+    def candidates(self, logits: mx.array) -> Candidates:
+        """The highest of logits [..., V], in no order."""
+        return top(logits, self._top_k)
 
     def scores(
         self, rows: mx.array, previous: mx.array, candidates: mx.array, unary: mx.array
@@ -109,48 +94,39 @@ class SelectedDraft:
     def __init__(
         self, selector: CandidateSelector, rows: mx.array, logits: mx.array, anchors: mx.array
     ) -> None:
-        self._selector = selector
         self._anchors = anchors
-        candidates = selector.candidates(logits)  # [R, q, C]
-        unary = mx.take_along_axis(logits, candidates, axis=-1)
-        # what does not depend on the tokens before, for all slots at once
-        gates = selector.hidden_projection(rows)  # [R, q, r]
-        successors = selector.successor_codebook[candidates].swapaxes(-1, -2)  # [R, q, r, C]
-        parts = (mx.split(part, rows.shape[1], axis=1) for part in (candidates, unary, gates))
-        columns = [part.squeeze(1) for part in mx.split(successors, rows.shape[1], axis=1)]
-        self._slots = list(zip(*parts, columns, strict=True))
-        self._walk: tuple[mx.array, mx.array] | None = None
+        self._candidates = selector.candidates(logits)
+        self._rescoring = Rescoring(
+            selector.hidden_projection(rows),
+            selector.predecessor_codebook,
+            selector.successor_codebook,
+        )
+        self._walked: tuple[mx.array, mx.array] | None = None
 
     def chain(self) -> mx.array:
-        return self._walked()[0]
+        return self._walk()[0]
 
     def confidences(self) -> mx.array:
-        return top_probability(self._walked()[1])
+        return top_probability(self._walk()[1])
 
-    def _walked(self) -> tuple[mx.array, mx.array]:
+    def _walk(self) -> tuple[mx.array, mx.array]:
         """Tokens [R, q] int32 chosen left to right, and the scores [R, q, C] that chose them."""
-        if self._walk is None:
-            chosen, scored, before = [], [], self._anchors[:, None]
-            for slot, (candidates, *_) in enumerate(self._slots):
-                scores = self._scores(slot, before)  # [R, 1, C]
-                best = mx.argmax(scores, axis=-1)
-                before = mx.take_along_axis(candidates.squeeze(1), best, axis=-1)
-                chosen.append(before)
-                scored.append(scores)
-            tokens = mx.concatenate(chosen, axis=1).astype(mx.int32)
-            self._walk = tokens, mx.concatenate(scored, axis=1)
-        return self._walk
+        if self._walked is None:
+            self._walked = walk(self._anchors, self._candidates, self._rescoring)
+        return self._walked
 
     def children(self, slot: int, before: mx.array, count: int) -> tuple[mx.array, mx.array]:
         scores = self._scores(slot, before)
         at, log_probabilities = likeliest(scores, count)
-        candidates = mx.broadcast_to(self._slots[slot][0], scores.shape)
-        return mx.take_along_axis(candidates, at, axis=-1).astype(mx.int32), log_probabilities
+        candidates = mx.broadcast_to(self._candidates.ids[:, slot, None], scores.shape)
+        return mx.take_along_axis(candidates, at, axis=-1), log_probabilities
 
     def _scores(self, slot: int, before: mx.array) -> mx.array:
         """Scores [R, N, C] of the candidates of ``slot`` after ``before`` [R, N]."""
-        _, unary, gates, columns = self._slots[slot]
-        return unary + (gates * self._selector.predecessor_codebook[before]) @ columns
+        ids, logits = (part[:, slot] for part in self._candidates)
+        gates, predecessors, successors = self._rescoring
+        columns = successors[ids].swapaxes(-1, -2)  # [R, r, C]
+        return logits[:, None] + (gates[:, slot, None] * predecessors[before]) @ columns
 
 
 class DFlash2Model(DFlashModel):

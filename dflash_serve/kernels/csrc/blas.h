@@ -64,6 +64,9 @@ typedef struct {
     void (*argmax_rows)(const argmax_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*attend)(const dflash_attention *job, const attend_row *row, int kv, int from, int count);
     int (*choose)(const choice_job *job);
+    void (*convolve_rows)(const dflash_convolution *job, ptrdiff_t from, ptrdiff_t to);
+    void (*top_rows)(const top_job *job, ptrdiff_t from, ptrdiff_t to);
+    void (*walk_rows)(const dflash_walk *job, ptrdiff_t from, ptrdiff_t to);
     void (*unpack_rows)(const dflash_quantised *w, ptrdiff_t row, int count, float *out,
                         ptrdiff_t ldo);
     void (*swiglu_grad)(const swiglu_grad_job *job, ptrdiff_t from, ptrdiff_t to);

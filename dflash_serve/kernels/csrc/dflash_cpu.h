@@ -45,6 +45,35 @@ void dflash_rotary(const dflash_heads *heads, const dflash_norm *norm, const flo
 /* out[row]: where a row's highest number first is, or the first NaN. */
 void dflash_argmax(const float *x, int *out, ptrdiff_t rows, int width);
 
+/* Causal convolutions along blocks of `columns` rows, as DFlash 2's: channel c of a row is the sum
+ * over taps t of (base[t, c] + own[t, c's group]) times that channel t rows before, within the block.
+ * x and out [rows, hidden], base [taps, hidden]; own [taps, groups] of each row, `own_stride` apart. */
+typedef struct {
+    const float *x, *base, *own;
+    float *out;
+    ptrdiff_t rows, own_stride;
+    int columns, hidden, taps, groups;
+} dflash_convolution;
+
+void dflash_convolve(const dflash_convolution *job);
+
+/* The `count` greatest numbers of each row [width], the greatest first, and where they are; NaN
+ * counts as the lowest. */
+void dflash_top(const float *x, ptrdiff_t rows, int width, int count, float *values, int *ids);
+
+/* Tokens of blocks [rows, columns], chosen left to right: the candidate [count] of a slot with the
+ * highest score, unary + sum over r of gates[r] * predecessors[token before, r] * successors[id, r].
+ * Before the first one comes the row's anchor. */
+typedef struct {
+    int rows, columns, count, rank;
+    const int *anchors, *ids;
+    const float *unary, *gates, *predecessors, *successors;
+    int *tokens;
+    float *scores;
+} dflash_walk;
+
+void dflash_walk_blocks(const dflash_walk *job);
+
 #define ATTEND_MOST_COLUMNS 256 /* of a forward whose columns do not follow one another */
 
 /* One row of an attention: its cache, [kv_heads, capacity, dim] each of keys and values, whose

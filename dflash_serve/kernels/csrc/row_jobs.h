@@ -35,4 +35,11 @@ typedef struct {
     int width;
 } argmax_job;
 
+typedef struct {
+    const float *x;
+    float *values;
+    int *ids;
+    int width, count;
+} top_job;
+
 #endif

@@ -46,6 +46,16 @@ static void gated_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
     isa_in_use()->gated(job, from, to);
 }
 
+static void convolve_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
+    isa_in_use()->convolve_rows(job, from, to);
+}
+static void top_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
+    isa_in_use()->top_rows(job, from, to);
+}
+static void walk_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
+    isa_in_use()->walk_rows(job, from, to);
+}
+
 EXPORT void dflash_rms_norm(const dflash_norm *norm, const float *x, float *out, ptrdiff_t rows,
                             int width) {
     norm_job job = {x, *norm, out, width};
@@ -62,6 +72,20 @@ EXPORT void dflash_rotary(const dflash_heads *heads, const dflash_norm *norm, co
 EXPORT void dflash_argmax(const float *x, int *out, ptrdiff_t rows, int width) {
     argmax_job job = {x, out, width};
     run_rows(argmax_range, &job, rows, width);
+}
+
+EXPORT void dflash_convolve(const dflash_convolution *job) {
+    run_rows(convolve_range, job, job->rows, job->hidden * job->taps);
+}
+
+EXPORT void dflash_top(const float *x, ptrdiff_t rows, int width, int count, float *values,
+                       int *ids) {
+    top_job job = {x, values, ids, width, count};
+    run_rows(top_range, &job, rows, width);
+}
+
+EXPORT void dflash_walk_blocks(const dflash_walk *job) {
+    run_rows(walk_range, job, job->rows, job->columns * job->count * job->rank);
 }
 
 static void run_gated(gated_job job, ptrdiff_t count) {

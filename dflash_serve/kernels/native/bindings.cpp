@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "choice.h"
+#include "drafting.h"
 #include "elementwise.h"
 #include "linear.h"
 #include "mlx/version.h"
@@ -53,6 +54,15 @@ NB_MODULE(_native, m) {
       .def(nb::init<mx::array, mx::array>(), nb::arg("drafts"), nb::arg("lengths"));
   m.def("choose", &dflash::choose, nb::arg("logits"), nb::arg("draw").none(),
         nb::arg("drafted").none());
+  m.def("convolve", &dflash::convolve, nb::arg("x"), nb::arg("base"), nb::arg("own"),
+        nb::arg("side"));
+  m.def("top", &dflash::top, nb::arg("x"), nb::arg("count"));
+  nb::class_<dflash::Candidates>(m, "Candidates")
+      .def(nb::init<mx::array, mx::array>(), nb::arg("ids"), nb::arg("logits"));
+  nb::class_<dflash::Rescoring>(m, "Rescoring")
+      .def(nb::init<mx::array, mx::array, mx::array>(), nb::arg("gates"),
+           nb::arg("predecessors"), nb::arg("successors"));
+  m.def("walk", &dflash::walk, nb::arg("anchors"), nb::arg("candidates"), nb::arg("rescoring"));
   m.def("cross_entropy", &dflash::cross_entropy, nb::arg("logits"), nb::arg("labels"));
   m.def("adamw", &dflash::adamw, nb::arg("gradient"), nb::arg("weight"), nb::arg("mean"),
         nb::arg("square"), nb::arg("settings"), nb::arg("beta1"), nb::arg("beta2"),

@@ -100,9 +100,8 @@ def _selector_loss(
     float32, and which slots the selector gets right by itself.
     """
     labels, before = slots.labels[:, 1:, None], slots.labels[:, :-1]
-    found = selector.candidates(mx.stop_gradient(logits))
+    found, among = selector.candidates(mx.stop_gradient(logits))
     present = (found == labels).any(axis=-1, keepdims=True)
-    among = mx.take_along_axis(mx.stop_gradient(logits), found, axis=-1)
     least = mx.argmin(among, axis=-1, keepdims=True) == mx.arange(found.shape[-1])
     ids = mx.where(least & ~present, labels, found)
     place = mx.argmax(ids == labels, axis=-1)
