@@ -15,6 +15,9 @@ from tests.kernels.cpu_library import ISAS, CpuLibrary
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the library is built on Linux alone")
 
+SHAPES = [(1, 16, 256, 2, 16), (90, 7, 60, 4, 3), (2, 2, 21, 5, 7), (5, 1, 32, 2, 1)]
+"""Blocks, rows of each, channels, taps, groups."""
+
 
 def normal(*shape: int, seed: int = 0) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(seed))
@@ -36,9 +39,7 @@ def block(blocks: int, length: int, hidden: int, taps: int, groups: int) -> tupl
 
 
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize(
-    "shape", [(1, 16, 256, 2, 16), (3, 7, 60, 4, 3), (2, 2, 21, 5, 7), (5, 1, 32, 2, 1)]
-)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_convolutions_are_the_plain_ones(shape: tuple[int, ...], side: int) -> None:
     """To the bit, also where a block is shorter than its kernels, and of rows in any order."""
     x, base, own = block(*shape)
@@ -51,8 +52,9 @@ def test_convolutions_are_the_plain_ones(shape: tuple[int, ...], side: int) -> N
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_convolutions_have_the_plain_gradients(side: int) -> None:
-    arrays, weight = block(3, 5, 24, 3, 4), normal(3, 5, 24, seed=3)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_convolutions_have_the_plain_gradients(shape: tuple[int, ...], side: int) -> None:
+    arrays, weight = block(*shape), normal(*shape[:3], seed=3)
     found, wanted = (
         mx.grad(lambda *given, form=form: (form(*given, side) * weight).sum(), (0, 1, 2))(*arrays)
         for form in (convolve, plain_convolve)

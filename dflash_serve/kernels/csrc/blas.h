@@ -74,6 +74,8 @@ typedef struct {
                            float *to_weight);
     void (*rotate_rows_grad)(const rotary_grad_job *job, ptrdiff_t from, ptrdiff_t to,
                              float *to_weight);
+    void (*convolve_rows_grad)(const convolve_grad_job *job, ptrdiff_t from, ptrdiff_t to,
+                               float *to_base);
     void (*entropy_rows)(const entropy_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*entropy_rows_grad)(const entropy_grad_job *job, ptrdiff_t from, ptrdiff_t to);
     void (*adamw)(const dflash_adamw *job, ptrdiff_t from, ptrdiff_t to);

@@ -21,6 +21,11 @@ void dflash_rotary_grad(const dflash_heads *heads, const dflash_norm *norm, cons
                         const float *sin, int half, const dflash_heads *to_out, float *to_x,
                         float *to_weight);
 
+/* `of` has no output; `to_x` is like its x, `to_base` like base, and `to_own` like own, with the
+ * same stride. */
+void dflash_convolve_grad(const dflash_convolution *of, const float *to_out, float *to_x,
+                          float *to_base, float *to_own);
+
 /* Of rows [width] of logits: losses = log_sums - logits[label], log_sums = log(sum(e^logits)). */
 void dflash_entropy(const float *logits, const int *labels, float *losses, float *log_sums,
                     ptrdiff_t rows, int width);

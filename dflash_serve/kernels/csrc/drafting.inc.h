@@ -1,6 +1,14 @@
 /* What DFlash 2 adds to a block's rows and to the choice of its tokens. Included once per
  * instruction set, after choice. */
 
+ISA_FN INLINE vec load_lanes(const float *from, int count) {
+    return count == LANES ? vec_load(from) : vec_load_some(from, count);
+}
+ISA_FN INLINE void store_lanes(float *to, vec x, int count) {
+    if (count == LANES) vec_store(to, x);
+    else vec_store_some(to, x, count);
+}
+
 /* out = sum over taps t of (base[t] + own[t]) * x[row - t], of up to LANES channels of one group.
  * Products are rounded before the sum, as in MLX. */
 ISA_FN INLINE vec convolve_some(const dflash_convolution *job, const float *x, const float *own,
@@ -9,11 +17,9 @@ ISA_FN INLINE vec convolve_some(const dflash_convolution *job, const float *x, c
     for (int tap = 0; tap < taps; tap++) {
         const float *base = job->base + (ptrdiff_t)tap * job->hidden + channel;
         const float *from = x - (ptrdiff_t)tap * job->hidden + channel;
-        int whole = count == LANES;
-        vec kernel = (whole ? vec_load(base) : vec_load_some(base, count)) +
-                     vec_set1(own[(ptrdiff_t)tap * job->groups]);
-        vec part = kernel * (whole ? vec_load(from) : vec_load_some(from, count));
-        sum = vec_add(sum, part);
+        vec kernel =
+            vec_add(load_lanes(base, count), vec_set1(own[(ptrdiff_t)tap * job->groups]));
+        sum = vec_add(sum, vec_mul(kernel, load_lanes(from, count)));
     }
     return sum;
 }
@@ -29,10 +35,50 @@ ISA_FN static void convolve_rows(const dflash_convolution *job, ptrdiff_t from, 
             for (int k = 0; k < size; k += LANES) {
                 int channel = group * size + k, count = least(LANES, size - k);
                 vec sum = convolve_some(job, x, own, taps, channel, count);
-                if (count == LANES) vec_store(out + channel, sum);
-                else vec_store_some(out + channel, sum, count);
+                store_lanes(out + channel, sum, count);
             }
     }
+}
+
+/* One tap and group of a row: adds to `to_base` [hidden] and to the gradient of the row's numbers,
+ * which tap 0 begins. The gradient of its own kernel. */
+ISA_FN INLINE float convolve_tap_grad(const convolve_grad_job *job, ptrdiff_t row, int group,
+                                      int tap, float *to_base) {
+    const dflash_convolution *c = &job->of;
+    int column = (int)(row % c->columns), size = c->hidden / c->groups;
+    ptrdiff_t at = row * c->hidden, away = (ptrdiff_t)tap * c->hidden;
+    vec own = vec_set1(0), total = vec_set1(0);
+    int ahead = column + tap < c->columns;
+    if (ahead) own = vec_set1(c->own[(row + tap) * c->own_stride + tap * c->groups + group]);
+    for (int k = group * size; k < (group + 1) * size; k += LANES) {
+        int count = least(LANES, (group + 1) * size - k);
+        if (tap <= column) {
+            vec part = vec_mul(load_lanes(job->to_out + at + k, count),
+                               load_lanes(c->x + at - away + k, count));
+            total = vec_add(total, part);
+            store_lanes(to_base + k, vec_add(load_lanes(to_base + k, count), part), count);
+        }
+        if (ahead) {
+            vec kernel = vec_add(load_lanes(c->base + away + k, count), own);
+            vec part = vec_mul(kernel, load_lanes(job->to_out + at + away + k, count));
+            if (tap) part = vec_add(part, load_lanes(job->to_x + at + k, count));
+            store_lanes(job->to_x + at + k, part, count);
+        }
+    }
+    float lanes[LANES], sum = 0;
+    vec_store(lanes, total);
+    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
+    return sum;
+}
+
+ISA_FN static void convolve_rows_grad(const convolve_grad_job *job, ptrdiff_t from, ptrdiff_t to,
+                                      float *to_base) {
+    const dflash_convolution *c = &job->of;
+    for (ptrdiff_t row = from; row < to; row++)
+        for (int tap = 0; tap < c->taps; tap++)
+            for (int group = 0; group < c->groups; group++)
+                job->to_own[row * c->own_stride + tap * c->groups + group] =
+                    convolve_tap_grad(job, row, group, tap, to_base + (ptrdiff_t)tap * c->hidden);
 }
 
 /* Puts a number among descending ones, of which the one at `last` is lost. */

@@ -20,6 +20,7 @@
     .argmax_rows = argmax_rows, .unpack_rows = unpack_rows, .convolve_rows = convolve_rows,   \
     .top_rows = top_rows, .walk_rows = walk_rows,                                             \
     .swiglu_grad = swiglu_grad, .norm_rows_grad = norm_rows_grad,                             \
-    .rotate_rows_grad = rotate_rows_grad, .entropy_rows = entropy_rows,                       \
+    .rotate_rows_grad = rotate_rows_grad, .convolve_rows_grad = convolve_rows_grad,           \
+    .entropy_rows = entropy_rows,                                                             \
     .entropy_rows_grad = entropy_rows_grad, .adamw = adamw_range, .square_sums = square_sums, \
     .attend_blocks = attend_blocks, .attend_blocks_grad = attend_blocks_grad

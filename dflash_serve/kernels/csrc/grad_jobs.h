@@ -40,6 +40,13 @@ typedef struct {
     int width;
 } entropy_grad_job;
 
+/* `of`: the convolution, without its output. */
+typedef struct {
+    dflash_convolution of;
+    const float *to_out;
+    float *to_x, *to_own;
+} convolve_grad_job;
+
 #define SQUARES_PER_SUM 4096
 
 typedef struct {

@@ -48,6 +48,7 @@ static void run_ranges(range_fn run, const void *job, ptrdiff_t rows, int width,
 RANGE(swiglu_range, swiglu_grad(job, from, to))
 RANGE(norm_range, norm_rows_grad(job, from, to, to_weight))
 RANGE(rotary_range, rotate_rows_grad(job, from, to, to_weight))
+RANGE(convolve_range, convolve_rows_grad(job, from, to, to_weight))
 RANGE(entropy_range, entropy_rows(job, from, to))
 RANGE(entropy_grad_range, entropy_rows_grad(job, from, to))
 RANGE(adamw_part, adamw(job, from, to))
@@ -72,6 +73,12 @@ EXPORT void dflash_rotary_grad(const dflash_heads *heads, const dflash_norm *nor
                            cos, sin, half, to_x};
     ptrdiff_t rows = (ptrdiff_t)heads->batch * heads->heads * heads->columns;
     run_ranges(rotary_range, &job, rows, heads->dim, to_weight);
+}
+
+EXPORT void dflash_convolve_grad(const dflash_convolution *of, const float *to_out, float *to_x,
+                                 float *to_base, float *to_own) {
+    convolve_grad_job job = {*of, to_out, to_x, to_own};
+    run_ranges(convolve_range, &job, of->rows, of->taps * of->hidden, to_base);
 }
 
 EXPORT void dflash_entropy(const float *logits, const int *labels, float *losses, float *log_sums,

@@ -1,11 +1,65 @@
 #include "drafting.h"
 
+#include <algorithm>
+#include <span>
+
 #include "dflash_cpu.h"
+#include "dflash_train.h"
 #include "differentiable.h"
 
 namespace dflash {
 
 namespace {
+
+// The convolution of one side, for tasks as in `row_major`; without an output.
+dflash_convolution convolution_of(mx::Stream stream, const std::vector<mx::array>& inputs,
+                                  int side) {
+  const auto &x = inputs[0], &own = inputs[2];
+  dflash_convolution job = {};
+  job.columns = x.shape(1);
+  job.hidden = x.shape(2);
+  job.taps = own.shape(3);
+  job.groups = own.shape(4);
+  job.rows = ptrdiff_t(x.shape(0)) * job.columns;
+  job.own_stride = ptrdiff_t(own.shape(2)) * job.taps * job.groups;
+  job.x = row_major(stream, x);
+  job.base = row_major(stream, inputs[1]) + ptrdiff_t(side) * job.taps * job.hidden;
+  job.own = row_major(stream, own) + ptrdiff_t(side) * job.taps * job.groups;
+  return job;
+}
+
+// x, base, own, to_out -> gradients of the first three
+class ConvolutionGrad : public CpuPrimitive {
+ public:
+  ConvolutionGrad(mx::Stream stream, int side) : CpuPrimitive(stream), side_(side) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    auto job = convolution_of(stream(), inputs, side_);
+    const float* to_out = row_major(stream(), inputs[3]);
+    for (auto& out : outputs) {
+      out.set_data(mx::allocator::malloc(out.nbytes()));
+    }
+    auto whole = [](mx::array& out) { return std::span(out.data<float>(), out.size()); };
+    mx::cpu::get_command_encoder(stream()).dispatch(
+        [job, to_out, side = side_, to_x = outputs[0].data<float>(), to_base = whole(outputs[1]),
+         to_own = whole(outputs[2])] {
+          std::ranges::fill(to_base, 0.0f);
+          std::ranges::fill(to_own, 0.0f);  // the other side has none
+          dflash_convolve_grad(&job, to_out, to_x,
+                               &to_base[size_t(side) * job.taps * job.hidden],
+                               &to_own[size_t(side) * job.taps * job.groups]);
+        });
+  }
+
+  const char* name() const override { return "ConvolutionGrad"; }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    return side_ == static_cast<const ConvolutionGrad&>(other).side_;
+  }
+
+ private:
+  int side_;
+};
 
 class Convolution : public Differentiable {
  public:
@@ -13,29 +67,23 @@ class Convolution : public Differentiable {
 
   // x, base, own
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    const auto &x = inputs[0], &own = inputs[2];
     auto& out = outputs[0];
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    dflash_convolution job = {};
-    job.columns = x.shape(1);
-    job.hidden = x.shape(2);
-    job.taps = own.shape(3);
-    job.groups = own.shape(4);
-    job.rows = ptrdiff_t(x.shape(0)) * job.columns;
-    job.own_stride = ptrdiff_t(own.shape(2)) * job.taps * job.groups;
-    job.x = row_major(stream(), x);
-    job.base = row_major(stream(), inputs[1]) + ptrdiff_t(side_) * job.taps * job.hidden;
-    job.own = row_major(stream(), own) + ptrdiff_t(side_) * job.taps * job.groups;
+    auto job = convolution_of(stream(), inputs, side_);
     job.out = out.data<float>();
     mx::cpu::get_command_encoder(stream()).dispatch([job] { dflash_convolve(&job); });
   }
 
   std::vector<mx::array> gradients(const std::vector<mx::array>& inputs,
                                    const mx::array& to_out) const override {
-    auto form = [this](const std::vector<mx::array>& given) {
-      return std::vector<mx::array>{plain(given[0], given[1], given[2])};
-    };
-    return mx::vjp(form, inputs, {to_out}).second;
+    std::vector<mx::Shape> shapes;
+    for (const auto& input : inputs) {
+      shapes.push_back(input.shape());
+    }
+    auto given = inputs;
+    given.push_back(to_out);
+    return mx::array::make_arrays(shapes, std::vector<mx::Dtype>(3, mx::float32),
+                                  std::make_shared<ConvolutionGrad>(cpu_stream(), side_), given);
   }
 
   const char* name() const override { return "Convolution"; }
@@ -45,21 +93,6 @@ class Convolution : public Differentiable {
   }
 
  private:
-  mx::array plain(const mx::array& x, const mx::array& base, const mx::array& own) const {
-    int blocks = x.shape(0), length = x.shape(1), hidden = x.shape(2);
-    int taps = own.shape(3), groups = own.shape(4), size = hidden / groups;
-    auto grouped = mx::reshape(x, {blocks, length, groups, size});
-    auto kernel = mx::reshape(mx::take(base, side_, 0), {taps, groups, size}) +
-                  mx::expand_dims(mx::take(own, side_, 2), -1);
-    auto out = mx::take(kernel, 0, 2) * grouped;
-    for (int tap = 1; tap < std::min(taps, length); ++tap) {
-      auto earlier = mx::slice(grouped, {0, 0, 0, 0}, {blocks, length - tap, groups, size});
-      out = out + mx::take(kernel, tap, 2) *
-                      mx::pad(earlier, {{0, 0}, {tap, 0}, {0, 0}, {0, 0}});
-    }
-    return mx::reshape(out, x.shape());
-  }
-
   int side_;
 };
 
