@@ -3,6 +3,7 @@
 from typing import Any
 
 HELLO = [{"role": "user", "content": "Hello!"}]
+COUNT = [{"role": "user", "content": "Count from 2 to 9."}]
 SUMS = [[{"role": "user", "content": f"What is {at} plus {at}?"}] for at in range(1, 9)]
 POINT = {
     "type": "object",

@@ -7,7 +7,7 @@ import pytest
 
 from dflash_serve import LLM
 from dflash_serve.llm import Answer, ChatOptions, Piece, Usage
-from tests.llm.chats import HELLO, POINT_FORMAT, SUMS, TOOL
+from tests.llm.chats import COUNT, HELLO, POINT_FORMAT, SUMS, TOOL
 
 MUST_CALL: ChatOptions = {
     "tools": [TOOL],
@@ -139,10 +139,9 @@ def test_sampling_options_reach_the_model(llm: LLM) -> None:
     assert banned not in biased.token_ids
     assert llm.generate("Hello", top_k=1, max_tokens=8).token_ids == free.token_ids
     assert llm.generate("Hello", top_p=0, max_tokens=8).token_ids == free.token_ids
-    penalised = llm.generate("a", temperature=0, max_tokens=40, repetition_penalty=1.9)
-    assert len(set(penalised.token_ids)) > len(
-        set(llm.generate("a", temperature=0, max_tokens=40).token_ids)
-    )
+    free = llm.chat(COUNT, temperature=0, max_tokens=24)
+    penalised = llm.chat(COUNT, temperature=0, max_tokens=24, repetition_penalty=1.9)
+    assert len(set(penalised.token_ids)) > len(set(free.token_ids))
 
 
 def test_a_stop_string_ends_the_text(llm: LLM) -> None:
@@ -159,7 +158,7 @@ def test_the_prompt_is_echoed_on_demand(llm: LLM) -> None:
 
 
 def test_the_statistics_are_the_request_s_own(llm: LLM) -> None:
-    short, long = llm.generate(["Hello", "Hello"], temperature=0, max_tokens=32, n=2)
+    short, long = llm.chat([HELLO, COUNT], temperature=0, max_tokens=32, n=2)
     for answer in (short, long):
         for choice in answer.choices:
             usage = choice.usage

@@ -114,7 +114,7 @@ def test_the_field_is_named_apart_from_the_message(llm: LLM) -> None:
         ({"target": "./nowhere"}, ("./nowhere",)),
         ({"drafter": "./nowhere"}, ("./nowhere",)),
         ({"drafter": None}, ("drafter is None",)),
-        ({"block_size": 999}, ("block_size is 999", "8")),
+        ({"block_size": 999}, ("block_size is 999", "trained with 16")),
         ({"block_size": 2.5}, ("block_size is 2.5",)),
         ({"max_context": 10**6}, ("max_context is 1000000", "2048")),
         ({"max_batch": 0}, ("max_batch is 0", "1024")),

@@ -13,8 +13,9 @@ from dflash_serve.training.run.record import Worth
 _MEANING = """
 
 Tokens per round: the mean over responses of each one's mean tokens per verify pass, the target's
-own token included. Interval: of that mean, by a bootstrap that draws whole conversations. Pooled:
-all tokens over all verify passes. Drafts were compared with answers that are known."""
+own token included. Pooled: all tokens over all verify passes. Drafts were compared with answers
+that are known."""
+_INTERVAL = " Interval: of that mean, by a bootstrap that draws whole conversations."
 _MEANING_VP = """
 
 Tokens per round behind a visible prefix: the mean over the lengths of that prefix."""
@@ -99,6 +100,8 @@ def _measured(config: DFlashConfig, worth: Worth | None) -> str:
     if worth is None:
         return "Nothing yet."
     figure, meaning = worth.figures(), _MEANING
+    if worth.tokens_per_round_interval is not None:
+        meaning += _INTERVAL
     if config.prefix_weight_base:
         figure, meaning = f"{figure} behind a visible prefix", _MEANING_VP
     return f"{figure}, on {worth.on}, after {worth.step} steps.{meaning}"
