@@ -83,16 +83,21 @@ def test_a_checkpoint_is_cut_once_from_its_float32_masters(
             "last",
             "2.00 tokens per round (2.50 pooled; 95 % interval 1.75 to 2.25), on 41 answers",
         ),
-        ("checkpoints/step-00000200", "2.25 tokens per round (2.75 pooled; "),
+        ("checkpoints/step-00000200", "2.25 tokens per round (2.75 pooled; 95 % interval 2.00"),
+        ("run of an older version", "2.25 tokens per round, on 41 answers"),
     ],
 )
 def test_the_card_says_what_was_measured_of_this_one_and_on_what(
     part: str, told: str, run_folder: Path, tmp_path: Path
 ) -> None:
     """Not on the answers that it was chosen by."""
+    if part == "run of an older version":
+        part = ""
+        (run_folder / "log.jsonl").unlink()
     shown("export", run_folder / part, "--out", tmp_path / "out", "--runtime-block-size", 6)
     card = (tmp_path / "out" / CARD).read_text()
     assert told in card
+    assert ("Interval: of that mean" in card) == ("interval" in told)
     assert "base_model: Qwen/Qwen3-8B" in card
     assert "16 as trained, 6 advised" in card
     drafter = load_drafter(tmp_path / "out", load_target(write_target(tmp_path / "target")))
