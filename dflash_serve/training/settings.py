@@ -4,9 +4,12 @@ A model is the source of its command's options and, for `run`, of the rows of a 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
+
+from dflash_serve.paths import name_fault, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +22,34 @@ class Repeated:
     """Marks a field of several texts whose option is given once for each."""
 
 
+def _usable(name: str) -> str:
+    if found := name_fault(name):
+        raise ValueError(found)
+    return name
+
+
+Name = Annotated[str, AfterValidator(_usable)]
+"""Of a directory, a file, or of something on the hub."""
+
+
 class Settings(BaseModel):
-    """Settings of one command. Unknown names, NaN, infinity and integers of 2**63 are refused."""
+    """Settings of one command.
+
+    Unknown options are refused, and values that nothing holds: NaN, infinity, integers of 2**63,
+    paths that no file can have.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
     def _storable(cls, value: Any) -> Any:
-        """Refuse integers that no counter holds."""
+        """Refuse integers that no counter holds, and paths that no file can have."""
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError(f"should be below 2**63, {2**63}")
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                _usable(str(path))
         return value
 
 
@@ -50,4 +70,4 @@ def fault(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{name} is no option"
     allowed = str(cause) if cause else first["msg"].replace("Input should", "should", 1)
-    return f"{name} is {first['input']}, but {allowed}"
+    return f"{name} is {shown(str(first['input']))}, but {allowed}"
