@@ -58,7 +58,7 @@ def test_no_room_and_unknown_pairs_are_refused() -> None:
     ):
         measure(memory_gb=1e-6)
     given = TrainingMemoryOptions.model_validate({"pairs": ("gpt-6",)})
-    with pytest.raises(BenchError, match="pair 'gpt-6' is none of qwen3-4b"):
+    with pytest.raises(BenchError, match="--only names 'gpt-6', which is none of qwen3-4b"):
         run(given)
 
 
