@@ -81,7 +81,7 @@ def test_a_pipe_is_read_once_or_refused(tmp_path: Path) -> None:
     assert chat.messages[-1]["content"] == "a"
 
 
-@pytest.mark.parametrize(("path", "kind"), [("/dev/zero", "a device"), ("/", "a directory")])
+@pytest.mark.parametrize(("path", "kind"), [("/dev/null", "a device"), ("/", "a directory")])
 def test_what_is_no_file_is_not_read(path: str, kind: str) -> None:
     with pytest.raises(DataError, match=f"{path} is {kind}, but must be a file"):
         read_chats(Path(path))
