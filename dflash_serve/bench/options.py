@@ -254,6 +254,7 @@ class ProcessingOptions(Measured):
     vocab: int = Field(default=151_936, ge=256, description="Of the random target.")
     rows: Rows = (1, 8)
     prompts: int = Field(default=24, ge=1, description="JSON prompts of the demo pair.")
+    max_tokens: MaxTokens = 128
     repeats: Repeats = 9
     seed: Seed = 0
 

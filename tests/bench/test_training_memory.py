@@ -1,5 +1,6 @@
 """Memory of training steps by layers, on pairs of a size that a test can hold."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ TARGET: dict[str, Any] = {
 PAIRS = {"small": (TARGET, 6, 8)}
 
 
+@cache
 def measure(**options: Any) -> dict[str, Any]:
     given = TrainingMemoryOptions.model_validate(
         {"pairs": ("small",), "length": 32, "anchors": 16, **options}
@@ -48,7 +50,7 @@ def test_the_peak_of_all_layers_follows_from_two(muon: bool) -> None:
 
 
 def test_what_a_plan_says_is_no_less_than_the_peak() -> None:
-    step = measure()["steps"]["6"]
+    step = measure(muon=False)["steps"]["6"]
     assert step["held_bytes"] < step["peak_bytes"] <= step["planned_bytes"]
 
 
