@@ -13,6 +13,7 @@ import pytest
 from dflash_serve.text.tokenizer import ChatTokenizer
 from tests.compiler import write_compiler
 from tests.fakes import save_tokenizer
+from tests.imports import write_site
 
 hypothesis.settings.register_profile("busy machine", deadline=None)
 hypothesis.settings.load_profile("busy machine")
@@ -47,6 +48,15 @@ def quick_compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     write_compiler(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_imports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("site")
+    write_site(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         yield
 
 
