@@ -9,14 +9,13 @@ from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.measure.plots import save_figure
 from dflash_serve.measure.results import Result, document, uncommitted
-from dflash_serve.measure.tables import table
+from dflash_serve.measure.tables import console, table
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.axes import Axes
@@ -198,6 +197,6 @@ def lines(
 
 
 def show(*tables: Table) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    out = console()
     for one in tables:
-        console.print(one)
+        out.print(one)

@@ -79,6 +79,8 @@ def test_speculative_text_is_plain_text(
     assert drafting["slots"][0]["share"] > 0
     assert total["speedup_decode"] > 0
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+    headings = ("tokens/round", "pooled", "published", "above 3", "acc/proposed", "end to end")
+    assert all(name in done.output for name in headings), "cut to the width of no terminal"
 
 
 def test_an_evaluation_goes_on_where_it_stopped_but_not_with_other_settings(

@@ -54,6 +54,7 @@ def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> N
     assert (out / "sweep.png").exists()
     assert (out / "good" / "model.safetensors").exists()
     assert "tokens per round, the best first" in result.output
+    assert "…" not in result.output, "a heading or a figure is cut"
 
     (out / "good" / "outcome.json").unlink()  # as if it had been interrupted
     before = (out / "bad" / "log.jsonl").read_text()
