@@ -16,6 +16,7 @@ from dflash_serve.bench.errors import BenchError
 from dflash_serve.measure.plots import save_figure
 from dflash_serve.measure.results import Result, document, uncommitted
 from dflash_serve.measure.tables import console, table
+from dflash_serve.paths import not_a_file
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.axes import Axes
@@ -46,6 +47,20 @@ class Destination:
         return RESULTS / f"{name}-{day}.json" if self.save else None
 
 
+def make_room(path: Path) -> None:
+    """Make the folder of a file to be written, best before what it will hold is measured.
+
+    Raises:
+        BenchError: it cannot be made, or no file can take the place of what is at ``path``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    if kind := not_a_file(path):
+        raise BenchError(f"cannot write {path}: it is {kind}")
+
+
 def write(
     result: Result, destination: Destination, plot: "Callable[[], Figure] | None" = None
 ) -> Path | None:
@@ -57,8 +72,8 @@ def write(
     if path is None:
         return None
     made = document(result)
+    make_room(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         replace_json(path, made)
         if plot is not None:
             save_figure(plot(), path.with_suffix(".png"))

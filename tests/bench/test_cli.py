@@ -86,6 +86,26 @@ def test_a_bad_prompt_file(
     assert "p.jsonl, line 2" in err
 
 
+@pytest.mark.parametrize(
+    ("place", "message"), [("folder", "it is a directory"), ("file/x.json", "File exists")]
+)
+@pytest.mark.parametrize("words", [["decode", "--out"], ["record"]])
+def test_a_place_for_the_result_is_asked_for_before_it_is_measured(
+    words: list[str],
+    place: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The target is not even looked for."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    argv = [*words, str(tmp_path / place), "--target", "/no/such/place"]
+    code, _, err = run(cli.main, argv, monkeypatch, capsys)
+    assert (code, err) == (2, f"dflash-bench: error: cannot write {tmp_path / place}: {message}\n")
+
+
 def test_a_result_is_written_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
