@@ -28,6 +28,10 @@ def _usable(name: str) -> str:
     return name
 
 
+def _expanded(value: Any) -> Any:
+    return Path(_usable(str(value))).expanduser() if isinstance(value, Path) else value
+
+
 Name = Annotated[str, AfterValidator(_usable)]
 """Of a directory, a file, or of something on the hub."""
 
@@ -36,7 +40,7 @@ class Settings(BaseModel):
     """Settings of one command.
 
     Unknown options are refused, and values that nothing holds: NaN, infinity, integers of 2**63,
-    paths that no file can have.
+    paths that no file can have. A path may begin with ``~``, as the names of checkpoints may.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,10 +51,9 @@ class Settings(BaseModel):
         """Refuse integers that no counter holds, and paths that no file can have."""
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError(f"should be below 2**63, {2**63}")
-        for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path):
-                _usable(str(path))
-        return value
+        if isinstance(value, tuple):
+            return tuple(map(_expanded, value))
+        return _expanded(value)
 
 
 def option_name(field: str) -> str:
