@@ -53,6 +53,7 @@ def results(out: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("sampling", [(), ("--temperature", 1, "--top-k", 20, "--seed", 3)])
 def test_speculative_text_is_plain_text(
     pair: tuple[Path, Path], prompts: Path, tmp_path: Path, sampling: tuple[object, ...]

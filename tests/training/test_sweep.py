@@ -30,6 +30,7 @@ def results(out: Path) -> dict[str, dict[str, object]]:
     return {row["name"]: row for row in json.loads((out / "sweep.json").read_text())}
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> None:
     world, out = World.make(tmp_path), tmp_path / "sweep"
     runs = [
