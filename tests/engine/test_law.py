@@ -50,7 +50,7 @@ CASES = {
         SamplingParams(temperature=3), LogitRules(bias=((2, 2.0), (5, -3.0)), repetition=1.6)
     ),
     "presence, frequency": Case(
-        SamplingParams(temperature=3), LogitRules(presence=1.5, frequency=-1.0)
+        SamplingParams(temperature=3), LogitRules(presence=-1.5, frequency=-1.0)
     ),
     "minimum": Case(SamplingParams(temperature=3.75), LogitRules(min_tokens=2)),
     "grammar": Case(SamplingParams(temperature=3.75), pattern="a[bc]+d?|b(a|cf)[a-f]*|[c-f]{1,2}"),
