@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import threading
@@ -290,12 +291,16 @@ def make_context(
         model=model,
         drafting=drafting or DrafterSwitch(DrafterCard(), refuse),
         markup=markup or table.detect(tokenizer.template, tokenizer.added_tokens),
-        thinking=table.thinking_switch(tokenizer.template),
+        thinking=_thinking_switch(tokenizer.template),
         grammars=Grammars(compiler),
         seed=settings.seed,
         recorder=recorder,
         settings=settings,
     )
+
+
+_thinking_switch = functools.cache(table.thinking_switch)
+"""Parsing a template takes longer than all else of a context."""
 
 
 class _Server(uvicorn.Server):

@@ -6,6 +6,7 @@ Every failure is an `AdapterError` of one line. Knows nothing of model families.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.shard_header import read_header
+from dflash_serve.paths import not_a_file
 
 _LARGEST = 32 << 20
 """Bytes of a JSON file that describes a checkpoint; those that exist have a hundredth."""
@@ -30,6 +32,7 @@ def resolve(name: str, files: Sequence[str] = _PATTERNS) -> Path:
     """
     path = _expanded(name)
     if path.is_dir():
+        _check_regular(path, files)
         return path
     if path.exists():
         raise AdapterError(f"{name} is a file, but a checkpoint is a directory")
@@ -42,6 +45,22 @@ def resolve(name: str, files: Sequence[str] = _PATTERNS) -> Path:
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise AdapterError(f"cannot get {name} from the hub: {first_line}") from error
+
+
+def _check_regular(directory: Path, patterns: Sequence[str]) -> None:
+    """Refuse what is not a file: reading a pipe or a device may never come to an end."""
+    try:
+        found = sorted(directory.iterdir())
+    except OSError as error:
+        raise AdapterError(f"{directory} cannot be listed: {error.strerror}") from error
+    for path in found:
+        if any(fnmatch(path.name, pattern) for pattern in patterns):
+            _check_file(path)
+
+
+def _check_file(path: Path) -> None:
+    if kind := not_a_file(path):
+        raise AdapterError(f"{path} is {kind}, but must be a file")
 
 
 def _expanded(name: str) -> Path:
@@ -61,8 +80,9 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object."""
+    _check_file(path)
     try:
-        size = path.stat().st_size if path.is_file() else 0
+        size = path.stat().st_size
         if size > _LARGEST:
             raise AdapterError(f"{path} has {size} bytes, but must have at most {_LARGEST}")
         config = json.loads(path.read_text(encoding="utf-8"))

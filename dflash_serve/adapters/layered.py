@@ -144,8 +144,10 @@ def activation_dtype(text: Any) -> mx.Dtype:
     Scales that are no floats (mxfp4 and its like) say nothing: then that of the first layer's.
     """
     embedding = text.model.embed_tokens
-    first = getattr(embedding, "scales", embedding.weight)
-    arrays = [first, *(value for _, value in tree_flatten(text.model.layers[0].parameters()))]
+    first: mx.Dtype = getattr(embedding, "scales", embedding.weight).dtype
+    if mx.issubdtype(first, mx.floating):
+        return first
+    arrays = (value for _, value in tree_flatten(text.model.layers[0].parameters()))
     return next(array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating))
 
 

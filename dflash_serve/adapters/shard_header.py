@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.adapters.base import AdapterError
+from dflash_serve.paths import not_a_file
 
 _BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -33,8 +34,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file, by name.
 
     Raises:
-        AdapterError: the header makes no sense, or the file is not as long as it says.
+        AdapterError: it is no file, its header makes no sense, or it is not as long as that says.
     """
+    if kind := not_a_file(path):
+        raise AdapterError(f"{path} is {kind}, but must be a file")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -52,7 +52,11 @@ def _measurement(name: str, module: str, model: type[options.Measured]) -> None:
 
     @_command(name, model)
     def work(given: options.Measured) -> int:
+        from dflash_serve.bench.report import make_room
+
         measurement: Any = import_module(f"dflash_serve.bench.{module}")
+        if given.out is not None:
+            make_room(given.out)
         result: Result = measurement.run(given)
         return _finish(result, measurement, given)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Event
 from typing import Any
 
@@ -120,22 +120,37 @@ def another_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, _SPAWN)
 
 
-@contextlib.contextmanager
-def reading(port: int, model: str, streams: int) -> Iterator[Callable[[], Arrivals]]:
-    """Another process reads ``streams`` at once, one after the other, until it is asked for when.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Streams that another process reads. Both calls raise `BenchError` if one cannot be read.
 
-    What is yielded raises `BenchError` if a stream could not be read.
+    ``begun`` waits until each stream has given a chunk; ``ended`` stops them and says when theirs
+    came.
     """
+
+    begun: Callable[[], None]
+    ended: Callable[[], Arrivals]
+
+
+@contextlib.contextmanager
+def reading(port: int, model: str, streams: int) -> Iterator[Reading]:
+    """Another process reads ``streams`` at once, each one answer after the other."""
     with _SPAWN.Manager() as shared, another_process() as pool:
-        end = shared.Event()
-        read = pool.submit(_read_on, port, model, streams, end)
+        all_run, end = shared.Event(), shared.Event()
+        read = pool.submit(_read_on, port, model, streams, all_run, end)
+
+        def begun() -> None:
+            if not all_run.wait(_TIMEOUT):
+                raise BenchError(f"a stream gave no chunk in {_TIMEOUT:.0f} s")
+            if end.is_set():
+                read.result()
 
         def ended() -> Arrivals:
             end.set()
             return read.result()
 
         try:
-            yield ended
+            yield Reading(begun, ended)
         finally:
             end.set()
 
@@ -201,14 +216,26 @@ async def _read(port: int, model: str) -> None:
         raise BenchError(f"a stream ended early: {seen[-200:]!r}")
 
 
-def _read_on(port: int, model: str, streams: int, end: Event) -> Arrivals:
+def _read_on(port: int, model: str, streams: int, all_run: Event, end: Event) -> Arrivals:
     arrivals: Arrivals = []
+    waiting = set(range(streams))
+
+    def chunk(number: int) -> None:
+        if number in waiting:
+            waiting.remove(number)
+            if not waiting:
+                all_run.set()
 
     async def read() -> None:
-        again = (_read_again(port, model, number, arrivals) for number in range(streams))
+        again = (
+            _read_again(port, model, number, arrivals, partial(chunk, number))
+            for number in range(streams)
+        )
         readers = [asyncio.create_task(one) for one in again]
         ended = asyncio.create_task(asyncio.to_thread(end.wait))
         await asyncio.wait([ended, *readers], return_when=asyncio.FIRST_COMPLETED)
+        end.set()  # also of the thread above, which would hold up what a reader raises
+        all_run.set()
         for reader in readers:
             if reader.done():
                 reader.result()  # raises: they do not end by themselves
@@ -220,7 +247,9 @@ def _read_on(port: int, model: str, streams: int, end: Event) -> Arrivals:
     return arrivals
 
 
-async def _read_again(port: int, model: str, number: int, arrivals: Arrivals) -> None:
+async def _read_again(
+    port: int, model: str, number: int, arrivals: Arrivals, chunk: Callable[[], None]
+) -> None:
     """Whole answers only: behind an answer's end a target may say nothing for seconds."""
     body = {
         "model": model,
@@ -238,6 +267,7 @@ async def _read_again(port: int, model: str, number: int, arrivals: Arrivals) ->
             while data := await reader.read(1 << 16):
                 if b"data: {" in data:
                     times.append(time.perf_counter())
+                    chunk()
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,6 @@ own, in turn, as MLX binds its matmul when it is imported. The forms, plain, fas
 traced as in the engine and compared in this process, on the default device. Writes no file.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +18,13 @@ from matplotlib.figure import Figure
 from mlx_lm.models.gated_delta import gated_delta_ops
 from rich.table import Table
 
+from dflash_serve.bench import products
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.bench.options import KernelsOptions
+from dflash_serve.bench.products import SHAPES, Shape
 from dflash_serve.bench.report import lines, picture, table_of
 from dflash_serve.bench.spawn import run_job
-from dflash_serve.bench.turns import Timing, for_seconds, timed
+from dflash_serve.bench.turns import Timing, timed
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
 from dflash_serve.kernels.dispatch import Backend, default_backend, kernel_backend
@@ -33,32 +34,12 @@ from dflash_serve.kernels.native import native
 from dflash_serve.kernels.token_choice import Draw, token_choice
 from dflash_serve.kernels.tree_scan import tree_scan
 from dflash_serve.kernels.verify_qmm import QuantisedWeight, verify_qmm
-from dflash_serve.measure.results import Result, blas
+from dflash_serve.measure.results import Result
 
 LIBRARIES = {"ours": "auto", "stock": "off"}
 """Name in the results -> value of DFLASH_CPU_BLAS."""
 
 _ROUNDS = 2  # each library's turn comes twice, so that a busy moment hits both
-_PRODUCT_SECONDS = 1.5  # a slow cell is repeated less often, but thrice at least
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """x[m, k] times w[n, k] transposed (``weight``), or times v[k, n]."""
-
-    name: str
-    m: int
-    n: int
-    k: int
-    weight: bool = True
-
-
-SHAPES = (
-    *(Shape("projection", m, 3584, 1024) for m in (1, 4, 8, 16, 32, 64, 256)),
-    *(Shape("demo projection", m, 768, 192) for m in (1, 8, 64)),
-    *(Shape("attention scores", m, 512, 64) for m in (1, 8, 16)),
-    *(Shape("attention values", m, 64, 512, weight=False) for m in (1, 8, 16)),
-)
 
 
 def run(options: KernelsOptions, shapes: Sequence[Shape] = SHAPES, vocab: int = 151_936) -> Result:
@@ -114,29 +95,10 @@ def _milliseconds(timings: list[Timing]) -> dict[str, float]:
 def _in_process(
     repeats: int, shapes: Sequence[Shape], switch: str
 ) -> tuple[dict[str, Any], list[list[Timing]]]:
-    command = [sys.executable, "-P", "-m", __name__]
+    command = [sys.executable, "-P", "-m", products.__name__]
     job = {"repeats": repeats, "shapes": [asdict(shape) for shape in shapes]}
     part = run_job("the matmul benchmark", command, job, os.environ | {"DFLASH_CPU_BLAS": switch})
     return part["blas"], [[Timing(*one) for one in cell] for cell in part["timings"]]
-
-
-def _measure(job: dict[str, Any]) -> dict[str, Any]:
-    with mx.stream(mx.cpu):
-        cells = [_time(Shape(**shape), job["repeats"]) for shape in job["shapes"]]
-    return {"blas": blas(), "timings": cells}
-
-
-def _time(shape: Shape, repeats: int) -> list[Timing]:
-    """MLX's own dispatch is part of every call."""
-    mx.random.seed(0)
-    x = mx.random.normal((shape.m, shape.k))
-    other = mx.random.normal((shape.n, shape.k) if shape.weight else (shape.k, shape.n))
-
-    def multiply() -> None:
-        mx.eval(x @ (other.T if shape.weight else other))
-
-    multiply()
-    return for_seconds(multiply, _PRODUCT_SECONDS, least=3, most=repeats)
 
 
 def tables(result: Result) -> list[Table]:
@@ -346,7 +308,3 @@ def _qmm(rows: int, columns: int, inner: int, bits: int) -> Cell:
 
     shape = f"{rows} x {columns} x {inner}, {bits} bit"
     return Cell("verify_qmm", shape, (x, words, scales, biases), _by_backend(multiply))
-
-
-if __name__ == "__main__":
-    print(json.dumps(_measure(json.load(sys.stdin))))

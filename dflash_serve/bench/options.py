@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from dflash_serve.training.settings import Positional, Repeated, Settings
+from dflash_serve.training.settings import Name, Positional, Repeated, Settings
 
 if TYPE_CHECKING:
     from dflash_serve.bench.pair import PairChoice
@@ -39,14 +39,14 @@ def _or_none(word: str, least: int) -> Callable[[Any], Any]:
 
 
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers(1))]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_names)]
 _DEMO_PAIR = "Directory or hub id; without it, the embedded demo pair."
-Target = Annotated[str | None, Field(description=_DEMO_PAIR)]
-Drafter = Annotated[str, Field(description="auto, none, random (weights), a directory or hub id.")]
+Target = Annotated[Name | None, Field(description=_DEMO_PAIR)]
+Drafter = Annotated[Name, Field(description="auto, none, random (weights), a directory or hub id.")]
 PromptFile = Annotated[Path | None, Field(description="JSON lines of chats or prompts, with kind.")]
 Seed = Annotated[int, Field(ge=0, description="Of weights, prompts, samples, events.")]
 SecondDrafter = Annotated[
-    str, Field(description="A VP-drafter for trees: none, auto, directory or hub id.")
+    Name, Field(description="A VP-drafter for trees: none, auto, directory or hub id.")
 ]
 Repeats = Annotated[int, Field(ge=1, description="Timed turns of each arm.")]
 MaxTokens = Annotated[int, Field(ge=2, description="Per request.")]
@@ -81,7 +81,7 @@ class PairOptions(Options):
 
     target: Target = None
     drafter: Drafter = "auto"
-    random_target: str | None = Field(
+    random_target: Name | None = Field(
         default=None,
         description="Random weights: qwen3-100m, qwen3-22m, qwen3-tiny, mistral-tiny (sliding "
         "window), qwen3_5-tiny (recurrent layers) or a config.json.",
@@ -211,7 +211,7 @@ class ServeOptions(Measured):
         default=(), description="Start and measure: dflash, dflash-plain, mlx-lm, mlx-lm-blas."
     )
     target: Target = None
-    drafter: str = Field(default="auto", description="As dflash-serve takes it.")
+    drafter: Name = Field(default="auto", description="As dflash-serve takes it.")
     server_options: Annotated[tuple[str, ...], Repeated()] = Field(
         default=(),
         alias="server_option",
@@ -250,10 +250,11 @@ class MatmulOptions(Measured):
 class ProcessingOptions(Measured):
     """What bias, penalties, log-probabilities and grammars cost a round."""
 
-    random_target: str = Field(default="qwen3-100m", description="For the times of rounds.")
+    random_target: Name = Field(default="qwen3-100m", description="For the times of rounds.")
     vocab: int = Field(default=151_936, ge=256, description="Of the random target.")
     rows: Rows = (1, 8)
     prompts: int = Field(default=24, ge=1, description="JSON prompts of the demo pair.")
+    max_tokens: MaxTokens = 128
     repeats: Repeats = 9
     seed: Seed = 0
 
@@ -261,7 +262,7 @@ class ProcessingOptions(Measured):
 class CachesOptions(Measured):
     """Rows of very different length, leaves, and bytes in random schedules; 1 if one is missed."""
 
-    random_target: str = Field(default="qwen3-22m", description="For the times of rounds.")
+    random_target: Name = Field(default="qwen3-22m", description="For the times of rounds.")
     long: int = Field(default=16_384, ge=1, description="Tokens of the long row.")
     short: int = Field(default=256, ge=1, description="Tokens of those beside it.")
     leave: int = Field(default=4096, ge=1, description="Tokens of rows of which one leaves.")
@@ -356,7 +357,7 @@ class GraphOptions(Measured):
 class QuantisedOptions(Measured):
     """Quantised weights on a CPU: as stored, by own products, expanded; checks equal tokens."""
 
-    random_target: str = Field(default="qwen3-100m", description="A name or config.json.")
+    random_target: Name = Field(default="qwen3-100m", description="A name or config.json.")
     bits: int = Field(default=4, description="Of its matrices.")
     group: int = Field(default=64, description="Weights that share a scale.")
     tau: float = Field(default=5.0, description="Simulated tokens per round.")

@@ -20,11 +20,13 @@ from dflash_serve.bench.options import RecordOptions
 from dflash_serve.bench.pair import Pair, drafting_pair
 from dflash_serve.bench.policy_machines import Machine, interpolated
 from dflash_serve.bench.policy_replay import BLOCKS, Trace, Workload, as_json, from_json
+from dflash_serve.bench.report import make_room
 from dflash_serve.bench.work import decode_plainly, make_prompts, requests_of
 from dflash_serve.bench.workloads import Prompt
 from dflash_serve.engine.plan import DecodeRow, PrefillRow, StepPlan
 from dflash_serve.engine.runner import DeviceRunner
 from dflash_serve.engine.types import SamplingParams
+from dflash_serve.measure.prompts import check_file
 from dflash_serve.provenance import origin
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -49,7 +51,9 @@ def read_recording(path: Path) -> Recording:
 
     Raises:
         BenchError: the file cannot be read or holds something else.
+        DataError: it is no file.
     """
+    check_file(path, pipes=True)
     try:
         stored: Any = json.loads(path.read_text(encoding="utf-8"))
         traces = tuple(from_json(stored["traces"]))
@@ -70,6 +74,8 @@ def run_record(options: RecordOptions) -> None:
     Raises:
         BenchError: the pair cannot be recorded, or the file not be written.
     """
+    path = options.path
+    make_room(path)
     pair = drafting_pair(options.pair)
     prompts = make_prompts(options, pair, options.prompts)
     stored = {
@@ -78,9 +84,7 @@ def run_record(options: RecordOptions) -> None:
         "costs": measure(pair, options.rows),
         "traces": as_json(record(pair, prompts, options.max_tokens)),
     }
-    path = options.path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         replace_json(path, stored)
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror or error}") from error

@@ -147,7 +147,7 @@ def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, 
 def _neighbours(pair: Pair, options: ProcessingOptions) -> dict[str, Any]:
     """Seven rows beside one that has a schema, and beside the same one without."""
     *seven, one = (
-        replace(request, id=str(at), stop_tokens=frozenset(), max_tokens=64)
+        replace(request, id=str(at), stop_tokens=frozenset(), max_tokens=options.max_tokens // 2)
         for at, request in enumerate(
             [
                 *_requests(pair, options, 7, "story", "code"),
@@ -194,7 +194,8 @@ def _requests(
     """Of the demo's held-out prompts of those kinds."""
     assert pair.directory is not None
     known = [chat for chat in read_chats(HELD_OUT) if chat.kind in kinds]
-    return requests_of(encode(pick(known, count, options.seed), pair.directory), 128)
+    prompts = encode(pick(known, count, options.seed), pair.directory)
+    return requests_of(prompts, options.max_tokens)
 
 
 def _grammar(pair: Pair, schema: Any) -> Grammar:

@@ -13,6 +13,7 @@ from dflash_serve.adapters.layered import LayeredTarget
 from dflash_serve.adapters.loading import make_target
 from dflash_serve.adapters.target_config import text_config
 from dflash_serve.bench.errors import BenchError
+from dflash_serve.paths import name_fault, shown
 
 _TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -222,6 +223,8 @@ def write_quantised(directory: Path, shape: RandomTarget, bits: int, group: int,
 
 
 def _shape(name: str) -> dict[str, Any]:
+    if found := name_fault(name):
+        raise BenchError(f"--random-target is {shown(name)}, but {found}")
     path = Path(name).expanduser()
     if not path.exists():
         known = ", ".join(RANDOM_TARGETS)

@@ -9,14 +9,14 @@ from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from dflash_serve.atomic_files import replace_json
 from dflash_serve.bench.errors import BenchError
 from dflash_serve.measure.plots import save_figure
 from dflash_serve.measure.results import Result, document, uncommitted
-from dflash_serve.measure.tables import table
+from dflash_serve.measure.tables import console, table
+from dflash_serve.paths import not_a_file
 
 if TYPE_CHECKING:  # dflash-doctor reports without the extra that plots
     from matplotlib.axes import Axes
@@ -47,6 +47,20 @@ class Destination:
         return RESULTS / f"{name}-{day}.json" if self.save else None
 
 
+def make_room(path: Path) -> None:
+    """Make the folder of a file to be written, best before what it will hold is measured.
+
+    Raises:
+        BenchError: it cannot be made, or no file can take the place of what is at ``path``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    if kind := not_a_file(path):
+        raise BenchError(f"cannot write {path}: it is {kind}")
+
+
 def write(
     result: Result, destination: Destination, plot: "Callable[[], Figure] | None" = None
 ) -> Path | None:
@@ -58,8 +72,8 @@ def write(
     if path is None:
         return None
     made = document(result)
+    make_room(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         replace_json(path, made)
         if plot is not None:
             save_figure(plot(), path.with_suffix(".png"))
@@ -198,6 +212,6 @@ def lines(
 
 
 def show(*tables: Table) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    out = console()
     for one in tables:
-        console.print(one)
+        out.print(one)

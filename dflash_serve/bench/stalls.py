@@ -41,8 +41,6 @@ from dflash_serve.measure.results import Result
 
 _ADMIN_KEY = "measured"
 _REFUSED, _DONE = (http.client.BAD_REQUEST, http.client.OK)
-_SETTLE = 4.0
-"""Seconds until all streams run."""
 _SHORT = 10
 """Tokens of the short prompt."""
 _SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -80,13 +78,13 @@ def run(options: StallsOptions) -> Result:
 
 def _beside_streams(options: StallsOptions, server: Spawned) -> dict[str, list[dict[str, Any]]]:
     model = server.model
-    with reading(server.port, model, options.streams) as ended:
-        time.sleep(_SETTLE)
+    with reading(server.port, model, options.streams) as streams:
+        streams.begun()
         disturbed = {
             "bodies": _send_bodies(options, server.port, model),
             "swaps": _swap(options, server.port),
         }
-        arrivals = ended()
+        arrivals = streams.ended()
     if not any(arrivals):
         raise BenchError("no stream gave a chunk")
     return {name: _rows(ones, arrivals) for name, ones in disturbed.items() if ones}

@@ -72,7 +72,7 @@ def run(
     """
     for name in given.pairs:
         if name not in trained:
-            raise BenchError(f"pair {name!r} is none of {', '.join(trained)}")
+            raise BenchError(f"--only names {name!r}, which is none of {', '.join(trained)}")
     measured = {name: _pair(_Pair(name, *trained[name]), given) for name in given.pairs}
     return Result("training-memory", given.recorded(), measured)
 

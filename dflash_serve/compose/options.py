@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dflash_serve.engine.config import SPARE_TOKENS
+from dflash_serve.paths import name_fault, shown
 
 SPECULATION = ("auto", "always", "off")
 _UNITS = {
@@ -38,6 +39,8 @@ _OF_A_DRAFTER: dict[str, tuple[str | int, ...]] = {
 }
 """Options that only a drafter can follow, and the values that ask for nothing."""
 _NEVER_EMPTY = ("target", "drafter", "second_drafter", "tool_parser", "reasoning_parser")
+_NAMES = ("target", "drafter", "second_drafter")
+"""Options that name directories."""
 
 
 class OptionsError(ValueError):
@@ -85,6 +88,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         check_values(self, _BOUNDS, _NEVER_EMPTY)
+        check_names(self, _NAMES)
         check_one_of("speculation", self.speculation, SPECULATION)
         check_one_of("cpu_weights", self.cpu_weights, CPU_WEIGHTS)
         _check_drafting(self)
@@ -147,6 +151,17 @@ def check_values(
     for name in never_empty:
         if getattr(options, name) == "":
             raise OptionsError(f"{option(name)} is empty")
+
+
+def check_names(options: Any, names: Sequence[str]) -> None:
+    """
+    Raises:
+        OptionsError: a field of ``options`` is a path that no directory can have.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and (found := name_fault(value)):
+            raise OptionsError(f"{option(name)} is {shown(value)}, but {found}")
 
 
 def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -1,8 +1,19 @@
 """Tables for a terminal, laid out alike wherever figures are shown."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+
+_WIDTH = 130
+"""Characters: what a table of ten figures needs to have its words on one line."""
+
+
+def console(*, soft_wrap: bool = False) -> Console:
+    """Standard output. Where it is no terminal, it is as wide as most tables need."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH, soft_wrap=soft_wrap)
 
 
 def cell(value: object) -> str:
@@ -20,10 +31,11 @@ def table(
     caption: str | None = None,
     shown: Callable[[object], str] = cell,
 ) -> Table:
-    """The first column left, the rest right; ``shown`` makes the text of a value."""
+    """The first column left, the rest right, all whole; ``shown`` makes the text of a value."""
     made = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="right" if index else "left", no_wrap=not index)
+        side: Any = "right" if index else "left"
+        made.add_column(column, justify=side, no_wrap=not index, overflow="fold")
     for row in rows:
         made.add_row(*map(shown, row))
     return made

@@ -4,7 +4,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dflash_serve.compose.options import EngineOptions, OptionsError, check_one_of, check_values
+from dflash_serve.compose.options import (
+    EngineOptions,
+    OptionsError,
+    check_names,
+    check_one_of,
+    check_values,
+)
 from dflash_serve.server.gates.names import ANY_ORIGIN, canonical_origin, is_host
 
 API_KEY_VARIABLE = "DFLASH_API_KEY"
@@ -57,6 +63,7 @@ class Settings(EngineOptions):
     def __post_init__(self) -> None:
         EngineOptions.__post_init__(self)  # super() does not know a class with slots
         check_values(self, _BOUNDS, _NEVER_EMPTY)
+        check_names(self, ("record",))
         check_one_of("log_level", self.log_level, LOG_LEVELS)
         for origin in self.cors_origin:
             _check_origin(origin)

@@ -4,9 +4,12 @@ A model is the source of its command's options and, for `run`, of the rows of a 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
+
+from dflash_serve.paths import name_fault, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +22,38 @@ class Repeated:
     """Marks a field of several texts whose option is given once for each."""
 
 
+def _usable(name: str) -> str:
+    if found := name_fault(name):
+        raise ValueError(found)
+    return name
+
+
+def _expanded(value: Any) -> Any:
+    return Path(_usable(str(value))).expanduser() if isinstance(value, Path) else value
+
+
+Name = Annotated[str, AfterValidator(_usable)]
+"""Of a directory, a file, or of something on the hub."""
+
+
 class Settings(BaseModel):
-    """Settings of one command. Unknown names, NaN, infinity and integers of 2**63 are refused."""
+    """Settings of one command.
+
+    Unknown options are refused, and values that nothing holds: NaN, infinity, integers of 2**63,
+    paths that no file can have. A path may begin with ``~``, as the names of checkpoints may.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
     def _storable(cls, value: Any) -> Any:
-        """Refuse integers that no counter holds."""
+        """Refuse integers that no counter holds, and paths that no file can have."""
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError(f"should be below 2**63, {2**63}")
-        return value
+        if isinstance(value, tuple):
+            return tuple(map(_expanded, value))
+        return _expanded(value)
 
 
 def option_name(field: str) -> str:
@@ -50,4 +73,4 @@ def fault(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{name} is no option"
     allowed = str(cause) if cause else first["msg"].replace("Input should", "should", 1)
-    return f"{name} is {first['input']}, but {allowed}"
+    return f"{name} is {shown(str(first['input']))}, but {allowed}"

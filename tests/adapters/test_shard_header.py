@@ -1,6 +1,7 @@
 """Headers of safetensors files: what is not as long, or not what it says, is refused by name."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def test_tensors_that_share_bytes_or_leave_a_gap_are_refused(tmp_path: Path) -> 
     gap = write(tmp_path / FILE, {"a": entry(), "b": entry(begin=12, end=20)}, bytes(20))
     with pytest.raises(AdapterError, match=r"its tensors take 16 bytes, their places 20$"):
         read_header(gap)
+
+
+@pytest.mark.timeout(30)  # who reads a pipe that nobody writes to waits for ever
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(AdapterError, match=f"{FILE} is a pipe, but must be a file$"):
+        read_header(tmp_path / FILE)
 
 
 def test_a_header_may_hold_nothing(tmp_path: Path) -> None:

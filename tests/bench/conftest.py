@@ -29,6 +29,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     drafter = write_drafter(
         root / "drafter",
         vocab_size=VOCAB,
+        block_size=4,
         dflash_config={"mask_token_id": VOCAB - 1, "target_layer_ids": [0, 1, 2]},
     )
     prompts = root / "prompts.jsonl"

@@ -1,15 +1,16 @@
 """The commands as a user runs them: help without MLX, one line and exit code 2 for bad input."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from dflash_serve.bench import cli, doctor
+from dflash_serve.kernels.dispatch import hand_written
 from tests.bench.conftest import VOCAB, Stored
 from tests.tiny import write_target
 
@@ -24,13 +25,14 @@ def run(
     return stop.value.code, out, err
 
 
-@pytest.mark.parametrize("module", ["cli", "doctor"])
-def test_help_imports_no_mlx(module: str) -> None:
+def test_help_imports_no_mlx() -> None:
     code = (
-        f"import sys; from dflash_serve.bench import {module} as m\n"
+        "import sys; from dflash_serve.bench import cli, doctor\n"
         "sys.argv = ['x', '--help']\n"
-        "try: m.main()\n"
-        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "for module in (cli, doctor):\n"
+        "    try: module.main()\n"
+        "    except SystemExit as stop: assert not stop.code, stop.code\n"
+        "    else: raise AssertionError(module)\n"
         "assert 'mlx.core' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=240)
@@ -84,6 +86,26 @@ def test_a_bad_prompt_file(
     assert "p.jsonl, line 2" in err
 
 
+@pytest.mark.parametrize(
+    ("place", "message"), [("folder", "it is a directory"), ("file/x.json", "File exists")]
+)
+@pytest.mark.parametrize("words", [["decode", "--out"], ["record"]])
+def test_a_place_for_the_result_is_asked_for_before_it_is_measured(
+    words: list[str],
+    place: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The target is not even looked for."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    argv = [*words, str(tmp_path / place), "--target", "/no/such/place"]
+    code, _, err = run(cli.main, argv, monkeypatch, capsys)
+    assert (code, err) == (2, f"dflash-bench: error: cannot write {tmp_path / place}: {message}\n")
+
+
 def test_a_result_is_written_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -112,38 +134,41 @@ def test_doctor_examines_a_pair(
     assert {1} < {point["width"] for point in found["pair"]["cost_table"]}
 
 
-def test_doctor_shows_tables(
-    stored: Stored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.fixture
+def switch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets DFLASH_KERNELS, as if this process had begun with it."""
+
+    def begin_with(choice: str) -> None:
+        monkeypatch.setenv("DFLASH_KERNELS", choice)
+        hand_written.cache_clear()
+
+    yield begin_with
+    hand_written.cache_clear()
+
+
+def test_doctor_shows_tables_and_the_switch_of_the_kernels(
+    stored: Stored,
+    switch: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    switch("plain")
     argv = ["--target", str(stored.target), "--drafter", "none"]
     code, out, _ = run(doctor.main, argv, monkeypatch, capsys)
     assert code == 0
     assert "This machine" in out
+    assert "kernels: off (DFLASH_KERNELS=plain)" in out
     assert "Pair target: fits" in out
 
 
-@pytest.mark.parametrize(
-    ("choice", "code", "shown"),
-    [
-        ("plain", 0, "kernels: off (DFLASH_KERNELS=plain)"),
-        ("fast", 2, "dflash-doctor: error: DFLASH_KERNELS='fast' is none of auto, plain"),
-    ],
-)
-def test_doctor_shows_the_switch_of_the_kernels(
-    stored: Stored, choice: str, code: int, shown: str
+def test_doctor_refuses_an_unknown_switch(
+    switch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "dflash_serve.bench.doctor"),
-            *("--target", str(stored.target), "--drafter", "none"),
-        ],
-        env=os.environ | {"DFLASH_KERNELS": choice, "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code
-    assert shown in done.stdout + done.stderr
+    switch("fast")
+    code, out, err = run(doctor.main, [], monkeypatch, capsys)
+    assert (code, out) == (2, "")
+    assert err == "dflash-doctor: error: DFLASH_KERNELS='fast' is none of auto, plain\n"
 
 
 def test_doctor_refuses_a_drafter_for_another_target(

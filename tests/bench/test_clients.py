@@ -34,9 +34,10 @@ def server() -> Iterator[tuple[int, Seen]]:
 
 def test_streams_are_read_one_after_the_other_until_the_end(server: tuple[int, Seen]) -> None:
     port, seen = server
-    with reading(port, "scripted", 1) as ended:
+    with reading(port, "scripted", 1) as streams:
+        streams.begun()
         assert seen.several.wait(300)
-        arrivals = ended()
+        arrivals = streams.ended()
     assert len(arrivals) >= 3
     assert all(times == sorted(times) for times in arrivals)
     assert any(arrivals)
@@ -56,3 +57,11 @@ def test_requests_of_another_process(server: tuple[int, Seen]) -> None:
         with pytest.raises(BenchError, match="a stream ended early"):
             client.submit(read_streams, port, "broken", 1).result()
     assert len(seen) == 5
+
+
+def test_streams_that_cannot_be_read_do_not_begin() -> None:
+    with (
+        pytest.raises(BenchError, match="a stream could not be read"),
+        reading(1, "nobody listens", 1) as streams,
+    ):
+        streams.begun()

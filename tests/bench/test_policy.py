@@ -145,7 +145,7 @@ def test_a_replay_is_the_same_every_time_and_complete(tmp_path: Path) -> None:
 def test_the_policy_keeps_up_with_the_best_fixed_block() -> None:
     """One row on estimated machines; `dflash-bench policy` holds all cases to the same bounds."""
     recordings = (RECORDINGS / "demo.json",)
-    result = policy.run(PolicyOptions(rows=(1,), recordings=recordings, turns=12))
+    result = policy.run(PolicyOptions(rows=(1,), recordings=recordings))
     estimates = {machine.name for machine in machines()}  # a recorded one is as noisy as its run
     cases = [case for case in result.measured["cases"] if case["machine"] in estimates]
     short = {case["workload"]: case["of_best"] for case in cases if case["of_best"] < OF_BEST}

@@ -7,7 +7,7 @@ from dflash_serve.bench.processing import OPTIONS
 
 def test_every_option_is_measured_at_every_number_of_rows() -> None:
     options = ProcessingOptions(
-        random_target="qwen3-tiny", vocab=1024, rows=(1, 2), repeats=1, prompts=2
+        random_target="qwen3-tiny", vocab=1024, rows=(1, 2), repeats=1, prompts=2, max_tokens=24
     )
     result = processing.run(options)
     rounds = result.measured["rounds"]

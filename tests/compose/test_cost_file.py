@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dflash_serve.compose.cards import block_size
 from dflash_serve.compose.cost_file import CostFile, cost_file
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.compose.loading import load
@@ -90,7 +91,10 @@ def test_a_folder_that_cannot_be_written_is_one_warning(
     assert "measured at every start" in line
 
 
-def found(options: EngineOptions, block: int = 8) -> CostFile:
+BLOCK = block_size(EngineOptions(), DEMO / "drafter")
+
+
+def found(options: EngineOptions, block: int = BLOCK) -> CostFile:
     made = cost_file(options, DEMO / "target", DEMO / "drafter", block)
     assert made is not None
     return made
@@ -101,7 +105,7 @@ def test_pairs_and_settings_have_files_of_their_own() -> None:
     assert found(EngineOptions()).read() == POINTS
     assert found(EngineOptions(), block=4).read() == ()
     assert found(EngineOptions(max_batch=3)).read() == ()
-    other = cost_file(EngineOptions(), DEMO / "target", DEMO / "drafter-v1", 8)
+    other = cost_file(EngineOptions(), DEMO / "target", DEMO / "drafter-v1", BLOCK)
     assert other is not None
     assert other.read() == ()
 

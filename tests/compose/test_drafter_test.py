@@ -10,6 +10,7 @@ from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.dflash import DFlashDrafter
 from dflash_serve.adapters.drafter_bits import quantised
 from dflash_serve.adapters.loading import load_drafter, load_target
+from dflash_serve.compose.cards import block_size
 from dflash_serve.compose.directories import DEMO
 from dflash_serve.compose.drafter_test import DrafterBits, acceptance, check_quantised, questions
 from dflash_serve.compose.loading import load, new_drafter
@@ -17,6 +18,7 @@ from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.engine.runner import DeviceRunner
 
 BITS = DrafterBits(4, DEMO / "target")
+BLOCK = block_size(EngineOptions(), DEMO / "drafter-v1")
 
 
 def uneven(drafter: DFlashDrafter) -> DFlashDrafter:
@@ -37,7 +39,7 @@ def test_a_sound_quantisation_is_logged_with_both_figures(
     with caplog.at_level(logging.INFO, "dflash_serve"):
         loaded = load(EngineOptions(drafter_bits=4), DEMO / "target", DEMO / "drafter")
         assert isinstance(loaded.runner, DeviceRunner)
-        swapped = new_drafter(loaded.runner, DEMO / "drafter-v1", 8, BITS).drafter
+        swapped = new_drafter(loaded.runner, DEMO / "drafter-v1", BLOCK, BITS).drafter
     loaded.runner.close()
     assert isinstance(swapped, DFlashDrafter)
     assert isinstance(swapped.model.fc, nn.QuantizedLinear)
@@ -51,12 +53,12 @@ def test_a_quantisation_that_ruins_acceptance_is_refused_with_both_figures() -> 
     target = load_target(DEMO / "target")
     drafter = uneven(load_drafter(DEMO / "drafter-v1", target))
     with pytest.raises(AdapterError) as refused:
-        check_quantised(target, drafter, quantised(drafter, 4), 8, BITS)
+        check_quantised(target, drafter, quantised(drafter, 4), BLOCK, BITS)
     line = str(refused.value)
     assert "\n" not in line
     assert "below 80% of it, --drafter-bits 4 is refused" in line
     asked = questions(DEMO / "target")
-    plain = acceptance(target, drafter, 8, asked)
+    plain = acceptance(target, drafter, BLOCK, asked)
     assert f"unquantised {plain.per_round:.2f}" in line
     assert plain.accepted > 2 * plain.rounds
 

@@ -9,7 +9,8 @@ import pytest
 
 from dflash_serve.adapters.base import AdapterError
 from dflash_serve.adapters.loading import load_target
-from dflash_serve.compose.cards import drafter_card
+from dflash_serve.compose.cards import block_size, drafter_card
+from dflash_serve.compose.directories import DEMO
 from dflash_serve.compose.loading import load, load_pair
 from dflash_serve.compose.options import EngineOptions, OptionsError
 from dflash_serve.compose.trees import check_trees, load_second, second_directory, tree_kinds
@@ -86,12 +87,13 @@ def test_a_vp_drafter_is_refused_as_the_first(target: Path, second: Path) -> Non
 
 
 def test_the_demo_has_one(target: Path) -> None:
-    found = second_directory(EngineOptions(second_drafter="auto"), 8)
+    block = block_size(EngineOptions(), DEMO / "drafter")
+    found = second_directory(EngineOptions(second_drafter="auto"), block)
     assert found is not None
     assert found.name == "drafter-vp"
     options = EngineOptions(target=str(target), second_drafter="auto")
     with pytest.raises(OptionsError, match="no VP-drafter is known"):
-        second_directory(options, 8)
+        second_directory(options, block)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_streams_go_on_while_drafters_come_and_go(
 ) -> None:
     """Greedy and with a seed, several at once, against plain decoding."""
     asked = [(prompt, options) for prompt in PROMPTS for options in (GREEDY, SEEDED)]
-    length = {"max_tokens": 150}
+    length = {"max_tokens": 90}
     with openai.OpenAI(base_url=f"{plain_url}/v1", api_key="-", timeout=120) as plain:
         want = [whole(plain, prompt, **options, **length) for prompt, options in asked]
     done = threading.Event()

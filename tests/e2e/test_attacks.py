@@ -36,7 +36,7 @@ def error_code(answer: httpx.Response, status: int) -> str:
 
 async def _fill_and_overflow(url: str) -> tuple[httpx.Response, list[str]]:
     """Two requests that take all there is; a third one's answer, and how the two ended."""
-    asked = slow(max_tokens=300, n=4)
+    asked = slow(max_tokens=300, n=2)
     both_in = asyncio.Event()
     sent: list[str] = []
 

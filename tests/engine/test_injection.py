@@ -37,7 +37,7 @@ from dflash_serve.engine.scheduler import Scheduler
 from dflash_serve.engine.types import EngineRequest, FinishReason, LogitRules, SamplingParams
 from tests.tiny import QWEN3_5, tiny_pair
 
-BLOCK, CONTEXT, FAULTS, LOAD = 4, 192, 40, 6
+BLOCK, CONTEXT, FAULTS, LOAD = 4, 192, 24, 6
 CHANCES = {
     "draft": 0.15,
     "context": 0.12,

@@ -176,15 +176,18 @@ def knowing(drafter: DraftAdapter, oracle: Texts, work: Sequence[EngineRequest])
     return ScriptedDrafter(drafter, script)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize(("block", "batch"), [(2, 8), (8, 1), (16, 3)])
+@pytest.mark.parametrize(
+    ("block", "batch", "compiled"), [(2, 8, False), (8, 1, True), (16, 3, True)]
+)
 def test_tokens_and_logprobs_are_those_of_plain_decoding(
     pair: tuple[TargetAdapter, DraftAdapter],
     oracle: dict[str, list[TokenChunk]],
     block: int,
     batch: int,
+    compiled: bool,
 ) -> None:
     work = requests(24, 3)
-    chunks, stats = generate(pair, work, block=block, batch=batch)
+    chunks, stats = generate(pair, work, block=block, batch=batch, compiled=compiled)
     assert texts(chunks) == texts(oracle)
     assert logprobs(chunks) == logprobs(oracle)
     assert stats.drafted > 0
@@ -218,7 +221,14 @@ def test_nodes_of_a_tree_are_processed_like_single_tokens(
     known = [(*request.prompt, *texts(oracle)[request.id]) for request in work]
     drafter = BranchingDrafter(pair[1], Known.of(known, CONTEXT, VOCAB, seed=1))
     both = (pair[0], drafter)
-    chunks, stats = generate(both, work, block=8, batch=3, nodes=24)  # type: ignore[arg-type]
+    chunks, stats = generate(
+        both,  # type: ignore[arg-type]
+        work,
+        block=8,
+        batch=3,
+        nodes=24,
+        compiled=constrained,
+    )
     for name, own in texts(chunks).items():
         assert own == texts(oracle)[name]
         assert logprobs(chunks)[name] == logprobs(oracle)[name]

@@ -105,13 +105,14 @@ def test_a_stream_that_is_left_early_gives_its_place_back() -> None:
 
 def test_threads_share_one_engine() -> None:
     with LLM(max_batch=2) as llm:
-        alone = [llm.chat(chat, temperature=0, max_tokens=24).text for chat in SUMS]
-        texts = [""] * len(SUMS)
+        chats = SUMS[:4]
+        alone = [llm.chat(chat, temperature=0, max_tokens=24).text for chat in chats]
+        texts = [""] * len(chats)
 
         def ask(at: int) -> None:
-            texts[at] = llm.chat(SUMS[at], temperature=0, max_tokens=24).text
+            texts[at] = llm.chat(chats[at], temperature=0, max_tokens=24).text
 
-        asking = [threading.Thread(target=ask, args=(at,)) for at in range(len(SUMS))]
+        asking = [threading.Thread(target=ask, args=(at,)) for at in range(len(chats))]
         for thread in asking:
             thread.start()
         for thread in asking:
@@ -148,7 +149,7 @@ def test_asyncio_programs_ask_side_by_side_and_cancel() -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_one_of_several_prompts_that_fails_ends_the_others() -> None:
-    with LLM(max_batch=2, max_queue=0) as llm:
-        with pytest.raises(LLMError, match=r"^prompt 1 of 2: The prompt is 3000 tokens long"):
-            llm.generate([[1], [1] * 3000], **LONG)
+    with LLM(max_batch=2, max_queue=0, max_context=256) as llm:
+        with pytest.raises(LLMError, match=r"^prompt 1 of 2: The prompt is 300 tokens long"):
+            llm.generate([[1], [1] * 300], temperature=0, max_tokens=200, ignore_eos=True)
         assert llm.generate("Hello", max_tokens=2).usage.completion_tokens == 2

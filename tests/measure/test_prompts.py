@@ -1,6 +1,8 @@
 """Prompts of a file, for evaluations and benchmarks alike."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,23 @@ def test_a_prompt_file_without_prompts(tmp_path: Path) -> None:
         read_chats(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_chats(tmp_path / "none.jsonl")
+
+
+@pytest.mark.timeout(30)  # who reads a pipe that nobody writes to waits for ever
+def test_a_pipe_is_read_once_or_refused(tmp_path: Path) -> None:
+    """`--prompts <(zcat prompts.jsonl.gz)` is one."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match="pipe is a pipe, but is read more than once: write it to"):
+        next(json_lines(pipe))
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(pipe.write_text, '{"prompt": "a"}\n')
+        (chat,) = read_chats(pipe)
+        assert written.result()
+    assert chat.messages[-1]["content"] == "a"
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/dev/null", "a device"), ("/", "a directory")])
+def test_what_is_no_file_is_not_read(path: str, kind: str) -> None:
+    with pytest.raises(DataError, match=f"{path} is {kind}, but must be a file"):
+        read_chats(Path(path))

@@ -12,7 +12,6 @@ BEFORE = {
     "eval-dflash2-2026-11-20.json",
     "eval-first-v1-2026-11-20.json",
     "eval-v1-2026-11-20.json",
-    "serve-2026-11-20.json",
     "shapes-2026-11-21.json",
     "vp-2026-11-21.json",
 }

@@ -1,4 +1,4 @@
-"""Large bodies in processes of their own: the same answers, bounded, and nothing left behind."""
+"""Processes that handle request bodies: the same answers, bounded, and nothing left behind."""
 
 import asyncio
 import contextlib
@@ -7,18 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
-from dflash_serve.server.app import create_app
 from dflash_serve.server.ask import Ask, EncodedPrompt
-from dflash_serve.server.bodies import ON_A_THREAD
 from dflash_serve.server.context import ServerContext
 from dflash_serve.server.doors.chat_ask import read_chat
 from dflash_serve.server.doors.completion_ask import read_completion
@@ -26,19 +23,22 @@ from dflash_serve.server.doors.message_ask import count_message, read_message
 from dflash_serve.server.doors.response_intake import count_input, read_response
 from dflash_serve.server.doors.tokenize_text import detokenize, tokenize
 from dflash_serve.server.errors import ApiError
-from dflash_serve.server.handling import Find, Handler, Handling, nothing_kept
+from dflash_serve.server.handling import Handler, Handling, nothing_kept
 from dflash_serve.server.protocol.responses import MessageItem
 from dflash_serve.server.settings import Settings
 from dflash_serve.server.worker import Job
 from dflash_serve.server.workers import Workers
 from dflash_serve.text.tokenizer import ChatTokenizer
-from tests.fakes import FakeEngine, eventually, make_context, saying, serving
+from tests.fakes import FakeEngine, eventually, make_context, saying
 
 MODEL = "fake/model"
 ROOM = 512
 HI = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "object", "properties": {"at": {"type": "string"}}}
 ITEM = MessageItem(type="message", role="user", content="once more", id="msg_1")
+
+
+Run = Callable[[Callable[[Workers], Coroutine[Any, Any, Any]]], Any]
 
 
 def kept(kind: str, name: str) -> Any:
@@ -60,18 +60,16 @@ def context(tokenizer: ChatTokenizer, **settings: Any) -> ServerContext:
     return make_context(engine, tokenizer, Settings(**settings))
 
 
-@pytest.fixture
-def run(tokenizer: ChatTokenizer) -> Any:
-    """Runs a coroutine function with workers that are closed after it."""
+@pytest.fixture(scope="module")
+def run(tokenizer: ChatTokenizer) -> Iterator[Run]:
+    """Runs a coroutine function with one worker, which takes a second to start, and a short queue.
 
-    def run(use: Callable[[Workers], Any], **options: Any) -> Any:
-        async def main() -> Any:
-            with contextlib.closing(Workers(context(tokenizer).facts, **options)) as workers:
-                return await use(workers)
-
-        return asyncio.run(main())
-
-    return run
+    The worker serves all tests that do not end it.
+    """
+    with asyncio.Runner() as runner:
+        facts = context(tokenizer).facts
+        with contextlib.closing(Workers(facts, count=1, waiting=2)) as workers:
+            yield lambda use: runner.run(use(workers))
 
 
 def chat(**fields: Any) -> bytes:
@@ -169,7 +167,7 @@ def comparable(result: Any) -> Any:
     return outcome(result)
 
 
-def test_a_worker_answers_as_this_process_does(run: Any, tokenizer: ChatTokenizer) -> None:
+def test_a_worker_answers_as_this_process_does(run: Run, tokenizer: ChatTokenizer) -> None:
     """What was sent is in no error and in no prompt that comes back; nothing loads MLX for it."""
 
     async def use(workers: Workers) -> tuple[list[Any], str]:
@@ -209,7 +207,7 @@ def test_text_that_can_never_fit_is_refused_without_being_encoded(
     assert ROOM < least <= len(tokenizer.encode_raw(text))
 
 
-def test_a_worker_that_dies_fails_its_body_alone(run: Any) -> None:
+def test_a_worker_that_dies_fails_its_body_alone(run: Run) -> None:
     long = chat(messages=[{"role": "user", "content": "a<|im_end|>" * 300_000}])
 
     async def use(workers: Workers) -> None:
@@ -228,22 +226,22 @@ def test_a_worker_that_dies_fails_its_body_alone(run: Any) -> None:
             child.wait()
         await workers.run(Job(read_chat, chat(), ROOM), nothing_kept)
 
-    run(use, count=1)
+    run(use)
 
 
-def test_only_so_many_bodies_wait(run: Any) -> None:
+def test_only_so_many_bodies_wait(run: Run) -> None:
     async def use(workers: Workers) -> list[Any]:
         work = [in_worker(workers, read_chat, chat()) for _ in range(5)]
         return await asyncio.gather(*work)
 
-    results = run(use, count=1, waiting=2)
+    results = run(use)
     refused = [result for result in results if isinstance(result, ApiError)]
     assert len(refused) == 2
     assert {(error.status, error.code) for error in refused} == {(503, "queue_full")}
     assert all("Retry-After" in error.headers for error in refused)
 
 
-def test_who_no_longer_waits_gives_the_turn_back(run: Any) -> None:
+def test_who_no_longer_waits_gives_the_turn_back(run: Run) -> None:
     body = wrong(prompt="hello there " * 600_000)  # many seconds
 
     async def use(workers: Workers) -> None:
@@ -258,20 +256,26 @@ def test_who_no_longer_waits_gives_the_turn_back(run: Any) -> None:
         assert isinstance(await waits, tuple)
         assert [child.pid for child in children()] != before
 
-    run(use, count=1)
+    run(use)
 
 
-def test_closing_ends_the_processes_whatever_they_do(run: Any) -> None:
-    async def use(workers: Workers) -> list[psutil.Process]:
+def test_closing_ends_the_processes_whatever_they_do(tokenizer: ChatTokenizer) -> None:
+    before = children()
+
+    def started() -> list[psutil.Process]:
+        return [child for child in children() if child not in before]
+
+    async def main() -> list[psutil.Process]:
+        workers = Workers(context(tokenizer).facts)
         busy = asyncio.create_task(in_worker(workers, tokenize, wrong(prompt="a b " * 1_500_000)))
-        await asyncio.to_thread(eventually, children)
+        await asyncio.to_thread(eventually, started)
         await asyncio.sleep(0.5)
-        found = children()
+        found = started()
         workers.close()
         assert (await busy).status == 500
         return found
 
-    found = run(use)
+    found = asyncio.run(main())
     assert found
     assert psutil.wait_procs(found, timeout=60)[1] == []
 
@@ -306,7 +310,8 @@ def test_a_program_without_a_main_guard_and_its_sudden_end(
 ) -> None:
     script = tmp_path / "program.py"
     script.write_text(SCRIPT, encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    paths = [os.environ.get("PYTHONPATH"), *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     program = psutil.Popen(
         [sys.executable, str(script), str(tokenizer_dir)],
         stdout=subprocess.PIPE,
@@ -322,164 +327,3 @@ def test_a_program_without_a_main_guard_and_its_sudden_end(
         with contextlib.suppress(psutil.NoSuchProcess):
             program.kill()
         program.stdout.close()
-
-
-@contextlib.asynccontextmanager
-async def served(
-    context: ServerContext, workers: Workers | None = None
-) -> AsyncIterator[httpx.AsyncClient]:
-    workers = workers or Workers(context.facts)
-    app = create_app(replace(context, workers=workers))
-    with contextlib.closing(workers), serving(app) as url:
-        async with httpx.AsyncClient(base_url=url, timeout=240) as http:
-            yield http
-
-
-@pytest.mark.parametrize(("size", "inside"), [(ON_A_THREAD, True), (ON_A_THREAD + 1, False)])
-def test_only_small_bodies_are_handled_in_this_process(
-    tokenizer: ChatTokenizer, size: int, inside: bool
-) -> None:
-    body = wrong(prompt="", model=MODEL)
-    body = body.replace(b'""', b'"' + b"x" * (size - len(body)) + b'"')
-    assert len(body) == size
-
-    async def main() -> int:
-        async with served(context(tokenizer)) as http:
-            answer = await http.post(
-                "/tokenize", content=body, headers={"Content-Type": "application/json"}
-            )
-            assert answer.json()["count"] > 0
-            return len(children())
-
-    assert (asyncio.run(main()) == 0) is inside
-
-
-def test_large_bodies_beside_running_streams(tokenizer: ChatTokenizer) -> None:
-    here = context(tokenizer)
-    here.client.script = saying(tokenizer, "hello world " * 40, pause=0.02)  # type: ignore[attr-defined]
-
-    async def stream(http: httpx.AsyncClient) -> str:
-        text = ""
-        body = {"model": MODEL, "messages": HI, "stream": True}
-        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-            async for line in answer.aiter_lines():
-                if line.startswith("data: {"):
-                    text += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
-        return text
-
-    async def large(http: httpx.AsyncClient) -> tuple[int, str]:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": "six " * 500_000}]}
-        answer = await http.post("/v1/chat/completions", json=body)
-        return answer.status_code, answer.json()["error"]["code"]
-
-    async def main() -> tuple[list[str], list[tuple[int, str]]]:
-        async with served(here) as http:
-            texts = [asyncio.create_task(stream(http)) for _ in range(4)]
-            refusals = await asyncio.gather(*(large(http) for _ in range(3)))
-            return await asyncio.gather(*texts), refusals
-
-    texts, refusals = asyncio.run(main())
-    assert set(texts) == {"hello world " * 40}
-    assert refusals == [(400, "context_length_exceeded")] * 3
-
-
-def large(**fields: Any) -> bytes:
-    """A small request in a body that is large by its spaces."""
-    return wrong(model=MODEL, **fields) + b" " * (2 * ON_A_THREAD)
-
-
-def shown(answer: httpx.Response) -> Any:
-    """An answer without what is drawn anew for each request."""
-    assert answer.is_success, answer.text
-    drawn = {"id", "created", "created_at", "completed_at", "item_id"}
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: strip(part) for key, part in value.items() if key not in drawn}
-        return [strip(part) for part in value] if isinstance(value, list) else value
-
-    return strip(answer.json())
-
-
-def test_every_door_answers_a_large_body_as_a_small_one(tokenizer: ChatTokenizer) -> None:
-    ask: dict[str, Any] = {"messages": HI}
-    doors: dict[str, dict[str, Any]] = {
-        "/v1/chat/completions": ask | {"n": 2, "seed": 1, "logprobs": True},
-        "/v1/completions": {"prompt": ["one", "two"], "echo": True, "seed": 1},
-        "/v1/messages": ask | {"max_tokens": 5, "temperature": 0},
-        "/v1/messages/count_tokens": ask,
-        "/v1/responses": {"input": "hello", "instructions": "be brief", "seed": 1},
-        "/v1/responses/input_tokens": {"input": "hello"},
-        "/tokenize": ask,
-        "/detokenize": {"tokens": [1, 2, 3]},
-    }
-
-    async def main() -> None:
-        async with served(context(tokenizer)) as http:
-            http.headers["Content-Type"] = "application/json"
-            for path, fields in doors.items():
-                body = wrong(model=MODEL, **fields)
-                small = shown(await http.post(path, content=body))
-                assert shown(await http.post(path, content=large(**fields))) == small, path
-
-    asyncio.run(main())
-
-
-def test_a_conversation_goes_on_over_large_bodies(tokenizer: ChatTokenizer) -> None:
-    here = context(tokenizer)
-
-    async def main() -> None:
-        async with served(here) as http:
-            http.headers["Content-Type"] = "application/json"
-            first = (await http.post("/v1/responses", content=large(input="one"))).json()
-            more = large(input="two", previous_response_id=first["id"])
-            second = (await http.post("/v1/responses", content=more)).json()
-            assert second["previous_response_id"] == first["id"]
-            third = wrong(model=MODEL, input="three", previous_response_id=second["id"])
-            assert (await http.post("/v1/responses", content=third)).is_success
-            unknown = large(input="x", previous_response_id="resp_none")
-            refusal = await http.post("/v1/responses", content=unknown)
-            assert refusal.json()["error"]["code"] == "previous_response_not_found"
-
-    asyncio.run(main())
-    prompts = [tokenizer.decode(r.prompt) for r in here.client.requests]  # type: ignore[attr-defined]
-    assert [prompt.count("<|im_start|>user") for prompt in prompts] == [1, 2, 3]
-    assert prompts[2].index("one") < prompts[2].index("two") < prompts[2].index("three")
-
-
-class Watched(Workers):
-    """Workers that count the bodies that came, and those that nobody waited for any more."""
-
-    came = left = 0
-
-    async def run(self, job: Job, find: Find) -> Any:
-        self.came += 1
-        try:
-            return await super().run(job, find)
-        except asyncio.CancelledError:
-            self.left += 1
-            raise
-
-
-def test_a_client_that_leaves_frees_the_worker_that_handles_its_body(
-    tokenizer: ChatTokenizer,
-) -> None:
-    here = context(tokenizer)
-    workers = Watched(here.facts)
-    long = wrong(prompt="hello there " * 600_000)  # many seconds
-
-    async def main() -> None:
-        async with served(here, workers) as http:
-            http.headers["Content-Type"] = "application/json"
-            assert (await http.post("/tokenize", content=large(prompt="hi"))).is_success
-            [worker] = children()
-            leaving = asyncio.create_task(http.post("/tokenize", content=long))
-            await asyncio.to_thread(eventually, lambda: workers.came == 2)
-            leaving.cancel()
-            await asyncio.wait([leaving])
-            await asyncio.to_thread(eventually, lambda: workers.left == 1)
-            await asyncio.to_thread(eventually, lambda: not worker.is_running())
-            assert (await http.post("/tokenize", content=large(prompt="hi"))).is_success
-
-    asyncio.run(main())
-    assert workers.left == 1

@@ -12,6 +12,8 @@ from dflash_serve.adapters.loading import make_target
 from dflash_serve.adapters.qwen3 import Qwen3Target
 from dflash_serve.training.data.example import Example
 from dflash_serve.training.drafter.initialise import DrafterShape, drafter_config, new_drafter
+from dflash_serve.training.evaluate import job
+from dflash_serve.training.run import curves, sweep
 
 TARGET_CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
@@ -28,6 +30,19 @@ TARGET_CONFIG: dict[str, Any] = {
     "rope_theta": 10000.0,
 }
 MASK_ID = 60
+
+
+@pytest.fixture
+def rendered() -> None:
+    """Asked for by a test that looks at a picture."""
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not rendered: that takes longer than all else that a short run does."""
+    if "rendered" not in request.fixturenames:
+        for module in (curves, job, sweep):
+            monkeypatch.setattr(module, "save_figure", lambda figure, path: None)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="saved cannot be read"):
         open_source(str(tmp_path / "saved"))
     (tmp_path / "rows" / "folder.json").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"folder\.json cannot be read"):
+    with pytest.raises(DataError, match=r"folder\.json is a directory, but must be a file"):
         list(open_source(str(tmp_path / "rows")).rows())
 
 

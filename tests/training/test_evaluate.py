@@ -53,6 +53,7 @@ def results(out: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("sampling", [(), ("--temperature", 1, "--top-k", 20, "--seed", 3)])
 def test_speculative_text_is_plain_text(
     pair: tuple[Path, Path], prompts: Path, tmp_path: Path, sampling: tuple[object, ...]
@@ -79,6 +80,8 @@ def test_speculative_text_is_plain_text(
     assert drafting["slots"][0]["share"] > 0
     assert total["speedup_decode"] > 0
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+    headings = ("tokens/round", "pooled", "published", "above 3", "acc/proposed", "end to end")
+    assert all(name in done.output for name in headings), "cut to the width of no terminal"
 
 
 def test_an_evaluation_goes_on_where_it_stopped_but_not_with_other_settings(
@@ -230,12 +233,13 @@ def test_thinking_reaches_the_template(pair: tuple[Path, Path]) -> None:
     ("arguments", "message"),
     [
         (("--plain-url", "http://127.0.0.1:9/v1"), "--plain-url goes with --url"),
-        (("--datasets", "gsm9k", "--data-dir", "."), "no data set 'gsm9k'"),
+        (("--datasets", "gsm9k", "--data-dir", "."), "--datasets names 'gsm9k'"),
         (("--block-size", "9"), "--block-size is 9, but the drafter was trained with 8"),
         (("--temperature", "3"), "--temperature is 3, but"),
         (("--top-p", "0"), "--top-p is 0, but"),
         (("--top-p", "0.5"), "--top-p 0.5 has no effect with --temperature 0"),
         (("--timeout", "9"), "--timeout 9.0 has no effect without --url"),
+        (("--api-key", "sesame"), "error: --api-key has no effect without --url"),
         (("--shuffle", "best"), "--shuffle is best, but"),
         (("--thinking", "high"), "--thinking is 'high', but the target's chat template knows only"),
         (("--url", "http://127.0.0.1:1/v1"), "give --target and --drafter, or --url alone"),

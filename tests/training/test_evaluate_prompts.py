@@ -138,7 +138,9 @@ def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no mbpp: looked for mbpp\.parquet"):
         sets.from_directory(tmp_path, "mbpp")
-    with pytest.raises(DataError, match="no data set 'gsm9k': there are gsm8k, math500"):
+    with pytest.raises(
+        DataError, match="--datasets names 'gsm9k', which is no data set: there are gsm8k, math500"
+    ):
         sets.known(["gsm8k", "gsm9k"])
 
 

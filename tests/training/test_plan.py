@@ -40,6 +40,7 @@ def held(arrays: Any, part: str) -> int:
     return sum(value.nbytes for name, value in named if name.startswith(part) and value.ndim)
 
 
+@pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("architecture", ["v1", "dflash2"])
 @pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -28,6 +28,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: np.array(value).tobytes() for name, value in arrays.items()}
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_run_leaves_best_and_last_drafter_log_plot_and_checkpoints(world: World) -> None:
     result = world.invoke("out", steps=7, keep=1)
     assert result.exit_code == 0, result.output

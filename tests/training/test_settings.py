@@ -60,6 +60,14 @@ def test_a_given_length_is_that_of_the_run(given: dict[str, Any], told: str) -> 
     assert settings(**given).describe_length(10) == told
 
 
+def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells expand `--out ~/x`, and not `--out=~/x`: that made a folder called ~."""
+    monkeypatch.setenv("HOME", "/home/me")
+    made = settings(data="~/a.jsonl", out="~/x", feature_dir="y", features="disk")
+    paths = [made.data, made.out, made.feature_dir]
+    assert [str(path) for path in paths] == ["/home/me/a.jsonl", "/home/me/x", "y"]
+
+
 def test_gamma_follows_the_block() -> None:
     assert [default_gamma(block) for block in (8, 10, 16)] == [4, 5, 7]
     assert 5 < default_gamma(12) < 7

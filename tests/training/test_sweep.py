@@ -30,6 +30,7 @@ def results(out: Path) -> dict[str, dict[str, object]]:
     return {row["name"]: row for row in json.loads((out / "sweep.json").read_text())}
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> None:
     world, out = World.make(tmp_path), tmp_path / "sweep"
     runs = [
@@ -54,6 +55,7 @@ def test_a_sweep_ranks_prunes_survives_failures_and_goes_on(tmp_path: Path) -> N
     assert (out / "sweep.png").exists()
     assert (out / "good" / "model.safetensors").exists()
     assert "tokens per round, the best first" in result.output
+    assert "…" not in result.output, "a heading or a figure is cut"
 
     (out / "good" / "outcome.json").unlink()  # as if it had been interrupted
     before = (out / "bad" / "log.jsonl").read_text()

@@ -23,6 +23,8 @@ from dflash_serve.training.run.view import LiveView, PlainView, bars
 from dflash_serve.training.run.wandb_log import open_wandb
 from tests.training.disk import no_file_above
 
+pytestmark = pytest.mark.usefixtures("rendered")
+
 
 def step(number: int, seconds: float = 0.0) -> StepReport:
     return StepReport(

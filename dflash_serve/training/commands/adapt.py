@@ -10,8 +10,7 @@ def adapt(settings: AdaptSettings) -> int:
 
     Exit code 1 says that it was not better and that nothing was written.
     """
-    from rich.console import Console
-
+    from dflash_serve.measure.tables import console
     from dflash_serve.training.export.adapt import adapt_drafter
 
-    return adapt_drafter(settings, Console(soft_wrap=True))
+    return adapt_drafter(settings, console(soft_wrap=True))

@@ -7,8 +7,7 @@ from dflash_serve.training.evaluate.settings import EvaluateSettings
 @command(EvaluateSettings)
 def evaluate(settings: EvaluateSettings) -> int:
     """Measure tokens per round and speedups of a drafter by z-lab's protocol."""
-    from rich.console import Console
-
+    from dflash_serve.measure.tables import console
     from dflash_serve.training.evaluate.job import evaluate as run
 
-    return run(settings, Console())
+    return run(settings, console())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dflash_serve.measure.errors import DataError
-from dflash_serve.measure.prompts import RawRow, json_lines
+from dflash_serve.measure.prompts import RawRow, check_file, json_lines
 from dflash_serve.training.data.origin import file_digest
 
 _TABLES = (".parquet", ".csv")
@@ -62,7 +62,7 @@ def open_source(name: str, split: str | None = None, config: str | None = None) 
 
 
 def _files(path: Path) -> tuple[Path, ...]:
-    if path.is_file():
+    if not path.is_dir():
         return (path,)
     known = (*_LINES, *_TABLES)
     found = sorted(
@@ -94,6 +94,7 @@ def _rows(files: Sequence[Path]) -> Iterator[RawRow]:
 
 
 def _file_rows(path: Path) -> Iterator[RawRow]:
+    check_file(path)
     if path.suffix == ".parquet":
         return numbered(_tables().parquet_values(path))
     if path.suffix == ".csv":

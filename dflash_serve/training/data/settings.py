@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from dflash_serve.training.settings import Settings, option_name
+from dflash_serve.training.settings import Name, Settings, option_name
 
 _FRESH = frozenset(
     {"drafter", "turns", "temperature", "top_p", "top_k", "seed", "max_new", "batch"}
@@ -16,15 +16,15 @@ _FRESH = frozenset(
 class DataSettings(Settings):
     """What is asked, how it is answered, and what is kept of it."""
 
-    target: str = Field(description="Target: a directory or a hub id.")
-    prompts: str = Field(
+    target: Name = Field(description="Target: a directory or a hub id.")
+    prompts: Name = Field(
         description="JSON lines, JSON, parquet or CSV, a directory of them, or a hub id: rows with "
         "messages, conversations (ShareGPT), or a prompt and its response."
     )
     out: Path = Field(description="Answer file; continued if it exists.")
     split: str | None = Field(None, description="Of a hub id; default: train.")
     config_name: str | None = Field(None, description="Configuration of a hub id.")
-    drafter: str | None = Field(None, description="Drafter: same answers, sooner.")
+    drafter: Name | None = Field(None, description="Drafter: same answers, sooner.")
     thinking: str = Field(
         "default",
         description="off, on, the template's default, or a level (low, high): as the server will "

@@ -132,7 +132,8 @@ def known(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         if name not in DATASETS:
-            raise DataError(f"no data set {name!r}: there are {', '.join(DATASETS)}")
+            there = ", ".join(DATASETS)
+            raise DataError(f"--datasets names {name!r}, which is no data set: there are {there}")
     return list(dict.fromkeys(names))
 
 

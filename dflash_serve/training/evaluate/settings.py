@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dflash_serve.training.settings import Settings, option_name
+from dflash_serve.training.settings import Name, Settings, option_name
 
-_OF_PAIRS, _OF_SERVERS = ("block_size", "batch"), ("model", "concurrency", "timeout")
+_OF_PAIRS, _OF_SERVERS = ("block_size", "batch"), ("model", "api_key", "concurrency", "timeout")
 _OF_SAMPLES = ("top_p", "top_k")
 
 
@@ -17,8 +17,8 @@ class EvaluateSettings(Settings):
     Without ``datasets`` all that ``data_dir`` holds, or all ten if no ``prompts`` are given either.
     """
 
-    target: str | None = Field(None, description="Target: a directory or a hub id.")
-    drafter: str | None = Field(None, description="Drafter: a directory or a hub id.")
+    target: Name | None = Field(None, description="Target: a directory or a hub id.")
+    drafter: Name | None = Field(None, description="Drafter: a directory or a hub id.")
     url: str | None = Field(None, description="Instead: an OpenAI-compatible server.")
     model: str | None = Field(None, description="Model on --url; default: its first.")
     plain_url: str | None = Field(
@@ -63,7 +63,8 @@ class EvaluateSettings(Settings):
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         if given := [name for name in names if name in self.model_fields_set]:
-            raise ValueError(f"{option_name(given[0])} {getattr(self, given[0])} {why}")
+            value = "" if given[0] == "api_key" else f" {getattr(self, given[0])}"
+            raise ValueError(f"{option_name(given[0])}{value} {why}")
 
     def decoding(self) -> dict[str, float | int | str]:
         """How answers are made: what must be the same for all answers of one folder."""

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from dflash_serve.training.run.schedule import Horizon, Schedule
 from dflash_serve.training.run.settings import DtypeName, Layers
-from dflash_serve.training.settings import Positional, Settings
+from dflash_serve.training.settings import Name, Positional, Settings
 
 _OUT = "Folder to write; what is there stays until the end."
 _RUNTIME_BLOCK = "Block that you advise for serving."
@@ -19,8 +19,8 @@ _ADAMW_RATE, _MUON_RATE = 1e-3, 6e-3
 class AdaptSettings(Settings):
     """Records of a server, the drafter that served them, and how it is fine-tuned."""
 
-    target: str = Field(description="Target: a directory or a hub id.")
-    drafter: str = Field(description="Drafter to begin with: the one that served.")
+    target: Name = Field(description="Target: a directory or a hub id.")
+    drafter: Name = Field(description="Drafter to begin with: the one that served.")
     records: Path = Field(description="Directory that dflash-serve --record filled.")
     out: Path = Field(description="Where the new drafter goes, if it is better.")
     replay: Path | None = Field(
@@ -70,8 +70,8 @@ class AdaptSettings(Settings):
 class ConvertSettings(Settings):
     """A drafter of another trainer, the target that it is for, and what its config lacks."""
 
-    source: Annotated[str, Positional()] = Field(description="A file, a directory or a hub id.")
-    target: str = Field(description="Target: a directory or a hub id.")
+    source: Annotated[Name, Positional()] = Field(description="A file, a directory or a hub id.")
+    target: Name = Field(description="Target: a directory or a hub id.")
     out: Path = Field(description=_OUT)
     kind: Literal["z-lab", "torchspec", "specforge", "speculators"] | None = Field(
         None, alias="from", description="The trainer that wrote it; by look if not given."
@@ -99,7 +99,7 @@ class ExportSettings(Settings):
     out: Path = Field(description=_OUT)
     dtype: DtypeName = Field("bfloat16", description="Of the written weights.")
     runtime_block_size: int | None = Field(None, ge=2, description=_RUNTIME_BLOCK)
-    target: str | None = Field(
+    target: Name | None = Field(
         None, description="The target's name, for the model card only; the run's if not given."
     )
     hf_repo: str | None = Field(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dflash_serve.measure.plots import save_figure
@@ -43,21 +44,30 @@ def _figure(course: np.ndarray, held: np.ndarray) -> Figure:
     loss, accuracy, rounds, rate = figure.subplots(2, 2, sharex=True, gridspec_kw=margins).flatten()
     steps = course[:, 0]
     loss.plot(steps, _smooth(course[:, 1]))
-    loss.set(title="loss", yscale="log")
+    _title(loss, "loss")
+    loss.set(yscale="log")
     slots = course.shape[1] - 4
     for slot in range(slots):
         curve = _smooth(course[:, 4 + slot])
         accuracy.plot(steps, curve, color=(slot / slots, 0.3, 1 - slot / slots))
-    accuracy.set(title=f"accuracy by slot, 1 (blue) to {slots} (red)", ylim=(0, 1))
+    _title(accuracy, f"accuracy by slot, 1 (blue) to {slots} (red)")
+    accuracy.set(ylim=(0, 1))
     rounds.plot(steps, _smooth(course[:, 3]), label="training")
     rounds.plot(held[:, 0], held[:, 1], "o-", label="held out")
     if not np.isnan(held[:, 2]).all():
         rounds.plot(held[:, 0], held[:, 2], "x:", label="held out, pooled")
-    rounds.set(title="tokens per round", xlabel="step")
+    _title(rounds, "tokens per round")
+    rounds.set(xlabel="step")
     rounds.legend()
     rate.plot(steps, course[:, 2])
-    rate.set(title="learning rate", xlabel="step")
+    _title(rate, "learning rate")
+    rate.set(xlabel="step")
     return figure
+
+
+def _title(axes: Axes, text: str) -> None:
+    """Placed by hand: to look for a place lays all ticks out once more, half of the drawing."""
+    axes.set_title(text, y=1.0)
 
 
 def _thinned(rows: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dflash_serve.training.run.schedule import DEFAULT_LENGTH, Horizon, Kind, Schedule, Style
-from dflash_serve.training.settings import Settings, option_name
+from dflash_serve.training.settings import Name, Settings, option_name
 from dflash_serve.training.step.objective import DFLASH, DPACE, LossType, Objective
 
 DtypeName = Literal["float16", "bfloat16", "float32"]
@@ -55,7 +55,7 @@ Layers = Annotated[
 class RunSettings(Settings):
     """One run, by the names of its options."""
 
-    target: str = Field(description="Target: a directory or a hub id.")
+    target: Name = Field(description="Target: a directory or a hub id.")
     data: Path = Field(description="Answer file of `dflash-train data`.")
     out: Path = Field(description="Folder for the best drafter, log and plot.")
     heldout: Path | None = Field(
@@ -64,7 +64,7 @@ class RunSettings(Settings):
         "to report its worth on (the other). Default: conversations held back from --data.",
     )
     resume: bool = Field(False, description="Go on from the newest checkpoint in --out.")
-    start: str | None = Field(None, description="Drafter to start from; its shape stays.")
+    start: Name | None = Field(None, description="Drafter to start from; its shape stays.")
     copy_target: bool = Field(
         True, description="Begin with copies of target layers, not random ones."
     )

@@ -52,7 +52,7 @@ def run_table(path: Path, out: Path) -> int:
     """
     if Processes.joined().size > 1:
         raise DataError("a sweep runs in one process: use mlx.launch for single runs")
-    console, table = Console(soft_wrap=True), read_table(path)
+    console, table = tables.console(soft_wrap=True), read_table(path)
     plan = _plan(table, out)
     results: list[Result] = []
     with Interrupt() as interrupt:

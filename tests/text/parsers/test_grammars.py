@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
 
@@ -107,7 +107,7 @@ class Vocabulary:
                 return self.decode(ids)
             assert matcher.consume_token(token), matcher.get_error()
             ids.append(token)
-            for closer in map(self.encode, CLOSERS if rng.random() < 0.1 else ()):
+            for closer in self._closers if rng.random() < 0.1 else ():
                 if matcher.validate_tokens(closer) == len(closer):
                     assert matcher.consume_tokens(closer)
                     ids += closer
@@ -125,6 +125,10 @@ class Vocabulary:
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    @functools.cached_property
+    def _closers(self) -> list[list[int]]:
+        return [self.encode(closer) for closer in CLOSERS]
 
     @functools.cached_property
     def _closing(self) -> frozenset[int]:
@@ -173,7 +177,7 @@ def walks(
 ) -> Iterator[tuple[str, list[CallBegin]]]:
     """Texts of the grammar with the calls read from them, each of which was validated."""
     tools = tools or TOOLS
-    schemas = {tool.name: tool.parameters or {} for tool in tools}
+    schemas = {tool.name: Draft202012Validator(tool.parameters or {}) for tool in tools}
     strict = {tool.name for tool in tools if tool.strict}
     grammar = vocab.compile(markup.with_special(vocab.special).call_grammar(tools, **options))
     rng = random.Random(markup.name)
@@ -183,7 +187,7 @@ def walks(
         for name, arguments in calls(events):
             assert isinstance(arguments, dict)
             if options["required"] or name in strict:
-                jsonschema.validate(arguments, schemas[name])
+                schemas[name].validate(arguments)
         if options["required"]:
             assert texts(events)[1] == "", text
         yield text, [event for event in events if isinstance(event, CallBegin)]
