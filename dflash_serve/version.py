@@ -1,3 +1,3 @@
 """The version of the package, read by the build and shown by every command."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"

@@ -89,7 +89,9 @@ def run(options: ProcessingOptions) -> Result:
         "neighbours": _neighbours(demo, options),
         "first_mask": _first_mask(demo.target.vocab_size),
     }
-    return Result("processing", options.recorded() | {"block_size": _BLOCK}, measured)
+    assert demo.drafter is not None
+    blocks = {"block_size": _BLOCK, "demo_block_size": demo.drafter.runtime_block_size}
+    return Result("processing", options.recorded() | blocks, measured)
 
 
 def _rounds(options: ProcessingOptions) -> list[dict[str, Any]]:
@@ -183,8 +185,10 @@ def _first_mask(vocab_size: int) -> dict[str, Any]:
 
 
 def _arm(pair: Pair, rows: int, name: str, requests: Sequence[EngineRequest]) -> Arm:
-    runner = DeviceRunner(pair.target, pair.drafter, _BLOCK)
-    config = EngineConfig(rows, 1024, pair.target.max_context, block_size=_BLOCK)
+    assert pair.drafter is not None
+    block = pair.drafter.runtime_block_size
+    runner = DeviceRunner(pair.target, pair.drafter, block)
+    config = EngineConfig(rows, 1024, pair.target.max_context, block_size=block)
     return Arm(name, runner, config, requests)
 
 

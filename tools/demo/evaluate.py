@@ -22,6 +22,8 @@ from mlx.utils import tree_map
 from mlx_lm import load
 from mlx_lm.models.cache import make_prompt_cache
 
+from dflash_serve.provenance import commit
+
 MAX_TOKENS = 200
 MOST_DIFFERENCE = 1e-4  # of the largest logit: float32 rounds
 
@@ -139,7 +141,8 @@ def main() -> None:
     show(scores, verdicts)
     if args.json:
         mistakes = [asdict(verdict) for verdict in verdicts if not verdict.right]
-        args.json.write_text(json.dumps({"scores": scores, "mistakes": mistakes}, indent=2) + "\n")
+        found = {"commit": commit(), "scores": scores, "mistakes": mistakes}
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
