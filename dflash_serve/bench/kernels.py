@@ -27,10 +27,19 @@ from dflash_serve.bench.spawn import run_job
 from dflash_serve.bench.turns import Timing, timed
 from dflash_serve.kernels import cpu_blas
 from dflash_serve.kernels.acceptance_scan import acceptance_scan
+from dflash_serve.kernels.block_conv import convolve, plain_convolve
 from dflash_serve.kernels.dispatch import Backend, default_backend, kernel_backend
 from dflash_serve.kernels.gated_delta import DeltaStates, DeltaTokens
 from dflash_serve.kernels.gated_delta_replay import gated_delta_replay
 from dflash_serve.kernels.native import native
+from dflash_serve.kernels.selection import (
+    Candidates,
+    Rescoring,
+    plain_top,
+    plain_walk,
+    top,
+    walk,
+)
 from dflash_serve.kernels.token_choice import Draw, token_choice
 from dflash_serve.kernels.tree_scan import tree_scan
 from dflash_serve.kernels.verify_qmm import QuantisedWeight, verify_qmm
@@ -124,6 +133,7 @@ def plot(result: Result) -> Figure:
 _CELL_SECONDS = 1.0  # a slow form is repeated less often, but thrice at least
 
 Arrays = tuple[mx.array, ...]
+Form = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +143,7 @@ class Cell:
     kernel: str
     shape: str
     inputs: Arrays
-    forms: dict[str, Callable[..., Any]]
+    forms: dict[str, Form]
 
 
 def run_forms(repeats: int, vocab: int = 151_936) -> list[dict[str, Any]]:
@@ -177,6 +187,9 @@ def _cells(vocab: int) -> Iterator[Cell]:
     yield _greedy(8, vocab)
     for name, settings in _DRAWS.items():
         yield _draw(name, settings, 8, vocab)
+    yield _convolution(16, 256)
+    for size in (1024, vocab):
+        yield _selection(15, size)
     for width in (1, 8):
         yield _delta(1, width, (4, 8, 32, 32))
     yield _delta(4, 8, (4, 8, 32, 32))
@@ -218,9 +231,8 @@ _DRAWS = {
 
 def _greedy(width: int, vocab: int) -> Cell:
     logits = 3 * mx.random.normal((1, width, vocab))
-    forms: dict[str, Callable[..., Any]] = {"plain": partial(token_choice, backend=Backend.PLAIN)}
-    if native(logits) is not None:
-        forms["fast"] = token_choice
+    plain: Form = partial(token_choice, backend=Backend.PLAIN)
+    forms = {"plain": plain} | _fast(logits, token_choice)
     return Cell("token_choice", f"greatest of {vocab}, {width} times", (logits,), forms)
 
 
@@ -240,6 +252,34 @@ def _draw(name: str, settings: tuple[float, ...], width: int, vocab: int) -> Cel
         forms["fast"] = draw(None)
     inputs = (logits, mx.array([settings], dtype=mx.float32), keys)
     return Cell("token_choice", f"{name}, {vocab}, {width} times", inputs, forms)
+
+
+def _convolution(length: int, hidden: int) -> Cell:
+    x, base = mx.random.normal((1, length, hidden)), mx.random.normal((2, 2, hidden))
+    own = mx.random.normal((1, length, 2, 2, hidden // 16))
+    forms = {"plain": partial(plain_convolve, side=0)} | _fast(x, partial(convolve, side=0))
+    return Cell("block_conv", f"a block of {length}, {hidden} channels", (x, base, own), forms)
+
+
+def _selection(slots: int, vocab: int) -> Cell:
+    """Candidates of a block's slots, and the walk among them, as a drafter of rank 64 has them."""
+    logits, gates = mx.random.normal((1, slots, vocab)), mx.random.normal((1, slots, 64))
+    tables = (mx.random.normal((vocab, 64)) for _ in range(2))
+    anchors = mx.zeros((1,), dtype=mx.int32)
+
+    def selected(top: Callable[..., Candidates], walk: Callable[..., Arrays]) -> Form:
+        def run(logits: mx.array, anchors: mx.array, *parts: mx.array) -> mx.array:
+            return walk(anchors, top(logits, 16), Rescoring(*parts))[0]
+
+        return run
+
+    forms = {"plain": selected(plain_top, plain_walk)} | _fast(logits, selected(top, walk))
+    inputs = (logits, anchors, gates, *tables)
+    return Cell("selection", f"{slots} slots, 16 of {vocab}", inputs, forms)
+
+
+def _fast(logits: mx.array, form: Form) -> dict[str, Form]:
+    return {} if native(logits) is None else {"fast": form}
 
 
 def _tokens(rows: int, width: int) -> mx.array:

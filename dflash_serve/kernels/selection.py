@@ -33,9 +33,14 @@ def top(logits: mx.array, count: int) -> Candidates:
     """The ``count`` highest of logits [..., V], or all of fewer: [..., C], in no order."""
     count = min(count, logits.shape[-1])
     module = native(logits) if count <= _MOST else None
-    if module is not None:
-        values, ids = module.top(logits, count)
-        return Candidates(ids, values)
+    if module is None:
+        return plain_top(logits, count)
+    values, ids = module.top(logits, count)
+    return Candidates(ids, values)
+
+
+def plain_top(logits: mx.array, count: int) -> Candidates:
+    """The reference."""
     ids = mx.argpartition(-logits, count - 1, axis=-1)[..., :count]
     return Candidates(ids.astype(mx.int32), mx.take_along_axis(logits, ids, axis=-1))
 

@@ -10,7 +10,7 @@ import pytest
 
 from dflash_serve.kernels.block_conv import convolve, plain_convolve
 from dflash_serve.kernels.native import native
-from dflash_serve.kernels.selection import Candidates, Rescoring, plain_walk, top, walk
+from dflash_serve.kernels.selection import Candidates, Rescoring, plain_top, plain_walk, top, walk
 from tests.kernels.cpu_library import ISAS, CpuLibrary
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the library is built on Linux alone")
@@ -73,6 +73,7 @@ def test_the_candidates_are_the_highest(width: int, count: int) -> None:
     assert mx.array_equal(mx.take_along_axis(logits, ids, axis=-1), values).item()
     want = np.sort(np.array(logits), axis=-1)[..., -count:]
     assert np.array_equal(np.sort(np.array(values), axis=-1), want)
+    assert np.array_equal(np.sort(np.array(plain_top(logits, count).logits), axis=-1), want)
 
 
 @linux
