@@ -12,8 +12,10 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from dflash_serve.training.cli import app
+from dflash_serve.bench.cli import app as bench
+from dflash_serve.training.cli import app as train
 
+PROGRAMS = {"dflash-train": train, "dflash-bench": bench}
 TOOLS = Path(__file__).parent.parent.parent / "tools/demo"
 
 
@@ -26,11 +28,12 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("pair", ["demo", "hybrid"])
 def test_every_option_of_a_stage_is_one_of_its_command(tools: Any, pair: str) -> None:
-    programs = tools.Programs("python", "torch-python", "dflash-train")
+    programs = tools.Programs("python", "torch-python", *PROGRAMS)
     for stage in tools.stages(tools.RECIPES[pair], Path("work"), programs):
         program, first, *rest = stage.command
         given = {part for part in rest if part.startswith("--")}
-        if program == "dflash-train":
+        if program in PROGRAMS:
+            app = PROGRAMS[program]
             shown = CliRunner().invoke(app, [first, "--help"], env={"COLUMNS": "300"}).stdout
         else:
             shown = Path(first).read_text(encoding="utf-8")

@@ -99,11 +99,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """``python`` has the project, ``torch_python`` PyTorch; both are paths."""
+    """``python`` has the project, ``torch_python`` PyTorch; all are paths."""
 
     python: str
     torch_python: str
     train: str
+    bench: str
 
 
 def stages(recipe: Recipe, work: Path, programs: Programs) -> list[Stage]:
@@ -187,37 +188,34 @@ def _drafter(recipe: Recipe, drafter: Drafter, work: Path, programs: Programs) -
 
 
 def _evals(recipe: Recipe, work: Path, programs: Programs) -> list[Stage]:
-    """The first drafter at every runtime block on the choosing prompts; then all on the judged."""
-    first = recipe.drafters[0]
-    made = [
-        _eval(f"block {block}", programs, work, first, work / "choosing.jsonl", 8, block)
-        for block in recipe.runtime_blocks
-        if len(recipe.runtime_blocks) > 1
-    ]
+    """The first drafter at every runtime block on the choosing prompts, in turns; then all on the
+    judged.
+    """
+    made = [_blocks(recipe, work, programs)] if len(recipe.runtime_blocks) > 1 else []
     for drafter in recipe.drafters:
         if drafter.options != VP:  # a VP-drafter goes on from another's draft: its run measures it
             name, size = f"eval {drafter.name}", min(recipe.judged, 20)
-            made.append(_eval(name, programs, work, drafter, HELDOUT, size, recipe.block))
+            made.append(
+                _train(
+                    name,
+                    programs,
+                    "eval",
+                    *("--target", work / "target", "--drafter", work / drafter.name),
+                    *("--prompts", HELDOUT, "--samples", size, "--max-new", 256),
+                    *("--block-size", recipe.block, "--out", work / name.replace(" ", "-")),
+                )
+            )
     return made
 
 
-def _eval(
-    name: str,
-    programs: Programs,
-    work: Path,
-    drafter: Drafter,
-    prompts: Path,
-    size: int,
-    block: int,
-) -> Stage:
-    return _train(
-        name,
-        programs,
-        "eval",
-        *("--target", work / "target", "--drafter", work / drafter.name, "--prompts", prompts),
-        *("--samples", size, "--max-new", 256, "--block-size", block),
-        *("--out", work / name.replace(" ", "-")),
+def _blocks(recipe: Recipe, work: Path, programs: Programs) -> Stage:
+    options = (
+        *("--target", work / "target", "--drafter", work / recipe.drafters[0].name),
+        *("--prompt-file", work / "choosing.jsonl", "--prompts", 5 * recipe.choosing),
+        *("--block-size", ",".join(map(str, recipe.runtime_blocks)), "--batch", 1),
+        *("--max-tokens", 256, "--repeats", 3, "--out", work / "blocks.json"),
     )
+    return Stage("blocks", (programs.bench, "decode", *map(str, options)))
 
 
 def _script(name: str, file: str, *options: object, python: str) -> Stage:

@@ -35,7 +35,9 @@ def runtime_block(work: Path, blocks: list[int]) -> int:
     """The fastest of the blocks, end to end."""
     if len(blocks) == 1:
         return blocks[0]
-    speedups = {block: results(work / f"block-{block}")["speedup_end_to_end"] for block in blocks}
+    document = json.loads((work / "blocks.json").read_text(encoding="utf-8"))
+    arms = document["results"]["batches"][0]["arms"]
+    speedups = {arm["block"]: arm["speedup_end_to_end"] for arm in arms if arm["block"] in blocks}
     for block, speedup in speedups.items():
         print(f"choosing prompts, block {block}: {speedup:.2f} times plain decoding, end to end")
     return max(speedups, key=lambda block: speedups[block])
