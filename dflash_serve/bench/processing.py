@@ -147,9 +147,14 @@ def _structured(pair: Pair, options: ProcessingOptions, rows: int) -> dict[str, 
 
 
 def _neighbours(pair: Pair, options: ProcessingOptions) -> dict[str, Any]:
-    """Seven rows beside one that has a schema, and beside the same one without."""
+    """Seven rows beside one that has a schema, and beside the same one without.
+
+    For some rounds of them all, however few tokens are asked for.
+    """
+    assert pair.drafter is not None
+    tokens = max(options.max_tokens // 2, 4 * pair.drafter.runtime_block_size)
     *seven, one = (
-        replace(request, id=str(at), stop_tokens=frozenset(), max_tokens=options.max_tokens // 2)
+        replace(request, id=str(at), stop_tokens=frozenset(), max_tokens=tokens)
         for at, request in enumerate(
             [
                 *_requests(pair, options, 7, "story", "code"),

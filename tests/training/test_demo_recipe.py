@@ -28,7 +28,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("pair", ["demo", "hybrid"])
 def test_every_option_of_a_stage_is_one_of_its_command(tools: Any, pair: str) -> None:
-    programs = tools.Programs("python", "torch-python", *PROGRAMS)
+    programs = tools.Programs("python", "torch-python")
     for stage in tools.stages(tools.RECIPES[pair], Path("work"), programs):
         program, first, *rest = stage.command
         given = {part for part in rest if part.startswith("--")}

@@ -27,7 +27,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_option_of_a_stage_is_one_of_its_command(tool: Any) -> None:
     race = tool("race")
     sizes = race.Sizes(4.0, 6.0, 800, 48, 64, 2)
-    programs = race.Programs("python", "torch-python", "dflash-train")
+    programs = race.Programs("python", "torch-python")
     work = Path("work")
     for stage in race.before(work, sizes, programs) + race.after(work, sizes, programs, 300.0):
         program, first, *rest = stage.command

@@ -162,21 +162,19 @@ def main() -> None:
     if torch_python is None:
         parser.error(f"--torch-python: there is no program {args.torch_python}")
     recipe = RECIPES[args.pair] if args.scale == 1 else RECIPES[args.pair].scaled(args.scale)
-    train, bench = (
-        str(Path(sys.executable).parent / f"dflash-{name}") for name in ("train", "bench")
-    )
+    programs = Programs(sys.executable, torch_python)
     work = args.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, stop)
     names = {
         str(work): "WORK",
-        train: "dflash-train",
-        bench: "dflash-bench",
+        programs.train: "dflash-train",
+        programs.bench: "dflash-bench",
         torch_python: "torch-python",
         sys.executable: "python",
         f"{ROOT}/": "",
     }
-    make(stages(recipe, work, Programs(sys.executable, torch_python, train, bench)), work, names)
+    make(stages(recipe, work, programs), work, names)
     print(f"{work / 'shipped'}: done; {work / 'make.log'} has the figures")
 
 

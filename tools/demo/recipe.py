@@ -99,12 +99,18 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """``python`` has the project, ``torch_python`` PyTorch; all are paths."""
+    """``python`` has the project, and its programs beside it; ``torch_python`` PyTorch. Paths."""
 
     python: str
     torch_python: str
-    train: str
-    bench: str
+
+    @property
+    def train(self) -> str:
+        return str(Path(self.python).parent / "dflash-train")
+
+    @property
+    def bench(self) -> str:
+        return str(Path(self.python).parent / "dflash-bench")
 
 
 def stages(recipe: Recipe, work: Path, programs: Programs) -> list[Stage]:

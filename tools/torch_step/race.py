@@ -192,8 +192,7 @@ def main() -> int:
     os.environ |= {
         name: str(given["threads"]) for name in ("OMP_NUM_THREADS", "DFLASH_BLAS_THREADS")
     }
-    train = str(Path(sys.executable).parent / "dflash-train")
-    measured = race(work.resolve(), Sizes(**given), Programs(sys.executable, torch_python, train))
+    measured = race(work.resolve(), Sizes(**given), Programs(sys.executable, torch_python))
     return report(given, measured, out)
 
 
