@@ -102,22 +102,25 @@ class _Server(uvicorn.Server):
         end = asyncio.get_running_loop().time() + self._grace
         draining = asyncio.create_task(self._engine.close(self._grace))
         await asyncio.sleep(0)  # it refuses requests from here on
-        self._close_idle()
+        self._close_idle(fresh=False)  # whose first request may be on its way: it is answered
         await draining
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
-        self._close_idle()
+        self._close_idle(fresh=True)
         await self._send_rest(end)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_LINGER)
 
-    def _close_idle(self) -> None:
+    def _close_idle(self, *, fresh: bool) -> None:
+        """Close what waits for a next request; with ``fresh`` also what has had none yet."""
         for connection in list(self.server_state.connections):
-            connection.shutdown()  # one with a request is closed after its answer
+            asked = isinstance(connection, Connection) and connection.cycle is not None
+            if fresh or asked:
+                connection.shutdown()  # one with a request is closed after its answer
 
     async def _send_rest(self, end: float) -> None:
         """Wait for the connections; beyond a moment only for bytes to send, and until ``end``."""

@@ -58,6 +58,8 @@ def test_a_signal_ends_streams_without_a_drain(endless_pair: PairPaths, start: S
 def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Start) -> None:
     """New connections are taken and told, until the last stream has ended. Then the exit, with 0.
 
+    So are those that had asked nothing before the signal.
+
     By the signal of Ctrl-C; the other one drains in the tests below.
     """
     server = start(*endless_pair.options(), "--port", "0", "--drain-timeout", "120")
@@ -67,8 +69,13 @@ def test_while_it_drains_the_server_says_so(endless_pair: PairPaths, start: Star
     with httpx.stream("POST", chat, json=asked, timeout=120) as answer:
         stream = events(answer)
         next(stream)
-        server.process.send_signal(signal.SIGINT)
-        wait(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 503, 60)
+        host = httpx.URL(url)
+        with socket.create_connection((host.host, host.port), timeout=60) as early:
+            assert httpx.get(f"{url}/health", timeout=60).status_code == 200
+            server.process.send_signal(signal.SIGINT)
+            wait(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 503, 60)
+            early.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert early.recv(64).startswith(b"HTTP/1.1 503 ")
         assert httpx.get(f"{url}/health", timeout=60).json()["status"] == "draining"
         assert httpx.head(f"{url}/health", timeout=60).status_code == 503
         for refused in (
