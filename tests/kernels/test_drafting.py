@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from dflash_serve.kernels.block_conv import convolve, plain_convolve
 from dflash_serve.kernels.native import native
 from dflash_serve.kernels.selection import Candidates, Rescoring, plain_top, plain_walk, top, walk
-from tests.kernels.cpu_library import ISAS, CpuLibrary
+from tests.kernels.cpu_library import CpuLibrary
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the library is built on Linux alone")
 
@@ -21,15 +20,6 @@ SHAPES = [(1, 16, 256, 2, 16), (90, 7, 60, 4, 3), (2, 2, 21, 5, 7), (5, 1, 32, 2
 
 def normal(*shape: int, seed: int = 0) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(seed))
-
-
-@pytest.fixture(scope="module", params=ISAS)
-def library(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CpuLibrary]:
-    library = CpuLibrary(tmp_path_factory.mktemp("library"))
-    if not library.select(request.param):
-        pytest.skip("this machine lacks the instruction set")
-    yield library
-    library.set_threads(1)
 
 
 def block(blocks: int, length: int, hidden: int, taps: int, groups: int) -> tuple[mx.array, ...]:

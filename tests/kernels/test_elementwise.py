@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
@@ -20,7 +20,7 @@ from dflash_serve.kernels.gated_units import (
 from dflash_serve.kernels.native import native
 from dflash_serve.kernels.rms_norm import rms_norm
 from dflash_serve.kernels.rotation import HeadNorm, rotate
-from tests.kernels.cpu_library import ISAS, CpuLibrary
+from tests.kernels.cpu_library import CpuLibrary
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the library is built on Linux alone")
 Unit = Callable[[mx.array, mx.array], mx.array]
@@ -39,15 +39,6 @@ C_UNITS: dict[str, tuple[float, ...]] = {
 
 def normal(*shape: int, seed: int = 0) -> mx.array:
     return 3 * mx.random.normal(shape, key=mx.random.key(seed))
-
-
-@pytest.fixture(scope="module", params=ISAS)
-def library(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CpuLibrary]:
-    library = CpuLibrary(tmp_path_factory.mktemp("library"))
-    if not library.select(request.param):
-        pytest.skip("this machine lacks the instruction set")
-    yield library
-    library.set_threads(1)
 
 
 def close(got: mx.array, want: mx.array, ulps: int) -> bool:

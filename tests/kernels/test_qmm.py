@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from dflash_serve.kernels.native import native
 from dflash_serve.kernels.qmm import has_own, quantised_matmul
 from dflash_serve.kernels.verify_qmm import QuantisedWeight, verify_qmm_reference
-from tests.kernels.cpu_library import ISAS, CpuLibrary
+from tests.kernels.cpu_library import CpuLibrary
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the library is built on Linux alone")
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
@@ -69,15 +68,6 @@ class Product:
         address = ctypes.byref(self._matrix)
         self._library.call("dflash_quantised_product", address, x, len(x), out)
         return out
-
-
-@pytest.fixture(scope="module", params=ISAS)
-def library(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CpuLibrary]:
-    library = CpuLibrary(tmp_path_factory.mktemp("library"))
-    if not library.select(request.param):
-        pytest.skip("this machine lacks the instruction set")
-    yield library
-    library.set_threads(1)
 
 
 @linux

@@ -202,7 +202,7 @@ ISA_FN static void softmax_grad(const float *p, float *to_p, int count) {
         int some = least(count - i, 16);
         product = v_fma(some_load(p + i, some), some_load(to_p + i, some), product);
     }
-    v16 back = v_set1(-sum_of_lanes(product));
+    v16 back = v_set1(-v_total(product));
     for (int i = 0; i < count; i += 16) {
         int some = least(count - i, 16);
         v16 value = v_add(some_load(to_p + i, some), back);

@@ -1,9 +1,6 @@
 /* What DFlash 2 adds to a block's rows and to the choice of its tokens. Included once per
  * instruction set, after choice. */
 
-ISA_FN INLINE vec load_lanes(const float *from, int count) {
-    return count == LANES ? vec_load(from) : vec_load_some(from, count);
-}
 ISA_FN INLINE void store_lanes(float *to, vec x, int count) {
     if (count == LANES) vec_store(to, x);
     else vec_store_some(to, x, count);
@@ -18,8 +15,8 @@ ISA_FN INLINE vec convolve_some(const dflash_convolution *job, const float *x, c
         const float *base = job->base + (ptrdiff_t)tap * job->hidden + channel;
         const float *from = x - (ptrdiff_t)tap * job->hidden + channel;
         vec kernel =
-            vec_add(load_lanes(base, count), vec_set1(own[(ptrdiff_t)tap * job->groups]));
-        sum = vec_add(sum, vec_mul(kernel, load_lanes(from, count)));
+            vec_add(tall_load(base, count), vec_set1(own[(ptrdiff_t)tap * job->groups]));
+        sum = vec_add(sum, vec_mul(kernel, tall_load(from, count)));
     }
     return sum;
 }
@@ -53,22 +50,21 @@ ISA_FN INLINE float convolve_tap_grad(const convolve_grad_job *job, ptrdiff_t ro
     for (int k = group * size; k < (group + 1) * size; k += LANES) {
         int count = least(LANES, (group + 1) * size - k);
         if (tap <= column) {
-            vec part = vec_mul(load_lanes(job->to_out + at + k, count),
-                               load_lanes(c->x + at - away + k, count));
+            vec part = vec_mul(tall_load(job->to_out + at + k, count),
+                               tall_load(c->x + at - away + k, count));
             total = vec_add(total, part);
-            store_lanes(to_base + k, vec_add(load_lanes(to_base + k, count), part), count);
+            store_lanes(to_base + k, vec_add(tall_load(to_base + k, count), part), count);
         }
         if (ahead) {
-            vec kernel = vec_add(load_lanes(c->base + away + k, count), own);
-            vec part = vec_mul(kernel, load_lanes(job->to_out + at + away + k, count));
-            if (tap) part = vec_add(part, load_lanes(job->to_x + at + k, count));
+            vec kernel = vec_add(tall_load(c->base + away + k, count), own);
+            vec part = vec_mul(kernel, tall_load(job->to_out + at + away + k, count));
+            if (tap) part = vec_add(part, tall_load(job->to_x + at + k, count));
             store_lanes(job->to_x + at + k, part, count);
         }
     }
-    float lanes[LANES], sum = 0;
-    vec_store(lanes, total);
-    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
-    return sum;
+    v16 lanes = v_zero();
+    lanes.part[0] = total;
+    return v_total(lanes);
 }
 
 ISA_FN static void convolve_rows_grad(const convolve_grad_job *job, ptrdiff_t from, ptrdiff_t to,

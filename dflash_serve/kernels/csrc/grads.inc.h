@@ -10,12 +10,6 @@ ISA_FN INLINE void some_store(float *to, v16 x, int count) {
     else v_store(to, x);
 }
 
-ISA_FN INLINE float sum_of_lanes(v16 x) {
-    float total;
-    v_reduce(&x, &total, 1);
-    return total;
-}
-
 /* sigma = sigmoid(gate): to_up = to_out gate sigma, to_gate = to_out up sigma (1 + gate (1 - sigma)) */
 ISA_FN static void swiglu_grad(const swiglu_grad_job *job, ptrdiff_t from, ptrdiff_t to) {
     vec one = vec_set1(1.0f);
@@ -42,8 +36,8 @@ ISA_FN static void norm_row_grad(const float *x, const float *to_out, const dfla
         squares = v_fma(value, value, squares);
         product = v_fma(v_mul(g, weight), value, product);
     }
-    float r = 1.0f / sqrtf(sum_of_lanes(squares) / (float)width + norm->eps);
-    v16 by = v_set1(r), back = v_set1(-r * r * r * (sum_of_lanes(product) / (float)width));
+    float r = 1.0f / sqrtf(v_total(squares) / (float)width + norm->eps);
+    v16 by = v_set1(r), back = v_set1(-r * r * r * (v_total(product) / (float)width));
     for (int k = 0; k < width; k += 16) {
         int count = least(width - k, 16);
         v16 value = some_load(x + k, count), g = some_load(to_out + k, count);
@@ -107,7 +101,7 @@ ISA_FN static float sum_exponentials(const float *s, int count, float most) {
         for (int l = 0; l < 16; l++) last[l] = l < rest ? s[whole + l] : HIDDEN;
         sum = v_add(sum, v_exp(v_add(v_load(last), shift)));
     }
-    return sum_of_lanes(sum);
+    return v_total(sum);
 }
 
 ISA_FN static void entropy_rows(const entropy_job *job, ptrdiff_t from, ptrdiff_t to) {
@@ -165,6 +159,6 @@ ISA_FN static void square_sums(const squares_job *job, ptrdiff_t from, ptrdiff_t
             v16 x = some_load(job->x + i, (int)(end - i < 16 ? end - i : 16));
             sum = v_fma(x, x, sum);
         }
-        job->sums[part] = sum_of_lanes(sum);
+        job->sums[part] = v_total(sum);
     }
 }

@@ -33,28 +33,17 @@ static void run_rows(rows_fn run, const void *job, ptrdiff_t rows, int width) {
     run_parts(run, job, rows, rows * width / LEAST_PER_PART);
 }
 
-static void norm_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
-    isa_in_use()->norm_rows(job, from, to);
-}
-static void rotary_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
-    isa_in_use()->rotate_rows(job, from, to);
-}
-static void argmax_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
-    isa_in_use()->argmax_rows(job, from, to);
-}
-static void gated_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
-    isa_in_use()->gated(job, from, to);
-}
-
-static void convolve_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
-    isa_in_use()->convolve_rows(job, from, to);
-}
-static void top_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
-    isa_in_use()->top_rows(job, from, to);
-}
-static void walk_range(const void *job, ptrdiff_t from, ptrdiff_t to) {
-    isa_in_use()->walk_rows(job, from, to);
-}
+#define RANGE(name, call)                                                  \
+    static void name(const void *job, ptrdiff_t from, ptrdiff_t to) {      \
+        isa_in_use()->call(job, from, to);                                 \
+    }
+RANGE(norm_range, norm_rows)
+RANGE(rotary_range, rotate_rows)
+RANGE(argmax_range, argmax_rows)
+RANGE(gated_range, gated)
+RANGE(convolve_range, convolve_rows)
+RANGE(top_range, top_rows)
+RANGE(walk_range, walk_rows)
 
 EXPORT void dflash_rms_norm(const dflash_norm *norm, const float *x, float *out, ptrdiff_t rows,
                             int width) {
